@@ -1,0 +1,1 @@
+"""kdbench: the open benchmark of knowledge distillation for image classification."""

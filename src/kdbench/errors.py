@@ -1,0 +1,25 @@
+"""The errors that a user can mend: each is one line that says what is wrong and how to mend it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class KdbenchError(Exception):
+    """Something outside the program is wrong (a file, a checkpoint, a device); exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(KdbenchError):
+    """The command or a configuration file is wrong; exit code 2."""
+
+    exit_code = 2
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error line: the valid name nearest to `name`, else all of them."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"choose from {', '.join(names)}" if names else "there is none to choose from"
