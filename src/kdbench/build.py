@@ -1,0 +1,105 @@
+"""From a checked configuration to objects; the only place that instantiates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.methods.base import Method
+from kdbench.record import without_names
+from kdbench.seeds import derive
+from kdbench.types import NetworkProbe, Output, Probe
+
+
+def make(node: Mapping[str, Any], **given: Any) -> Any:
+    """Build what a checked node describes.
+
+    Raises:
+        KdbenchError: the constructor's own complaint, freed of Hydra's wrapping.
+    """
+    try:
+        return instantiate(without_names(node), _convert_="all", **given)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KdbenchError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
+def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """A network for the data set's classes and channels."""
+    return make(node, num_classes=dataset.num_classes, in_channels=dataset.train.images.shape[1])
+
+
+def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
+    """A student whose first weights depend on the seed alone: methods of one seed start equal."""
+    torch.manual_seed(derive(seed, "student"))
+    return build_network(node, dataset)
+
+
+def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
+    """Run the network on one blank image to learn its tap shapes."""
+    training = network.training
+    with torch.no_grad():
+        blank = torch.zeros(1, *dataset.train.images.shape[1:])
+        output: Output = network.eval()(blank)
+    network.train(training)
+    return NetworkProbe({name: tap.shape[1:] for name, tap in output.taps.items()})
+
+
+def build_method(
+    node: Mapping[str, Any],
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module],
+    dataset: Dataset,
+    seed: int,
+) -> Method:
+    """A method, set up for these networks.
+
+    Raises:
+        ConfigError: it reads another number of teachers, or a tap that a network has not.
+    """
+    method: Method = make(node)
+    check_teachers(node, method, list(teachers))
+    probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
+    probe = Probe(
+        student=probe_network(student, dataset),
+        teachers=tuple(probes.values()),
+        num_classes=dataset.num_classes,
+        num_samples=len(dataset.train.labels),
+    )
+    check_taps(method, {"the student": probe.student, **probes})
+    torch.manual_seed(derive(seed, "method"))
+    method.setup(probe)
+    return method
+
+
+def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[str]) -> None:
+    """Refuse a method without the teachers that it reads.
+
+    Raises:
+        ConfigError: there are too few or too many.
+    """
+    wanted, found = method.num_teachers, len(teachers)
+    if (found < 1) if wanted is None else (found != wanted):
+        need = "one or more teachers" if wanted is None else f"{wanted} teacher(s)"
+        raise ConfigError(f"method {node['name']} reads {need}, not {found}: set teacher=NAME")
+
+
+def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
+    """Refuse a method that reads a tap which a network has not.
+
+    Raises:
+        ConfigError: names the tap, the network and the nearest tap.
+    """
+    for tap in method.taps:
+        for name, probe in probes.items():
+            if tap not in probe.taps:
+                raise ConfigError(f"{name} has no tap '{tap}': {nearest(tap, probe.taps)}")

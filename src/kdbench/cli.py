@@ -1,0 +1,101 @@
+"""The one way in from a shell: Hydra composes, and every mistake becomes one clear line."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config import Check, Config, conf_dir
+from kdbench.errors import ConfigError, KdbenchError, nearest
+
+INTERRUPTED = 130
+
+
+def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
+    """Compose `config_name` from the command line, check it and give it to `task`.
+
+    Exit codes: 0 done, 1 something outside the command is wrong, 2 the command or a
+    configuration file is wrong, 130 interrupted.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing ten lines
+    failures: list[KdbenchError] = []
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            task(check(plain(cfg)))
+        except KdbenchError as error:  # said at once; the other jobs of a sweep go on
+            print_error(str(error))
+            failures.append(error)
+
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+    try:
+        main(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, sys.argv[1:], config_name, check), ConfigError.exit_code)
+    except KeyboardInterrupt as stop:
+        fail(str(stop) or "interrupted", INTERRUPTED)
+    except OSError as error:
+        fail(f"{error.strerror or error}: {error.filename}", KdbenchError.exit_code)
+    if failures:
+        sys.exit(failures[0].exit_code)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain containers, every interpolation resolved."""
+    container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def explain(error: Exception, arguments: list[str], config_name: str, check: Check) -> str:
+    """One line for an error of Hydra or OmegaConf, with the nearest valid name where there is one.
+
+    Hydra does not say which key was meant. Composing once more with every override forced in
+    lets the schema check find the mistaken key and name its neighbour.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"unknown {group} '{name}': {nearest(name, error.options)}"
+    overrides = [text for text in arguments if not text.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = hydra.compose(config_name, [forced(override) for override in parsed])
+        check(plain(composed))
+    except ConfigError as mistake:
+        return str(mistake)
+    except (HydraException, OmegaConfBaseException):
+        pass
+    return " ".join(str(error).split("\n")[0].split())
+
+
+def forced(override: Override) -> str:
+    """An override that adds its key where the configuration lacks it; of a sweep, one value."""
+    key = override.get_key_element()
+    group = override.key_or_group
+    line = (override.input_line or "").lstrip("+")
+    if override.is_delete() or "@" in key or group.startswith("hydra"):
+        return line
+    if override.is_sweep_override():
+        line = f"{key}={next(iter(override.sweep_string_iterator()))}"
+    is_group = (Path(conf_dir()) / group).is_dir()
+    return line if is_group and group != "experiments" else f"+{'' if is_group else '+'}{line}"
+
+
+def print_error(line: str) -> None:
+    """One line on standard error."""
+    print(f"kdbench: error: {line}", file=sys.stderr)
+
+
+def fail(line: str, exit_code: int) -> NoReturn:
+    """Print the line and leave."""
+    print_error(line)
+    sys.exit(exit_code)

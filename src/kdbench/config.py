@@ -1,0 +1,116 @@
+"""What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import ConfigError, nearest
+from kdbench.passport import Passport
+from kdbench.schema import check_node, convert, refuse_unknown
+
+Config = dict[str, Any]
+Check = Callable[[Mapping[str, Any]], Config]
+
+SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside an installed package, else the checkout's."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def check_train(raw: Mapping[str, Any]) -> Config:
+    """A training run's configuration, complete and normalised.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    config = _check_keys(
+        raw,
+        {
+            "method": _node,
+            "teacher": _teachers,
+            "student": _network,
+            "dataset": _node,
+            "schedule": _node,
+            "runtime": _node,
+            "logger": _node,
+            "seed": _typed(int),
+            "runs_dir": _typed(str),
+        },
+    )
+    if config["seed"] < 0:
+        raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
+    return config
+
+
+def check_evaluate(raw: Mapping[str, Any]) -> Config:
+    """An evaluation's configuration, complete and normalised.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    return _check_keys(
+        raw,
+        {
+            "student": _network,
+            "dataset": _node,
+            "runtime": _node,
+            "checkpoint": _typed(str | None),
+            "runs_dir": _typed(str),
+        },
+    )
+
+
+def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
+    for key in raw:
+        if key not in keys:
+            choices = [*keys, "experiments"]
+            raise ConfigError(f"unknown key '{key}': {nearest(str(key), choices)}")
+    for key in keys:
+        if key not in raw:
+            raise ConfigError(f"{key} is missing: choose one with {key}=...")
+    return {key: check(key, raw[key]) for key, check in keys.items()}
+
+
+def _typed(hint: Any) -> Callable[[str, Any], Any]:
+    return lambda path, value: convert(path, value, hint)
+
+
+def _node(path: str, node: Any) -> Config:
+    return check_node(path, node)
+
+
+def _network(path: str, node: Any) -> Config:
+    return check_node(path, node, given=SHAPED_BY_DATA)
+
+
+def _teachers(path: str, node: Any) -> Config:
+    teachers = convert(path, node, dict[str, Any])
+    fields = ["network", "checkpoint", "passport"]
+    for name, teacher in teachers.items():
+        if not isinstance(teacher, Mapping):
+            owner = next((n for n, t in teachers.items() if isinstance(t, Mapping)), "NAME")
+            raise ConfigError(f"unknown key '{path}.{name}': did you mean '{path}.{owner}.{name}'?")
+        refuse_unknown(f"{path}.{name}", teacher, fields)
+        if "network" not in teacher:
+            raise ConfigError(f"{path}.{name}.network is missing: choose a file of conf/teacher")
+    return {
+        name: {
+            "network": _network(f"{path}.{name}.network", teacher["network"]),
+            "checkpoint": convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
+            "passport": _passport(f"{path}.{name}.passport", teacher.get("passport")),
+        }
+        for name, teacher in teachers.items()
+    }
+
+
+def _passport(path: str, node: Any) -> Config | None:
+    if node is None:
+        return None
+    passport = convert(path, node, dict[str, Any])
+    hints = Passport.__annotations__
+    refuse_unknown(path, passport, list(hints))
+    return {key: convert(f"{path}.{key}", value, hints[key]) for key, value in passport.items()}

@@ -1,0 +1,1 @@
+"""Data sets in memory, their views, and batches cut on the device."""

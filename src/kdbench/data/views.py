@@ -1,0 +1,104 @@
+"""Views of an image, the epoch's plan, and batches cut on the device.
+
+A view is one crop and flip out of a finite set, named by an integer. An epoch is therefore two
+integer tensors, which makes it the same on every device and after every resume, and lets a
+teacher's answers be a table over (image, view).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Views:
+    """Crops of the original size out of an image zero-padded by `pad`, each flipped or not.
+
+    View v is the crop at row (v // f) // s and column (v // f) % s, with s = 2 pad + 1 and f = 2 if
+    `flip` else 1; it is mirrored if `flip` and v is odd. CIFAR's pad 4 with flip has 162.
+
+    Raises:
+        ConfigError: a negative pad.
+    """
+
+    pad: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        """Check the pad."""
+        if self.pad < 0:
+            raise ConfigError(f"dataset.pad must be 0 or more, not {self.pad}")
+
+    @property
+    def count(self) -> int:
+        """How many views an image has."""
+        return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
+
+    def decode(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row offset, column offset and flip (0 or 1) of each view; all [B] int64."""
+        flips, side = 2 if self.flip else 1, 2 * self.pad + 1
+        crop = view // flips
+        return crop // side, crop % side, view % flips
+
+
+def epoch_plan(num_samples: int, views: Views, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """The order of an epoch and each image's view in it, two int64 CPU tensors [N].
+
+    Philox is counter-based: the plan of any epoch follows from (seed, epoch) alone. Only its raw
+    64-bit words are used, because NumPy promises those, and not its distributions, across versions.
+    `view[i]` belongs to image i wherever it stands in the order. The bias of the remainder is below
+    count / 2^64.
+    """
+    words = np.random.Philox(key=[seed, epoch]).random_raw(2 * num_samples)
+    order = np.argsort(words[:num_samples], kind="stable").astype(np.int64)
+    view = (words[num_samples:] % np.uint64(views.count)).astype(np.int64)
+    return torch.from_numpy(order), torch.from_numpy(view)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 (x / 255 - mean) / std, bit for bit as ToTensor + Normalize."""
+    shape = (1, -1, 1, 1)
+    mean_c = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
+    std_c = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    return images.float().div_(255).sub_(mean_c).div_(std_c)
+
+
+class TrainImages:
+    """Training images on the device, zero-padded once; a batch is one gather and a normalisation.
+
+    Padding is black before normalisation, as RandomCrop's. Pixels are stored with their channels
+    together, so that cutting a crop moves whole pixels: six times as fast on a CPU as indexing
+    [N, C, H, W].
+    """
+
+    def __init__(
+        self,
+        images: Tensor,  # [N, C, H, W] uint8
+        views: Views,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        self.views, self.mean, self.std = views, mean, std
+        _, self.channels, self.height, self.width = images.shape
+        padded = F.pad(images.to(device), (views.pad,) * 4)
+        self.row_length = padded.shape[3]
+        self.image_length = padded.shape[2] * padded.shape[3]
+        self.pixels = padded.permute(0, 2, 3, 1).reshape(-1, self.channels)  # [N * H' * W', C]
+        self.rows = torch.arange(self.height, device=device)
+        self.columns = torch.arange(self.width, device=device)
+
+    def batch(self, index: Tensor, view: Tensor) -> Tensor:
+        """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
+        row, column, flip = self.views.decode(view)
+        mirrored = self.columns + flip[:, None] * (self.width - 1 - 2 * self.columns)
+        rows = index[:, None] * self.image_length + (row[:, None] + self.rows) * self.row_length
+        position = rows[:, :, None] + (column[:, None] + mirrored)[:, None, :]  # [B, H, W]
+        pixels = self.pixels.index_select(0, position.flatten())
+        images = pixels.view(len(index), self.height, self.width, self.channels)
+        return normalise(images.permute(0, 3, 1, 2), self.mean, self.std)

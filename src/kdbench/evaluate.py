@@ -1,0 +1,53 @@
+"""Score a checkpoint on a data set's test images; prints one JSON line last.
+
+python -m kdbench.evaluate student=resnet32 checkpoint=FILE dataset=cifar100 dataset.root=DIR
+"""
+
+import json
+from pathlib import Path
+
+from kdbench import cli
+from kdbench.build import build_network, make
+from kdbench.config import Config, check_evaluate
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError
+from kdbench.metrics import evaluate
+from kdbench.runtime import Runtime
+from kdbench.weights import find_checkpoint, load_weights
+
+
+def evaluate_checkpoint(config: Config) -> None:
+    """Print the scores of the checkpoint that `config` names.
+
+    Raises:
+        KdbenchError: something is wrong that the user can mend.
+    """
+    if config["checkpoint"] is None:
+        raise ConfigError("no checkpoint is named: set checkpoint=FILE, or a run's folder or name")
+    runtime: Runtime = make(config["runtime"])
+    runtime.apply()
+    path = find_checkpoint(config["checkpoint"], Path(config["runs_dir"]))
+    dataset: Dataset = make(config["dataset"])
+    network = build_network(config["student"], dataset)
+    load_weights(network, path, config["student"]["name"])
+    network.to(runtime.device, memory_format=runtime.memory_format)
+    scores = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format)
+    print(
+        json.dumps(
+            {
+                "top1": round(scores.top1, 4),
+                "top5": round(scores.top5, 4),
+                "loss": round(scores.loss, 6),
+                "n": scores.n,
+            }
+        )
+    )
+
+
+def main() -> None:
+    """`kdbench-evaluate`."""
+    cli.run("evaluate", check_evaluate, evaluate_checkpoint)
+
+
+if __name__ == "__main__":
+    main()

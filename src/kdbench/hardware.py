@@ -1,0 +1,43 @@
+"""Facts about the machine and the libraries, for records."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench import __version__
+
+LIBRARIES = ("torch", "torchvision", "timm", "hydra-core", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"kdbench": __version__, "python": platform.python_version(), **libraries}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a run was computed on."""
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

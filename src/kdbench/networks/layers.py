@@ -1,0 +1,62 @@
+"""What several network families share: tap names, pooling, channel shuffle, initialisation."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdbench.types import Output
+
+THREE_STAGES = (
+    "stem",
+    *("stage1", "stage1_pre", "stage2", "stage2_pre", "stage3", "stage3_pre"),
+    "pooled",
+)
+FOUR_STAGES = (*THREE_STAGES[:-1], "stage4", "stage4_pre", "pooled")
+
+
+def with_taps(
+    logits: Tensor, stem: Tensor, stages: list[tuple[Tensor, Tensor]], pooled: Tensor
+) -> Output:
+    """Name the taps in the order of THREE_STAGES or FOUR_STAGES; a stage is (feature, before)."""
+    taps = {"stem": stem}
+    for number, (feature, before) in enumerate(stages, start=1):
+        taps[f"stage{number}"] = feature
+        taps[f"stage{number}_pre"] = before
+    taps["pooled"] = pooled
+    return Output(logits, taps)
+
+
+def global_average(feature: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C] for any H and W; the released codes fix the window for 32 px."""
+    return F.adaptive_avg_pool2d(feature, 1).flatten(1)
+
+
+def channel_shuffle(feature: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of `groups` equal groups; [B, C, H, W] keeps its shape."""
+    return feature.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution without bias, padded to keep the size at stride 1, and its BN."""
+    padding = kernel // 2
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+    return conv, nn.BatchNorm2d(out_channels)
+
+
+def init_convolutions(network: nn.Module) -> None:
+    """Every convolution from N(0, sqrt(2 / (k^2 C_out))), its bias 0.
+
+    He initialisation by fan-out; BN needs nothing, torch starts it at weight 1 and bias 0.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def init_classifier(linear: nn.Linear) -> None:
+    """The classifier of VGG and MobileNetV2: weights from N(0, 0.01), biases 0."""
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)

@@ -1,0 +1,137 @@
+"""A run's identity and its record, the small committed file that every number comes from."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdbench.errors import KdbenchError
+from kdbench.files import write_atomically
+
+RECORD_FILE = "record.json"
+FORMAT = 1
+# Raised when a change of the code changes results at unchanged settings.
+RESULTS_VERSION = 1
+
+Record = dict[str, Any]
+
+
+class Identity(NamedTuple):
+    """What a run is called; the same command finds the same run."""
+
+    cell: str  # one configuration over its seeds: dataset-teacher-student-method
+    hash: str  # 8 hex digits over everything that can change the result, but not the seed
+    seed: int
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run's folder and record."""
+        return f"{self.cell}-s{self.seed}-{self.hash}"
+
+
+def identify(
+    config: Mapping[str, Any], dataset: str, data_sha256: str, teachers: Mapping[str, str]
+) -> Identity:
+    """Name a run.
+
+    Args:
+        config: the checked configuration.
+        dataset: the data set's name.
+        data_sha256: the data set's fingerprint.
+        teachers: sha256 of each teacher's file by the teacher's name, in order.
+    """
+    student, method = config["student"]["name"], config["method"]["name"]
+    cell = "-".join([dataset, "+".join(teachers) or "none", student, method]).replace("/", "_")
+    settings = {key: config[key] for key in ("method", "student", "schedule")}
+    settings["dataset"] = {
+        key: value for key, value in config["dataset"].items() if key not in ("root", "download")
+    }
+    settings["teacher"] = {
+        name: [config["teacher"][name]["network"], sha256] for name, sha256 in teachers.items()
+    }
+    settings["data"] = data_sha256
+    settings["results_version"] = RESULTS_VERSION
+    digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
+    return Identity(cell, digest[:8], config["seed"])
+
+
+def without_names(node: Any) -> Any:
+    """A copy without the names of target nodes: a preset equals its settings spelt out."""
+    if isinstance(node, Mapping):
+        drop = "name" if "_target_" in node else None
+        return {key: without_names(value) for key, value in node.items() if key != drop}
+    if isinstance(node, list | tuple):
+        return [without_names(item) for item in node]
+    return node
+
+
+def canonical(value: object) -> str:
+    """JSON with one spelling for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record with its content checksum, whole or not at all."""
+    record = {**record, "checksum": checksum(record)}
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        KdbenchError: it is torn, altered or no record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        intact = record["checksum"] == checksum(record)
+    except (ValueError, KeyError, TypeError):
+        raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
+    if not intact:
+        raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
+    return record
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """sha256 over a record's content."""
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def find_records(paths: Iterable[Path]) -> list[Record]:
+    """All records among and below `paths`: run folders, folders of run folders or of records.
+
+    Raises:
+        KdbenchError: a path that does not exist, or a damaged record.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise KdbenchError(f"{path} does not exist: give a folder of runs or records")
+        if path.is_file():
+            found.add(path)
+        else:
+            found.update(path.glob(RECORD_FILE), path.glob(f"*/{RECORD_FILE}"))
+            found.update(p for p in path.glob("*-s*-*.json") if p.is_file())
+    return [read_record(path) for path in sorted(found)]
+
+
+def code_version() -> str | None:
+    """The checkout's commit, with "+changes" where it has any; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        tracked = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/conf"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if tracked else "")

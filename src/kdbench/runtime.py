@@ -1,0 +1,43 @@
+"""The machine a run uses; nothing here is part of a run's identity."""
+
+from typing import Literal
+
+import torch
+
+from kdbench.errors import ConfigError, KdbenchError
+
+
+class Runtime:
+    """Where and how a run computes; may change rounding, never the recipe.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+        KdbenchError: `device=cuda` on a machine without a GPU.
+    """
+
+    def __init__(
+        self,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        channels_last: bool = False,
+        checkpoint_epochs: int = 1,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
+        if checkpoint_epochs < 1:
+            raise ConfigError(f"runtime.checkpoint_epochs must be 1 or more: {checkpoint_epochs}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise KdbenchError(
+                "runtime=cuda, but torch sees no GPU: use runtime=cpu or runtime=auto"
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.threads = threads
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.checkpoint_epochs = checkpoint_epochs
+
+    def apply(self) -> None:
+        """Set what is global to the process."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)

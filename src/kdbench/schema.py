@@ -1,0 +1,148 @@
+"""Checks a composed configuration against the signatures of what it builds.
+
+Hydra lets `+unknown=1`, `++method.temprature=3` and `seed=abc` through. Every node with a
+`_target_` is therefore held against the annotated keywords of its target: unknown, missing and
+ill-typed keys are one-line errors that name the nearest valid key. What comes back is complete
+(defaults filled in) and normalised (`1` for a float becomes `1.0`), so that equal settings hash
+equally however they were written.
+"""
+
+import inspect
+import pkgutil
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from kdbench.errors import ConfigError, nearest
+
+ALLOWED_PACKAGE = "kdbench"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def locate(path: str, target: object) -> Callable[..., Any]:
+    """The callable that `_target_` names; only code of this package can be named.
+
+    Raises:
+        ConfigError: it is outside the package or does not exist.
+    """
+    where = f"{path}._target_"
+    if not isinstance(target, str) or not target.startswith(f"{ALLOWED_PACKAGE}."):
+        raise ConfigError(f"{where}={target} is not allowed: name something in {ALLOWED_PACKAGE}")
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}={target} does not exist: {error}") from None
+    module = getattr(found, "__module__", None) or ""
+    if not callable(found) or module.split(".")[0] != ALLOWED_PACKAGE:
+        raise ConfigError(f"{where}={target} is not allowed: name something in {ALLOWED_PACKAGE}")
+    return found
+
+
+def check_node(path: str, node: object, given: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Hold one node with a `_target_` against its target's signature; returns it completed.
+
+    Args:
+        path: the node's place in the configuration, for error lines.
+        node: the node as a plain container.
+        given: keywords that the program fills in itself and a user may not set.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path} must be a mapping with a _target_, not {node!r}")
+    target = locate(path, node["_target_"])
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    checked = {"_target_": node["_target_"]}
+    if "name" in node:
+        checked["name"] = convert(f"{path}.name", node["name"], str)
+    settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    valid = [name for name in parameters if name not in given]
+    refuse_unknown(path, settings, valid)
+    for name in valid:
+        default = parameters[name].default
+        if name not in settings and default is inspect.Parameter.empty:
+            raise ConfigError(f"{path}.{name} is missing: set it")
+        checked[name] = convert(f"{path}.{name}", settings.get(name, default), hints[name])
+    return checked
+
+
+def refuse_unknown(path: str, node: Mapping[Any, Any], valid: list[str]) -> None:
+    """Refuse keys that are not in `valid`.
+
+    Raises:
+        ConfigError: with the nearest valid key.
+    """
+    for key in node:
+        if key not in valid:
+            where = f"{path}.{key}" if path else str(key)
+            raise ConfigError(f"unknown key '{where}': {nearest(str(key), valid)}")
+
+
+def convert(path: str, value: object, hint: Any) -> Any:
+    """`value` as the annotated type; whole numbers become floats where a float is asked for.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if hint is Any:
+        return value
+    if inspect.isclass(hint) and _is_node_type(hint) and isinstance(value, Mapping):
+        return check_node(path, value)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(path, value, arguments)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        choices = [str(argument) for argument in arguments]
+        raise ConfigError(f"{path}={value!r} is not valid: {nearest(str(value), choices)}")
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return [convert(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return {
+            convert(path, key, arguments[0]): convert(f"{path}.{key}", item, arguments[1])
+            for key, item in value.items()
+        }
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if inspect.isclass(hint) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path} must be {_describe(hint)}, not {value!r}")
+
+
+def _is_node_type(hint: type) -> bool:
+    """A class of ours stands for a nested node with its own `_target_`, as in a wrapper."""
+    return hint.__module__.split(".")[0] == ALLOWED_PACKAGE
+
+
+def _convert_union(path: str, value: object, arguments: tuple[Any, ...]) -> Any:
+    choices = [argument for argument in arguments if argument is not type(None)]
+    if value is None and len(choices) < len(arguments):
+        return None
+    if len(choices) == 1:
+        return convert(path, value, choices[0])
+    for choice in choices:
+        try:
+            return convert(path, value, choice)
+        except ConfigError:
+            continue
+    words = " or ".join(_describe(argument) for argument in arguments)
+    raise ConfigError(f"{path} must be {words}, not {value!r}")
+
+
+def _describe(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(argument) for argument in get_args(hint))
+    if get_origin(hint) in (list, tuple):
+        return f"a list, each item {_describe(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "a mapping"
+    return _WORDS.get(hint, "a mapping with a _target_" if inspect.isclass(hint) else str(hint))

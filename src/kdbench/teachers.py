@@ -1,0 +1,129 @@
+"""Frozen teachers, each identified and measured before it teaches."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from kdbench.build import build_network
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.files import write_atomically
+from kdbench.metrics import evaluate
+from kdbench.passport import Passport, find_passport, sha256_of
+from kdbench.runtime import Runtime
+from kdbench.weights import find_checkpoint, load_weights
+
+TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries
+
+
+class TeacherFile(NamedTuple):
+    """A teacher's checkpoint, found and identified, not yet loaded."""
+
+    name: str
+    node: Mapping[str, Any]  # network
+    path: Path
+    passport: Passport  # with the file's own sha256
+
+
+class Teacher(NamedTuple):
+    """A frozen teacher on the run's device."""
+
+    network: nn.Module
+    top1: float  # percent, measured on the run's test set
+
+
+def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
+    """Find a teacher's checkpoint and its passport.
+
+    Raises:
+        ConfigError: no checkpoint is named.
+        KdbenchError: it is not there, or is not the file of its passport.
+    """
+    if node["checkpoint"] is None:
+        raise ConfigError(
+            f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE, or train one "
+            f"with method=ce student={name} and name its run"
+        )
+    path = find_checkpoint(node["checkpoint"], runs_dir)
+    sha256 = sha256_of(path)
+    stated = Passport(**(node["passport"] or {}))
+    passport = stated.filled_from(find_passport(path, sha256))
+    if passport.sha256 not in (None, sha256):
+        raise KdbenchError(
+            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
+            f"{passport.sha256[:12]}...; fetch it again"
+        )
+    return TeacherFile(name, node["network"], path, dataclasses.replace(passport, sha256=sha256))
+
+
+def load_teacher(
+    file: TeacherFile,
+    dataset: Dataset,
+    runtime: Runtime,
+    runs_dir: Path,
+    report: Callable[[str], None],
+) -> Teacher:
+    """The frozen teacher on the run's device, its accuracy measured when it is first loaded.
+
+    Raises:
+        KdbenchError: it is of another network, data set or normalisation than its passport or the
+            run says, or scores more than `TOLERANCE` off its passport.
+    """
+    check_passport(file, dataset)
+    network = build_network(file.node, dataset)
+    load_weights(network, file.path, file.name)
+    network.requires_grad_(False).eval()
+    network.to(runtime.device, memory_format=runtime.memory_format)
+    name = f"{file.passport.sha256[:16]}-{dataset.fingerprint[:16]}.json"
+    measured = runs_dir / ".teachers" / name
+    if measured.is_file():
+        top1 = json.loads(measured.read_text())["top1"]
+    else:
+        report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
+        top1 = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format).top1
+    compare(file, top1, len(dataset.test.labels), report)
+    measured.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(measured, json.dumps({"top1": top1}).encode())
+    return Teacher(network, top1)
+
+
+def check_passport(file: TeacherFile, dataset: Dataset) -> None:
+    """Hold what the passport says against the data set.
+
+    Raises:
+        KdbenchError: they disagree.
+    """
+    passport = file.passport
+    if passport.dataset not in (None, dataset.name):
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) was trained on {passport.dataset}, not on "
+            f"{dataset.name}: choose another checkpoint or dataset={passport.dataset}"
+        )
+    for key in ("mean", "std"):
+        stated, used = getattr(passport, key), getattr(dataset, key)
+        if stated is not None and tuple(stated) != tuple(used):
+            wanted = f"[{','.join(map(str, stated))}]"
+            raise KdbenchError(
+                f"teacher {file.name} was trained with another normalisation than the data set's: "
+                f"set dataset.{key}={wanted}"
+            )
+
+
+def compare(file: TeacherFile, top1: float, n: int, report: Callable[[str], None]) -> None:
+    """Hold a teacher's measured top-1 against its passport.
+
+    Raises:
+        KdbenchError: they differ by more than the tolerance, or one image of a small test set.
+    """
+    expected = file.passport.top1
+    if expected is None:
+        report(f"teacher {file.name}: no passport; its top-1 is {top1:.2f}, unverified")
+    elif abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) scores {top1:.2f}, its passport says "
+            f"{expected:.2f}: wrong file, data or normalisation"
+        )

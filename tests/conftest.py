@@ -1,0 +1,64 @@
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Nothing in a test may reach a network, and the W&B of the person who runs it stays untouched.
+os.environ["WANDB_MODE"] = "offline"
+os.environ.pop("WANDB_API_KEY", None)
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The one line that a failed command prints."""
+        lines = self.err.strip().splitlines()
+        assert self.code != 0
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("kdbench: error: ")
+        return lines[0].removeprefix("kdbench: error: ")
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run an entry of kdbench as the shell would, in this process and in an empty folder."""
+    from kdbench import evaluate, table, train
+
+    entries = {"train": train.main, "evaluate": evaluate.main, "table": table.main}
+    monkeypatch.chdir(tmp_path)
+
+    def run(entry: str, *arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", [f"kdbench-{entry}", *arguments])
+        code = 0
+        try:
+            entries[entry]()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cifar100_root() -> Path:
+    """The folder that holds cifar-100-python; skips where there is none."""
+    root = Path(os.environ.get("KDBENCH_DATA", SHARED / "data"))
+    if not (root / "cifar-100-python" / "train").is_file():
+        pytest.skip(f"no CIFAR-100 in {root}: set KDBENCH_DATA to a folder that holds it")
+    return root

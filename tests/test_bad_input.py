@@ -1,0 +1,158 @@
+"""Bad input: one clear line, a non-zero exit, and nothing lost."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdbench.build import build_network
+from kdbench.data.synthetic import synthetic
+from kdbench.methods.kd import KD
+
+DATA = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=200"]
+KD_RUN = [*DATA, "method=kd", "student=resnet8", "teacher=resnet8", "runtime=cpu"]
+
+
+def state(classes: int = 10) -> dict[str, torch.Tensor]:
+    dataset = synthetic(classes, 10, 10, 32, 0, [0.5] * 3, [0.25] * 3, 0, False, 0)
+    torch.manual_seed(0)
+    return build_network({"_target_": "kdbench.networks.resnet.resnet8"}, dataset).state_dict()
+
+
+def distil(command, checkpoint: object, *more: str):
+    return command("train", *KD_RUN, f"teacher.resnet8.checkpoint={checkpoint}", *more)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "resnet8.safetensors"
+    save_file(state(), path)
+    return path
+
+
+def test_missing_data_says_where_it_looked_and_how_to_get_it(command):
+    line = command("train", "dataset=cifar100", "dataset.root=nowhere").error_line
+    assert "nowhere" in line
+    assert "dataset.download=true" in line
+
+
+def test_a_missing_checkpoint(command):
+    line = distil(command, "nothing.pth").error_line
+    assert "no checkpoint nothing.pth: no such file, and no such run in runs" in line
+
+
+def test_a_checkpoint_of_another_network(command, checkpoint):
+    arguments = [a.replace("teacher=resnet8", "teacher=resnet14") for a in KD_RUN]
+    result = command("train", *arguments, f"teacher.resnet14.checkpoint={checkpoint}")
+    assert "is not of a resnet14 (it lacks layer1.1.conv1.weight)" in result.error_line
+
+
+def test_a_checkpoint_of_a_wider_network(command, checkpoint):
+    arguments = [a.replace("teacher=resnet8", "teacher=resnet8x4") for a in KD_RUN]
+    result = command("train", *arguments, f"teacher.resnet8x4.checkpoint={checkpoint}")
+    assert "is not of a resnet8x4" in result.error_line
+
+
+def test_a_truncated_safetensors_file(command, checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert "is it truncated?" in distil(command, checkpoint).error_line
+
+
+@pytest.mark.parametrize("keep", [0, 10, 5000, -50])
+def test_a_truncated_pth_file(command, tmp_path, keep):
+    path = tmp_path / "resnet8.pth"
+    torch.save({"model": state()}, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    line = distil(command, path).error_line
+    assert str(path) in line
+    assert "truncated" in line or "no checkpoint" in line
+
+
+def test_a_checkpoint_with_other_classes(command, tmp_path):
+    path = tmp_path / "resnet8.pth"
+    torch.save({"model": state(classes=7)}, path)
+    assert "has 7 classes, the data set 10" in distil(command, path).error_line
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("write", ["torch", "pickle"])
+def test_a_pickle_that_would_run_code_is_refused(command, tmp_path, write):
+    path = tmp_path / "resnet8.pth"
+    if write == "torch":
+        torch.save({"model": state(), "extra": RunsCode()}, path)
+    else:
+        path.write_bytes(pickle.dumps(RunsCode()))
+    assert "is refused" in distil(command, path).error_line
+    assert not Path("executed").exists()
+
+
+def test_a_file_without_weights(command, tmp_path):
+    path = tmp_path / "resnet8.pth"
+    torch.save({"epoch": 240}, path)
+    assert "holds no weights" in distil(command, path).error_line
+
+
+def test_a_teacher_off_its_passport(command, checkpoint):
+    line = distil(command, checkpoint, "teacher.resnet8.passport={top1:79.4}").error_line
+    assert "its passport says 79.40" in line
+    assert distil(command, checkpoint).code == 0, "without a passport it is measured"
+    again = distil(command, checkpoint, "teacher.resnet8.passport={top1:79.4}", "seed=1")
+    assert "its passport says 79.40" in again.error_line, "also when it was measured before"
+
+
+def test_a_file_that_is_not_its_passport_s(command, checkpoint):
+    beside = checkpoint.with_name("resnet8.passport.json")
+    beside.write_text(json.dumps({"sha256": "0" * 64}))
+    assert "is not the file of its passport" in distil(command, checkpoint).error_line
+    beside.write_text("{")
+    assert "is not a passport" in distil(command, checkpoint).error_line
+
+
+def test_a_teacher_of_another_normalisation_or_data_set(command, checkpoint):
+    line = distil(command, checkpoint, "teacher.resnet8.passport={mean:[0.1,0.2,0.3]}").error_line
+    assert "set dataset.mean=[0.1,0.2,0.3]" in line
+    line = distil(command, checkpoint, "teacher.resnet8.passport={dataset:cifar100}").error_line
+    assert "was trained on cifar100, not on synthetic" in line
+
+
+def test_a_folder_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    line = command("train", *DATA, "runs_dir=file/runs").error_line
+    assert "cannot write to" in line
+    assert "runs_dir=DIR" in line
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(command):
+    assert "torch sees no GPU" in command("train", "runtime=cuda").error_line
+
+
+def test_a_tap_that_the_network_has_not(command, checkpoint, monkeypatch):
+    monkeypatch.setattr(KD, "taps", ("stage9",))
+    assert (
+        "the student has no tap 'stage9': did you mean 'stage"
+        in distil(command, checkpoint).error_line
+    )
+
+
+def test_a_tap_path_that_a_foreign_network_has_not(command):
+    line = command("train", *DATA, "student=torchvision", "student.taps={stage1:layer9}").error_line
+    assert "layer9" in line
+    assert "did you mean 'layer" in line
+
+
+def test_an_altered_record_is_not_believed(command):
+    assert command("train", *DATA, "runtime=cpu").code == 0
+    record = next(Path("runs").glob("*/record.json"))
+    record.write_text(record.read_text().replace('"top1_last": ', '"top1_last": 9'))
+    assert "was altered" in command("table", "runs").error_line
+    assert "was altered" in command("train", *DATA, "runtime=cpu").error_line

@@ -1,0 +1,163 @@
+"""Every configuration file composes and builds; every mistake is one line with the nearest name."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from conftest import ROOT
+from kdbench import cli
+from kdbench.build import build_network, make
+from kdbench.config import check_evaluate, check_train, conf_dir
+from kdbench.data.synthetic import synthetic
+from kdbench.errors import KdbenchError
+
+FILES = sorted(
+    (path.parent.name, path.stem)
+    for path in (ROOT / "conf").glob("*/*.yaml")
+    if path.parent.name not in ("experiments", "tuned")
+)
+NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"}
+
+
+def compose(*overrides: str, name: str = "config"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        del cfg["hydra"]
+        return (check_train if name == "config" else check_evaluate)(cli.plain(cfg))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    config = compose("dataset=synthetic")["dataset"]
+    return make(config)
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_file_composes_and_builds(group, name, dataset):
+    config = compose(f"{group}={name}")
+    node = config[group]
+    if group == "teacher":
+        for teacher in node.values():
+            build_network(teacher["network"], dataset)
+    elif group == "student":
+        build_network(node, dataset)
+    elif group == "dataset" and name in NEEDS_DATA:
+        with pytest.raises(KdbenchError, match=r"dataset\.root"):
+            make({**node, "root": "nowhere", "download": False} if "download" in node else node)
+    elif (group, name) == ("runtime", "cuda") and not torch.cuda.is_available():
+        with pytest.raises(KdbenchError, match="no GPU"):
+            make(node)
+    else:
+        make(node)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_experiment_composes(path):
+    config = compose(f"+experiments={path.stem}")
+    assert config["dataset"]["name"]
+    assert path.read_text().startswith("# @package _global_\n# "), "a head comment"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/tuned").glob("*.yaml")), ids=lambda p: p.stem)
+def test_tuned_settings_apply_and_an_explicit_one_wins(path):
+    dataset, _, student = path.stem.partition("_")
+    settings = yaml.safe_load(path.read_text())
+    chosen = (f"dataset={dataset}", f"student={student}")
+    assert compose(*chosen)["schedule"]["lr"] == settings["schedule"]["lr"]
+    assert compose(*chosen, "schedule.lr=0.3")["schedule"]["lr"] == 0.3
+
+
+def test_several_teachers_and_none():
+    assert list(compose("teacher=[resnet56,resnet20]")["teacher"]) == ["resnet56", "resnet20"]
+    assert compose("teacher=none")["teacher"] == {}
+
+
+def test_evaluate_composes():
+    assert compose("student=resnet32", name="evaluate")["student"]["name"] == "resnet32"
+
+
+def test_equal_settings_are_equal_however_written():
+    assert compose("schedule.lr=1", "schedule=cifar100") == compose(
+        "schedule=cifar100", "schedule.lr=1.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["method=kdd"], "unknown method 'kdd': did you mean 'kd'?"),
+        (["student=resnet8x5"], "unknown student 'resnet8x5': did you mean 'resnet8x4'?"),
+        (["dataset=cifar1000"], "unknown dataset 'cifar1000': did you mean 'cifar100'?"),
+        (["metod=kd"], "unknown key 'metod': did you mean 'method'?"),
+        (
+            ["method=kd", "method.temprature=3"],
+            "unknown key 'method.temprature': did you mean 'temperature'?",
+        ),
+        (
+            ["method=kd", "+method.temprature=3"],
+            "unknown key 'method.temprature': did you mean 'temperature'?",
+        ),
+        (
+            ["method=kd", "++method.temprature=3"],
+            "unknown key 'method.temprature': did you mean 'temperature'?",
+        ),
+        (["+experiment=quickstart"], "unknown key 'experiment': did you mean 'experiments'?"),
+        (["+experiments=quickstrt"], "unknown experiments 'quickstrt': did you mean 'quickstart'?"),
+        (["seed=abc"], "seed must be a whole number, not 'abc'"),
+        (["seed=-1"], "seed must be 0 or more, not -1"),
+        (["seed=1.5"], "seed must be a whole number, not 1.5"),
+        (["schedule.lr=fast"], "schedule.lr must be a number, not 'fast'"),
+        (["schedule.epochs=true"], "schedule.epochs must be a whole number, not True"),
+        (["schedule.milestones=[1,x]"], "schedule.milestones[1] must be a whole number, not 'x'"),
+        (["schedule.milestones=3"], "schedule.milestones must be a list"),
+        (["runtime.device=tpu"], "runtime.device='tpu' is not valid"),
+        (["schedule.batch_size=0"], "schedule.batch_size must be 1 or more, not 0"),
+        (["schedule.epochs=-5"], "schedule.epochs must be 1 or more, not -5"),
+        (["schedule.milestones=[5,9]"], "each must be below 8"),
+        (["student.num_classes=5"], "unknown key 'student.num_classes'"),
+        (["~seed"], "seed is missing"),
+        (["method._target_=os.system"], "method._target_=os.system is not allowed"),
+        (
+            ["method._target_=kdbench.weights.pickle.loads"],
+            "method._target_=kdbench.weights.pickle.loads is not allowed",
+        ),
+        (["method._target_=kdbench.nothing"], "method._target_=kdbench.nothing does not exist"),
+        (["method=kd"], "method kd reads 1 teacher(s), not 0: set teacher=NAME"),
+        (["method=kd", "teacher=resnet20"], "teacher resnet20 has no checkpoint"),
+        (
+            ["method=kd", "teacher=resnet20", "teacher.checkpoint=x"],
+            "unknown key 'teacher.checkpoint': did you mean 'teacher.resnet20.checkpoint'?",
+        ),
+        (
+            ["method=kd", "teacher=resnet20", "teacher.resnet20.chekpoint=x"],
+            "unknown key 'teacher.resnet20.chekpoint': did you mean 'checkpoint'?",
+        ),
+        (["-m", "method=ce,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
+        (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
+        (["method=kd="], "mismatched input"),
+    ],
+)
+def test_a_mistake_is_one_line(command, arguments, line):
+    result = command("train", *arguments)
+    assert line in result.error_line
+    assert result.code == 2
+    assert not list(Path().glob("runs/*-s*")), "nothing was begun"
+
+
+def test_evaluate_s_mistakes_too(command):
+    assert "no checkpoint is named" in command("evaluate").error_line
+    assert "unknown key 'checkpont'" in command("evaluate", "checkpont=x").error_line
+    assert "unknown student 'resnet33'" in command("evaluate", "student=resnet33").error_line
+
+
+def test_synthetic_is_the_data_set_of_its_file(dataset):
+    node = compose("dataset=synthetic")["dataset"]
+    settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    assert synthetic(**settings).fingerprint == dataset.fingerprint

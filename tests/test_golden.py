@@ -1,0 +1,103 @@
+"""Networks and losses against reference values computed from the authors' released code.
+
+KDBENCH_GOLDEN names a folder of such values; without it they come from tests/golden. All are in
+float64, with inputs and weights that a formula gives.
+"""
+
+import json
+import math
+import os
+from functools import cache
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zoo import constructor, mac_count, network_names, parameter_count
+
+
+def golden_folder() -> Path:
+    return Path(os.environ.get("KDBENCH_GOLDEN") or Path(__file__).parent / "golden")
+
+
+# --- Networks: models.json ---------------------------------------------------------------------
+
+RELATIVE = 1e-8  # the references have ten significant digits
+
+
+@cache
+def model_cases() -> dict[str, dict]:
+    path = golden_folder() / "models.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def fixed_images() -> Tensor:
+    return torch.sin(0.013 * torch.arange(2 * 3 * 32 * 32).double()).reshape(2, 3, 32, 32)
+
+
+def fixed_weights(key: str, shape: torch.Size) -> Tensor:
+    """The value that the reference computation gave to the state-dict entry `key`."""
+    if key.endswith("num_batches_tracked"):
+        return torch.tensor(1)
+    steps = torch.arange(math.prod(shape)).double() + 1
+    base = torch.sin(0.37 * steps + (crc32(key.encode()) % 1000) / 100).reshape(shape)
+    if len(shape) >= 2:
+        return base * math.sqrt(2 / math.prod(shape[1:]))
+    if key.endswith(("running_mean", "bias")):
+        return 0.1 * base
+    return 1 + 0.5 * base if key.endswith("running_var") else 1 + 0.1 * base
+
+
+def check_state_dict(network: nn.Module, expected: list) -> None:
+    shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
+    wanted = {key: list(shape) for key, shape in expected}
+    if not any(key.endswith("num_batches_tracked") for key in wanted):
+        shapes = {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")}
+    assert shapes == wanted
+
+
+def check_logits(logits: Tensor, expected: Tensor) -> None:
+    # Relative element by element; the second part is for logits near zero, sums that cancel.
+    tolerance = RELATIVE * expected.abs() + 0.01 * RELATIVE * expected.abs().max()
+    assert logits.shape == expected.shape
+    assert ((logits - expected).abs() <= tolerance).all()
+
+
+def check_features(taps: dict[str, Tensor], expected: list[dict]) -> None:
+    names = [name for name in taps if not name.endswith("_pre")]
+    assert len(names) == len(expected)
+    for name, values in zip(names, expected, strict=True):
+        feature, before = taps[name], taps.get(f"{name}_pre", taps[name])
+        assert list(feature.shape[1:]) == values["shape"], name
+        assert before.shape == feature.shape, name
+        # A mean may cancel to almost nothing, so the mean of absolute values sets the scale.
+        scale = RELATIVE * max(values["abs_mean"], abs(values["preact_mean"]))
+        assert abs(feature.mean().item() - values["mean"]) <= scale, name
+        assert abs(feature.abs().mean().item() - values["abs_mean"]) <= scale, name
+        assert abs(before.mean().item() - values["preact_mean"]) <= scale, name
+
+
+@pytest.mark.parametrize("name", sorted(model_cases()) or ["no case"])
+def test_network_matches_reference(name: str) -> None:
+    if not model_cases():
+        pytest.fail(f"{golden_folder() / 'models.json'} is missing or has no case")
+    if name not in network_names():
+        pytest.fail(f"models.json has '{name}', conf/student has no {name}.yaml")
+    case = model_cases()[name]
+    logits = torch.tensor(case["logits"], dtype=torch.float64)
+    network = constructor(name)(num_classes=logits.shape[1]).double().eval()
+    assert parameter_count(network) == case["parameters"]
+    assert mac_count(network, fixed_images()[:1]) == case["mac_per_image"]
+    if case.get("state_dict"):
+        check_state_dict(network, case["state_dict"])
+    weights = network.state_dict()
+    network.load_state_dict({key: fixed_weights(key, weights[key].shape) for key in weights})
+    with torch.no_grad():
+        output = network(fixed_images())
+    check_logits(output.logits, logits)
+    check_features(output.taps, case["features"])
+
+
+# --- Losses: losses/index.json -----------------------------------------------------------------

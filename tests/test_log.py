@@ -1,0 +1,72 @@
+"""Weights & Biases mirrors a run and never endangers it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.internal.datastore import DataStore
+
+from kdbench.record import read_record
+
+RUN = [
+    "dataset=synthetic",
+    "dataset.num_train=40",
+    "dataset.num_test=20",
+    "student=resnet8",
+    "runtime=cpu",
+    "logger=wandb",
+]
+
+
+def written(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """What W&B wrote of a run, offline."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    store, records = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        records.append(record)
+    return records
+
+
+def test_offline_run_holds_config_group_and_history(command):
+    assert command("train", *RUN).code == 0
+    folder = next(Path("runs").glob("*-s0-*"))
+    records = written(folder)
+    (run,) = [record.run for record in records if record.HasField("run")]
+    record = read_record(folder / "record.json")
+    assert (run.run_id, run.run_group, run.job_type) == (record["run_id"], record["cell"], "train")
+    assert "schedule" in {update.key for update in run.config.update}
+    rows = [
+        {
+            item.nested_key[0] if item.nested_key else item.key: item.value_json
+            for item in r.history.item
+        }
+        for r in records
+        if r.HasField("history")
+    ]
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
+    assert float(rows[-1]["test/top1"]) == record["top1_last"]
+    metrics = {r.metric.name for r in records if r.HasField("metric")}
+    assert {"epoch", "test/top1"} <= metrics
+
+
+@pytest.mark.parametrize("broken", ["init", "log"])
+def test_a_failure_of_wandb_is_said_once_and_stops_nothing(command, monkeypatch, broken):
+    def fail(*args, **kwargs):
+        raise wandb.errors.CommError("service is gone")
+
+    monkeypatch.setattr(*((wandb, "init") if broken == "init" else (wandb.Run, "log")), fail)
+    result = command("train", *RUN)
+    assert result.code == 0
+    assert result.out.count("Weights & Biases failed") == 1
+    assert len(next(Path("runs").glob("*-s0-*/metrics.jsonl")).read_text().splitlines()) == 2
+
+
+def test_no_logger_starts_no_wandb(command, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: sys.exit("wandb was started"))
+    assert command("train", *RUN[:-1]).code == 0
+    assert not list(Path("runs").glob("*/wandb"))

@@ -1,0 +1,163 @@
+"""The contract of every method file in conf/method."""
+
+import ast
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from conftest import ROOT
+from kdbench.build import build_method, build_network, make
+from kdbench.data.synthetic import synthetic
+from kdbench.methods.base import Method
+from kdbench.schema import check_node
+from kdbench.step import loss_and_sums, teacher_outputs
+from kdbench.types import Batch
+
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
+PAIRS = {"same family": ("resnet14", "resnet8"), "across": ("wrn_16_2", "ShuffleV2")}
+SIZE = 6
+FORBIDDEN = {"item", "cpu", "tolist", "numpy", "nonzero", "print", "masked_select"}
+RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "dropout", "bernoulli"}
+
+
+def network(name: str):
+    torch.manual_seed(0)
+    return build_network({"_target_": target_of("student", name)}, DATASET)
+
+
+def target_of(group: str, name: str) -> str:
+    return yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text())["_target_"]
+
+
+DATASET = synthetic(
+    num_classes=10,
+    num_train=50,
+    num_test=10,
+    image_size=32,
+    seed=0,
+    mean=[0.5, 0.5, 0.5],
+    std=[0.25, 0.25, 0.25],
+    pad=0,
+    flip=False,
+    val_split=0,
+)
+
+
+class Case:
+    """A method set up between two networks, and a batch."""
+
+    def __init__(self, method: str, pair: str) -> None:
+        teacher, student = PAIRS[pair]
+        self.node = check_node("method", yaml.safe_load(FILES[method].read_text()))
+        self.student = network(student).eval()  # batch norm would couple the samples
+        wanted = make(self.node).num_teachers
+        count = 2 if wanted is None else wanted
+        self.teachers = [network(teacher).eval().requires_grad_(False) for _ in range(count)]
+        named = {f"teacher{i}": module for i, module in enumerate(self.teachers)}
+        self.method: Method = build_method(self.node, self.student, named, DATASET, seed=0)
+
+    def batch(self, rows: slice = slice(0, SIZE), epoch: float = 3.0) -> Batch:
+        images = DATASET.train.images[rows].float() / 128 - 1
+        index = torch.arange(50)[rows]
+        batch = Batch(images, DATASET.train.labels[rows], index, torch.tensor(epoch))
+        return batch._replace(drawn=self.method.draw(batch, torch.Generator().manual_seed(1)))
+
+    def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        outputs = teacher_outputs(self.teachers, batch)
+        return copy.deepcopy(self.method)(batch, self.student(batch.images), outputs)
+
+
+@pytest.fixture(params=[(m, p) for m in FILES for p in PAIRS], ids=lambda x: "-".join(x))
+def case(request) -> Case:
+    return Case(*request.param)
+
+
+def test_terms_are_per_sample_or_couple_the_batch(case):
+    terms = case.terms(case.batch())
+    assert "ce" in terms, "the label term is called ce"
+    for name, term in terms.items():
+        assert term.shape in ((SIZE,), ()), f"{name} is {list(term.shape)}"
+        assert term.isfinite().all(), name
+
+
+def test_a_per_sample_term_reads_its_own_sample_only(case):
+    whole, part = case.terms(case.batch()), case.terms(case.batch(slice(0, 4)))
+    for name, term in whole.items():
+        if term.ndim == 1:
+            torch.testing.assert_close(term[:4], part[name], rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_student_and_method_but_no_teacher(case):
+    batch = case.batch()
+    outputs = teacher_outputs(case.teachers, batch)
+    loss, sums = loss_and_sums(case.student, case.method, batch, outputs)
+    loss.backward()
+    for owner in (case.student, case.method):
+        for name, parameter in owner.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+    assert all(p.grad is None for teacher in case.teachers for p in teacher.parameters())
+    torch.testing.assert_close(sums["loss"], loss.detach().double() * SIZE)
+
+
+def test_same_input_same_terms(case):
+    batch = case.batch()
+    first, second = case.terms(batch), case.terms(batch)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", FILES)
+def test_one_full_graph_for_all_epochs(method):
+    """The step compiles whole, and an epoch is a tensor: a new one is no new graph."""
+    case = Case(method, "same family")
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(loss_and_sums, fullgraph=True, backend=count)
+    for epoch in (1.0, 2.0, 30.0):
+        batch = case.batch(epoch=epoch)
+        step(case.student, case.method, batch, teacher_outputs(case.teachers, batch))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("method", FILES)
+def test_file_names_itself_and_its_sources(method):
+    text = FILES[method].read_text()
+    node = yaml.safe_load(text)
+    assert node["name"] == method
+    assert text.startswith("# "), "the head comment says paper and expected score"
+    keys = [line for line in text.splitlines() if line[:1].isalpha()]
+    for line in keys:
+        if line.split(":")[0] not in ("name", "_target_", "defaults"):
+            above = text.splitlines()[text.splitlines().index(line) - 1]
+            assert "#" in line or above.startswith("#"), f"{line} has no source"
+
+
+def calls(path: Path) -> list[tuple[str, str]]:
+    """(function, called name) of every call in a source file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call):
+                    name = getattr(inner.func, "attr", getattr(inner.func, "id", ""))
+                    found.append((node.name, name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "src/kdbench/methods").glob("*.py"), ROOT / "src/kdbench/step.py"],
+    ids=lambda path: path.name,
+)
+def test_the_step_waits_for_no_device_and_draws_nothing(path):
+    for function, name in calls(path):
+        assert name not in FORBIDDEN, f"{function} calls {name}: it waits for the device"
+        if function == "forward":
+            assert name not in RANDOM, f"forward calls {name}: draw it in draw()"
