@@ -6,7 +6,6 @@ import hydra
 import pytest
 import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
 
 from conftest import ROOT
 from kdbench import cli
@@ -25,10 +24,8 @@ NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"}
 
 def compose(*overrides: str, name: str = "config"):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        del cfg["hydra"]
-        return (check_train if name == "config" else check_evaluate)(cli.plain(cfg))
+        raw = cli.plain(hydra.compose(name, list(overrides)))
+    return (check_train if name == "config" else check_evaluate)(raw)
 
 
 @pytest.fixture(scope="module")

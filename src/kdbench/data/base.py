@@ -1,9 +1,10 @@
 """What every data set is: uint8 images in memory, labels, their normalisation and views."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.views import Views
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, KdbenchError, nearest
 
 HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
 
@@ -23,12 +24,13 @@ class Split(NamedTuple):
     labels: Tensor  # [N] int64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory, on the CPU.
 
     Raises:
         ConfigError: a normalisation or a pad that does not fit the images.
+        KdbenchError: a split is empty or a label is not one of the classes.
     """
 
     name: str
@@ -36,27 +38,49 @@ class Dataset:
     train: Split
     test: Split
     val: Split | None
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of pixels in 0..1, one number a channel
     std: tuple[float, ...]
     views: Views
 
     def __post_init__(self) -> None:
-        """Check normalisation and pad against the images."""
+        """Check labels, normalisation and pad against the images."""
         channels, height, width = self.train.images.shape[1:]
-        for key in ("mean", "std"):
-            if len(getattr(self, key)) != channels:
+        for key, low in (("mean", "from 0"), ("std", "above 0")):
+            values = getattr(self, key)
+            if len(values) != channels:
                 raise ConfigError(f"dataset.{key} must have {channels} numbers, one a channel")
-        if min(self.std) <= 0:
-            raise ConfigError(f"dataset.std must be above 0, not {list(self.std)}")
+            if not all(0 <= value <= 1 and (value or key == "mean") for value in values):
+                raise ConfigError(
+                    f"dataset.{key} must be {low} to 1, as pixels are, not {list(values)}"
+                )
         if self.views.pad >= min(height, width):
             raise ConfigError(f"dataset.pad must be below {min(height, width)}, the image's side")
+        for name, split in self.splits.items():
+            if len(split.labels) == 0:
+                raise KdbenchError(f"{self.name} has no {name} images")
+            low, high = split.labels.aminmax()
+            if low < 0 or high >= self.num_classes:
+                raise KdbenchError(
+                    f"{self.name} has {self.num_classes} classes, but {name} labels from {low} "
+                    f"to {high}: they must be 0 to {self.num_classes - 1}"
+                )
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the shapes, pixels and labels of all splits; the path plays no part."""
+        """sha256 over the shapes, pixels and labels of all splits.
+
+        Neither the path plays a part nor the settings that stand in the configuration (mean, std,
+        pad, flip).
+        """
         digest = hashlib.sha256()
-        for split in (self.train, self.val, self.test):
-            for tensor in split or ():
+        for split in self.splits.values():
+            for tensor in split:
                 digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
@@ -78,6 +102,7 @@ def assemble(
 
     Raises:
         ConfigError: a setting that does not fit the images.
+        KdbenchError: a split is empty or a label is not one of the classes.
     """
     train, val = hold_out(train, val_split, num_classes)
     return Dataset(name, num_classes, train, test, val, tuple(mean), tuple(std), Views(pad, flip))
@@ -86,8 +111,12 @@ def assemble(
 def hold_out(train: Split, val_split: int, num_classes: int) -> tuple[Split, Split | None]:
     """Hold out `val_split` training images, class by class in turn, the same for every seed.
 
+    Classes therefore have equally many held-out images, give or take one. Both parts keep the
+    order of `train`.
+
     Raises:
-        ConfigError: `val_split` is negative, smaller than the number of classes, or leaves nothing.
+        ConfigError: `val_split` is negative, smaller than the number of classes, or leaves a class
+            without training images.
     """
     if val_split == 0:
         return train, None
@@ -106,4 +135,47 @@ def hold_out(train: Split, val_split: int, num_classes: int) -> tuple[Split, Spl
     chosen = shuffled[by_class[np.argsort(rank, kind="stable")[:val_split]]]
     held = torch.zeros(total, dtype=torch.bool)
     held[torch.from_numpy(chosen)] = True
-    return Split(*(t[~held] for t in train)), Split(*(t[held] for t in train))
+    kept = Split(*(t[~held] for t in train))
+    if len(kept.labels.unique()) < len(train.labels.unique()):
+        raise ConfigError(
+            f"dataset.val_split={val_split} leaves a class without training images: the smallest "
+            f"class has {train.labels.unique(return_counts=True)[1].min()}"
+        )
+    return kept, Split(*(t[held] for t in train))
+
+
+def folder_of(root: str | None, layout: str) -> Path:
+    """The folder that `dataset.root` names; `layout` says in an error what it must hold.
+
+    Raises:
+        ConfigError: it is not set, or is no folder.
+    """
+    if root is None:
+        raise ConfigError(f"dataset.root is not set: add dataset.root=DIR, a folder of {layout}")
+    folder = Path(root).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"no folder {folder}: set dataset.root=DIR to a folder of {layout}")
+    return folder
+
+
+def pick_test_split(folder: Path, found: Collection[str], wanted: str | None) -> str:
+    """The split to score on: the wanted one, else the only one that is there.
+
+    Raises:
+        ConfigError: there is none, it is not there, or there are several and none is named.
+    """
+    if wanted is not None:
+        if wanted not in found:
+            raise ConfigError(
+                f"{folder} has no dataset.test_split={wanted}: {nearest(wanted, found)}"
+            )
+        return wanted
+    if not found:
+        raise ConfigError(f"{folder} has nothing to score on: neither val nor test")
+    if len(found) > 1:
+        first, second = sorted(found)[:2]
+        raise ConfigError(
+            f"{folder} has both {first} and {second}: add dataset.test_split={first} or "
+            f"dataset.test_split={second}"
+        )
+    return next(iter(found))

@@ -2,11 +2,10 @@
 
 import torch
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from kdbench.data.base import Dataset, Split, assemble
+from kdbench.data.base import Dataset, Split, assemble, hold_out
 
-TEST = 360
+TEST = 360  # 36 a class
 SCALE = 4  # 8 x 8 pixels become 32 x 32
 
 
@@ -19,12 +18,9 @@ def digits(mean: list[float], std: list[float], pad: int, flip: bool, val_split:
     bundled = load_digits()
     grey = torch.from_numpy(bundled.images).mul(255 / 16).round().to(torch.uint8)
     images = grey.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
-    images = images[:, None].expand(-1, 3, -1, -1)
-    labels = torch.from_numpy(bundled.target).long()
-    train, test = train_test_split(
-        range(len(labels)), test_size=TEST, random_state=0, stratify=bundled.target
-    )
-    splits = (Split(images[rows].contiguous(), labels[rows]) for rows in (train, test))
+    images = images[:, None].repeat(1, 3, 1, 1)
+    train, test = hold_out(Split(images, torch.from_numpy(bundled.target).long()), TEST, 10)
+    assert test is not None
     return assemble(
-        "digits", 10, *splits, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
+        "digits", 10, train, test, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
     )

@@ -6,6 +6,8 @@ import torch
 from kdbench.data.base import Dataset, Split, assemble
 from kdbench.errors import ConfigError
 
+CELLS = 4  # a pattern is CELLS x CELLS colours
+
 
 def synthetic(
     num_classes: int,
@@ -21,36 +23,42 @@ def synthetic(
 ) -> Dataset:
     """Each class is a coarse 4 x 4 colour pattern; an image is its class's pattern and noise.
 
+    Both are raw bytes of a counter-based generator, in 0..127, so their sum is a pixel and the
+    images are the same whatever the version of NumPy.
+
     Raises:
-        ConfigError: no classes, no images, or images too small for the pattern.
+        ConfigError: no classes, no images, a negative seed, or images too small for the pattern.
     """
     sizes = {"num_classes": num_classes, "num_train": num_train, "num_test": num_test}
     for key, value in sizes.items():
         if value < 1:
             raise ConfigError(f"dataset.{key} must be 1 or more, not {value}")
-    if image_size < 4 or image_size % 4:
-        raise ConfigError(f"dataset.image_size must be a multiple of 4, not {image_size}")
-    words = np.random.Philox(key=seed)
-    patterns = words.random_raw(num_classes * 48).reshape(num_classes, 3, 4, 4) % 128
-    cell = np.ones((image_size // 4,) * 2, dtype=np.uint64)
-
-    def split(count: int) -> Split:
+    if image_size < CELLS or image_size % CELLS:
+        raise ConfigError(f"dataset.image_size must be a multiple of {CELLS}, not {image_size}")
+    if seed < 0:
+        raise ConfigError(f"dataset.seed must be 0 or more, not {seed}")
+    generator = np.random.Philox(key=seed)
+    patterns = _noise(generator, (num_classes, 3, CELLS, CELLS))
+    patterns = np.kron(patterns, np.ones((image_size // CELLS,) * 2, dtype=np.uint8))
+    splits = []
+    for count in (num_train, num_test):
         labels = np.arange(count) % num_classes
-        noise = words.random_raw(count * 3 * image_size**2) % 128
-        images = np.kron(patterns[labels], cell) + noise.reshape(count, 3, image_size, image_size)
-        return Split(
-            torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels.astype(np.int64))
-        )
-
-    train, test = split(num_train), split(num_test)
+        images = patterns[labels] + _noise(generator, (count, 3, image_size, image_size))
+        splits.append(Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))))
     return assemble(
         "synthetic",
         num_classes,
-        train,
-        test,
+        *splits,
         mean=mean,
         std=std,
         pad=pad,
         flip=flip,
         val_split=val_split,
     )
+
+
+def _noise(generator: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 of this shape, uniform in 0..127."""
+    count = int(np.prod(shape))
+    words = generator.random_raw(-(-count // 8)).astype("<u8", copy=False)
+    return (words.view(np.uint8)[:count] >> 1).reshape(shape)

@@ -62,18 +62,31 @@ def epoch_plan(num_samples: int, views: Views, seed: int, epoch: int) -> tuple[T
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32 (x / 255 - mean) / std, bit for bit as ToTensor + Normalize."""
-    shape = (1, -1, 1, 1)
-    mean_c = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
-    std_c = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
-    return images.float().div_(255).sub_(mean_c).div_(std_c)
+    return _normalise(images, *_constants(mean, std, images.device))
+
+
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """255 [], mean and std [C, 1, 1] on the device."""
+    return (
+        torch.full((), 255.0).to(device),
+        torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1).to(device),
+        torch.tensor(std, dtype=torch.float32).view(-1, 1, 1).to(device),
+    )
+
+
+def _normalise(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    # 255 is a tensor on the device because PyTorch on CUDA divides by a host number as a product
+    # with its reciprocal, which rounds otherwise than the CPU's division.
+    return images.float().div_(full).sub_(mean).div_(std)
 
 
 class TrainImages:
     """Training images on the device, zero-padded once; a batch is one gather and a normalisation.
 
-    Padding is black before normalisation, as RandomCrop's. Pixels are stored with their channels
-    together, so that cutting a crop moves whole pixels: six times as fast on a CPU as indexing
-    [N, C, H, W].
+    Padding is black before normalisation, as RandomCrop's on a PIL image. Nothing in `batch` waits
+    for the device or copies from the host.
     """
 
     def __init__(
@@ -84,21 +97,23 @@ class TrainImages:
         std: tuple[float, ...],
         device: torch.device,
     ) -> None:
-        self.views, self.mean, self.std = views, mean, std
-        _, self.channels, self.height, self.width = images.shape
-        padded = F.pad(images.to(device), (views.pad,) * 4)
+        self.views = views
+        self.height, self.width = images.shape[2:]
+        padded = F.pad(images.to(device), (views.pad,) * 4)  # [N, C, H', W']
         self.row_length = padded.shape[3]
-        self.image_length = padded.shape[2] * padded.shape[3]
-        self.pixels = padded.permute(0, 2, 3, 1).reshape(-1, self.channels)  # [N * H' * W', C]
-        self.rows = torch.arange(self.height, device=device)
+        self.planes = padded.flatten(2)  # [N, C, H' * W']
+        self.rows = torch.arange(self.height, device=device) * self.row_length  # where each starts
         self.columns = torch.arange(self.width, device=device)
+        self.constants = _constants(mean, std, device)
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
         row, column, flip = self.views.decode(view)
         mirrored = self.columns + flip[:, None] * (self.width - 1 - 2 * self.columns)
-        rows = index[:, None] * self.image_length + (row[:, None] + self.rows) * self.row_length
-        position = rows[:, :, None] + (column[:, None] + mirrored)[:, None, :]  # [B, H, W]
-        pixels = self.pixels.index_select(0, position.flatten())
-        images = pixels.view(len(index), self.height, self.width, self.channels)
-        return normalise(images.permute(0, 3, 1, 2), self.mean, self.std)
+        rows = row[:, None] * self.row_length + self.rows  # [B, H]
+        columns = column[:, None] + mirrored  # [B, W]
+        position = rows[:, :, None] + columns[:, None, :]  # [B, H, W] within a plane
+        planes = self.planes.index_select(0, index)  # [B, C, H' * W']
+        position = position.flatten(1)[:, None].expand(-1, planes.shape[1], -1)
+        images = planes.gather(2, position).unflatten(2, (self.height, self.width))
+        return _normalise(images, *self.constants)
