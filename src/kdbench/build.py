@@ -64,10 +64,9 @@ def build_method(
     """A method, set up for these networks.
 
     Raises:
-        ConfigError: it reads another number of teachers, or a tap that a network has not.
+        ConfigError: it reads a tap that a network has not.
     """
     method: Method = make(node)
-    check_teachers(node, method, list(teachers))
     probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
     probe = Probe(
         student=probe_network(student, dataset),

@@ -74,7 +74,8 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
         return str(mistake)
     except (HydraException, OmegaConfBaseException):
         pass
-    return " ".join(str(error).split("\n")[0].split())
+    first_lines = str(error).split("\nSee ")[0].split("\n")[:2]
+    return " ".join(" ".join(first_lines).split())
 
 
 def forced(override: Override) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 40  # names in one error line; timm alone has over a thousand
+
 
 class KdbenchError(Exception):
     """Something outside the program is wrong (a file, a checkpoint, a device); exit code 1."""
@@ -22,4 +24,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"choose from {', '.join(names)}" if names else "there is none to choose from"
+    if not names:
+        return "there is none to choose from"
+    more = ", ..." if len(names) > SHOWN else ""
+    return f"choose from {', '.join(names[:SHOWN])}{more}"

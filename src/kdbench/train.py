@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import cli
-from kdbench.build import build_method, build_student, make
+from kdbench.build import build_method, build_student, check_teachers, make
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.config import Config, check_train
 from kdbench.console import Console
@@ -50,6 +50,7 @@ def train(config: Config) -> None:
     method: Method = make(config["method"])
     if method.num_teachers == 0:
         config = {**config, "teacher": {}}  # a run that reads no teacher is the same beside any
+    check_teachers(config["method"], method, list(config["teacher"]))
     files = [find_teacher(name, node, runs_dir) for name, node in config["teacher"].items()]
     dataset: Dataset = make(config["dataset"])
     identity = identify(
