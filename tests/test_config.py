@@ -138,7 +138,7 @@ def test_equal_settings_are_equal_however_written():
         ),
         (["-m", "method=ce,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
         (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
-        (["method=kd="], "mismatched input"),
+        (["method=kd="], "Error parsing override 'method=kd='"),
     ],
 )
 def test_a_mistake_is_one_line(command, arguments, line):

@@ -7,14 +7,18 @@ float64, with inputs and weights that a formula gives.
 import json
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from kdbench.losses import kd_loss
+from kdbench.methods.dkd import dkd_losses
 from zoo import constructor, mac_count, network_names, parameter_count
 
 
@@ -101,3 +105,51 @@ def test_network_matches_reference(name: str) -> None:
 
 
 # --- Losses: losses/index.json -----------------------------------------------------------------
+#
+# A new method adds one adapter: from a case's parameters and inputs to the loss as the reference
+# reduces it. `note` in the index says what the reference includes.
+
+Inputs = dict[str, Tensor]
+
+
+def kd_reference(params: dict, inputs: Inputs) -> Tensor:
+    losses = kd_loss(inputs["logits_student"], inputs["logits_teacher"], params["temperature"])
+    return losses.mean()
+
+
+def dkd_reference(params: dict, inputs: Inputs) -> Tensor:
+    tckd, nckd = dkd_losses(
+        inputs["logits_student"], inputs["logits_teacher"], inputs["target"], params["temperature"]
+    )
+    return (params["alpha"] * tckd + params["beta"] * nckd).mean()
+
+
+LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {"kd": kd_reference, "dkd": dkd_reference}
+
+
+def loss_cases() -> dict[str, dict]:
+    path = golden_folder() / "losses" / "index.json"
+    return {case["case"]: case for case in json.loads(path.read_text())} if path.is_file() else {}
+
+
+@pytest.mark.parametrize("name", sorted(loss_cases()) or ["no case"])
+def test_loss_matches_reference(name: str) -> None:
+    if not loss_cases():
+        pytest.fail(f"{golden_folder() / 'losses' / 'index.json'} is missing or has no case")
+    case = loss_cases()[name]
+    if case["method"] not in LOSSES:
+        pytest.fail(f"no adapter for the loss '{case['method']}' of {name}")
+    with np.load(golden_folder() / "losses" / f"{name}.npz") as stored:
+        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
+    inputs = {key: arrays[key].clone() for key in case["inputs"]}
+    expected = {key: arrays[key] for key in case["expected"]}
+    differentiated = [key.removeprefix("grad_") for key in expected if key.startswith("grad_")]
+    for key in differentiated:
+        inputs[key].requires_grad_()
+    loss = LOSSES[case["method"]](case["params"], inputs)
+    torch.testing.assert_close(loss.detach(), expected["loss"].reshape(()), rtol=1e-9, atol=0)
+    loss.backward()
+    for key in differentiated:
+        gradient = expected[f"grad_{key}"]
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(inputs[key].grad, gradient, rtol=1e-8, atol=1e-9 * scale)
