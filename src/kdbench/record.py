@@ -44,10 +44,8 @@ def identify(
     """
     student, method = config["student"]["name"], config["method"]["name"]
     cell = "-".join([dataset, "+".join(teachers) or "none", student, method]).replace("/", "_")
-    settings = {key: config[key] for key in ("method", "student", "schedule")}
-    settings["dataset"] = {
-        key: value for key, value in config["dataset"].items() if key not in ("root", "download")
-    }
+    settings = recorded(config)
+    del settings["seed"], settings["runtime"]
     settings["teacher"] = {
         name: [config["teacher"][name]["network"], sha256] for name, sha256 in teachers.items()
     }
@@ -55,6 +53,18 @@ def identify(
     settings["results_version"] = RESULTS_VERSION
     digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
     return Identity(cell, digest[:8], config["seed"])
+
+
+def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as a record keeps it: without paths, which say where and not what."""
+    kept = {key: config[key] for key in ("method", "student", "schedule", "runtime", "seed")}
+    kept["dataset"] = {
+        key: value for key, value in config["dataset"].items() if key not in ("root", "download")
+    }
+    kept["teacher"] = {
+        name: {"network": node["network"]} for name, node in config["teacher"].items()
+    }
+    return kept
 
 
 def without_names(node: Any) -> Any:

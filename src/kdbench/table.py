@@ -39,7 +39,9 @@ def row(cell: str, records: Sequence[Record]) -> str:
         KdbenchError: its runs have different settings.
     """
     if len({record["hash"] for record in records}) > 1:
-        keys = ", ".join(differing_keys([record["config"] for record in records])) or "data"
+        keys = (
+            ", ".join(differing_keys([record["config"] for record in records])) or "data or teacher"
+        )
         raise KdbenchError(f"{cell} mixes runs of different settings ({keys}): remove one kind")
     config = records[0]["config"]
     minutes = statistics.mean(record["seconds"] for record in records) / 60
@@ -69,7 +71,7 @@ def differing_keys(configs: Sequence[object], path: str = "") -> list[str]:
         return [
             name
             for key in keys
-            if (path or key not in ("seed", "runtime", "logger", "runs_dir"))
+            if path or key not in ("seed", "runtime")
             for name in differing_keys(
                 [config.get(key) for config in configs],  # type: ignore[attr-defined]
                 f"{path}.{key}" if path else key,

@@ -29,6 +29,7 @@ from kdbench.record import (
     code_version,
     identify,
     read_record,
+    recorded,
     write_record,
 )
 from kdbench.runtime import Runtime
@@ -138,7 +139,7 @@ def describe(config: Config, identity: Identity, dataset: Dataset, runtime: Runt
         "cell": identity.cell,
         "hash": identity.hash,
         "seed": identity.seed,
-        "config": config,
+        "config": recorded(config),
         "data": {
             "name": dataset.name,
             "sha256": dataset.fingerprint,
