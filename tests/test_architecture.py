@@ -27,6 +27,8 @@ DOORS = {
     "sklearn": {"data"},
     "torchvision": {"data", "networks"},
     "safetensors": {"checkpoint", "weights"},
+    "PIL": {"data"},
+    "pyarrow": {"data"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

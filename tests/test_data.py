@@ -1,8 +1,7 @@
-"""Views, plans and data sets; what is wrong with files is said in one line."""
+"""Views, plans, and every data set from its own kind of files."""
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import struct
@@ -22,7 +21,7 @@ from kdbench.build import make
 from kdbench.data.base import Dataset, Split, hold_out
 from kdbench.data.digits import digits
 from kdbench.data.views import TrainImages, Views, epoch_plan, normalise
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.errors import KdbenchError
 from kdbench.schema import check_node
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -117,27 +116,6 @@ def test_held_out_images_are_balanced_and_fixed():
     assert hold_out(split, 0, 5) == (split, None)
 
 
-@pytest.mark.parametrize("val_split", [-1, 3, 100, 500])
-def test_refuses_to_hold_out_what_is_not_there(val_split):
-    split = Split(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), torch.arange(100) % 5)
-    with pytest.raises(ConfigError, match=r"dataset.val_split must be 0, or from 5"):
-        hold_out(split, val_split, num_classes=5)
-
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"mean": [0.5]}, "dataset.mean must have 3 numbers"),
-        ({"std": [0.5, 0.0, 0.5]}, "dataset.std must be above 0"),
-        ({"pad": -1}, "dataset.pad must be 0 or more"),
-        ({"pad": 32}, "dataset.pad must be below 32"),
-    ],
-)
-def test_refuses_settings_without_meaning(settings, line):
-    with pytest.raises(ConfigError, match=line):
-        load("synthetic", **settings)
-
-
 def test_digits():
     data = load("digits")
     assert data.train.images.shape == (1437, 3, 32, 32)
@@ -171,45 +149,15 @@ def test_cifar100_is_the_official_one(cifar100_root):
     assert named.fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize("name", ["train", "test", "meta"])
-@pytest.mark.parametrize("how", ["truncated", "altered"])
-def test_a_damaged_cifar100_file_is_named(cifar100_root, tmp_path, name, how):
+def test_an_altered_cifar100_file_is_named(cifar100_root, tmp_path):
     folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    for file in ("train", "test", "meta"):
-        source = cifar100_root / "cifar-100-python" / file
-        if file == name:
-            content = bytearray(source.read_bytes())
-            content[-20] ^= 1
-            (folder / file).write_bytes(content if how == "altered" else content[:-100])
-        else:
-            (folder / file).symlink_to(source.resolve())
-    with pytest.raises(KdbenchError, match=f"{name} is truncated or altered") as error:
+    shutil.copytree(cifar100_root / "cifar-100-python", folder)
+    content = bytearray((folder / "train").read_bytes())
+    content[-20] ^= 1  # one bit, same size
+    (folder / "train").unlink()
+    (folder / "train").write_bytes(content)
+    with pytest.raises(KdbenchError, match=r"train is truncated or altered \(md5"):
         load("cifar100", root=str(tmp_path))
-    assert "\n" not in str(error.value)
-
-
-class RunsCode:
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def test_a_data_file_that_would_run_code_is_not_unpickled(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    for name in ("train", "test", "meta"):
-        (folder / name).write_bytes(pickle.dumps(RunsCode()))
-    with pytest.raises(KdbenchError, match="altered"):
-        load("cifar100", root=str(tmp_path))
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
-def test_missing_data_says_where_and_how(tmp_path, name):
-    with pytest.raises(KdbenchError, match=r"add dataset\.download=true") as error:
-        load(name, root=str(tmp_path))
-    assert str(tmp_path.resolve()) in str(error.value)
 
 
 def test_cifar10_reads_all_its_parts(tmp_path, monkeypatch):
@@ -264,13 +212,6 @@ def test_fashion_mnist_gets_a_border_and_three_channels(fashion):
     assert data.train.images.sum() == inner.sum(), "the border is black"
 
 
-def test_a_truncated_fashion_mnist_file(fashion):
-    path = fashion / "FashionMNIST/raw/train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(KdbenchError, match="truncated or altered"):
-        load("fashion_mnist", root=str(fashion))
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Two classes in all sorts of images, all but the content equal to `noise`."""
@@ -298,30 +239,6 @@ def test_image_folder_makes_rgb_squares_of_anything(folder):
     data = load("image_folder", root=str(folder), image_size=24, pad=4)
     assert data.train.images.shape == (8, 3, 24, 24)
     assert (data.train.images[3] == 100).all()
-
-
-@pytest.mark.parametrize("damage", ["truncated", "not an image"])
-def test_a_damaged_image_is_named(folder, damage):
-    path = folder / "train" / "bee" / "1.png"
-    path.write_bytes(path.read_bytes()[:-200] if damage == "truncated" else b"hello")
-    with pytest.raises(KdbenchError, match=r"bee/1.png is no readable image"):
-        load("image_folder", root=str(folder))
-
-
-def test_image_folder_s_other_mistakes(folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"set dataset.root=DIR"):
-        load("image_folder")
-    with pytest.raises(KdbenchError, match=r"needs DIR/train and DIR/val"):
-        load("image_folder", root=str(tmp_path / "nowhere"))
-    with pytest.raises(KdbenchError, match=r"raise dataset.max_gib"):
-        load("image_folder", root=str(folder), max_gib=1e-6)
-    (folder / "train" / "cat").mkdir()
-    with pytest.raises(KdbenchError, match="cat"):
-        load("image_folder", root=str(folder))
-    (folder / "train" / "cat").rmdir()
-    shutil.rmtree(folder / "val" / "bee")
-    with pytest.raises(KdbenchError, match="different classes: bee"):
-        load("image_folder", root=str(folder))
 
 
 def test_image_folder_on_real_photographs():
@@ -359,22 +276,3 @@ def test_parquet_reads_every_shard(hub):
     assert torch.equal(data.train.images, noise(4))
     assert data.train.labels.tolist() == [0, 1, 1, 0]
     assert data.num_classes == 3, "named in the metadata, though the third has no image"
-
-
-def test_parquet_s_mistakes(hub, tmp_path):
-    shard = hub / "data/train-00001-of-00002.parquet"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-50])
-    with pytest.raises(KdbenchError, match="is no readable parquet file"):
-        load("parquet", root=str(hub))
-    write_parquet(shard, noise(2), [1, 7], 3)
-    with pytest.raises(KdbenchError, match="has label 7, its files name 3 classes"):
-        load("parquet", root=str(hub))
-    arrow.parquet.write_table(arrow.table({"image": [{"bytes": b"x"}], "label": [1]}), shard)
-    with pytest.raises(KdbenchError, match="row 0 is no readable image"):
-        load("parquet", root=str(hub))
-    arrow.parquet.write_table(arrow.table({"picture": [1], "label": [1]}), shard)
-    with pytest.raises(KdbenchError, match="has no column image or img"):
-        load("parquet", root=str(hub))
-    with pytest.raises(KdbenchError, match=r"no file train\*.parquet"):
-        load("parquet", root=str(tmp_path / "data" / "nowhere"))

@@ -1,6 +1,7 @@
 """Frozen teachers, each identified and measured before it teaches."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
 from kdbench.metrics import evaluate
 from kdbench.passport import Passport, find_passport, sha256_of
+from kdbench.record import canonical
 from kdbench.runtime import Runtime
 from kdbench.weights import find_checkpoint, load_weights
 
@@ -78,8 +80,7 @@ def load_teacher(
     load_weights(network, file.path, file.name)
     network.requires_grad_(False).eval()
     network.to(runtime.device, memory_format=runtime.memory_format)
-    name = f"{file.passport.sha256[:16]}-{dataset.fingerprint[:16]}.json"
-    measured = runs_dir / ".teachers" / name
+    measured = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
     if measured.is_file():
         top1 = json.loads(measured.read_text())["top1"]
     else:
@@ -89,6 +90,12 @@ def load_teacher(
     measured.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(measured, json.dumps({"top1": top1}).encode())
     return Teacher(network, top1)
+
+
+def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
+    """Names everything that a teacher's score depends on."""
+    facts = [file.passport.sha256, file.node, dataset.fingerprint, dataset.mean, dataset.std]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
 def check_passport(file: TeacherFile, dataset: Dataset) -> None:

@@ -1,17 +1,18 @@
-"""Folders of images, one folder a class, read into memory at one size."""
+"""A folder of image files, one folder a class: torchvision's ImageFolder layout."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torchvision.datasets import ImageFolder
 
-from kdbench.data.base import Dataset, Split, assemble
-from kdbench.data.decode import decode, refuse_too_large, stack
+from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
+from kdbench.data.decode import allocate, decode_into
 from kdbench.errors import ConfigError, KdbenchError
 
 
 def image_folder(
     root: str | None,
+    test_split: str | None,
     image_size: int,
     max_gib: float,
     mean: list[float],
@@ -20,33 +21,42 @@ def image_folder(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """root/train/CLASS/*.jpg and root/val/CLASS/*.jpg (or root/test), as uint8 [3, S, S].
+    """The images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
-    The shorter side becomes `image_size`, the middle square is kept; grey and CMYK images become
-    RGB. The data set is called after its folder.
+    Each is made RGB, its shorter side scaled to S, and its centre kept. Classes are numbered in the
+    order of their folders' names in train. The data set is called as the folder.
 
     Raises:
-        ConfigError: no root is named.
-        KdbenchError: a folder or a class is missing, an image is damaged, or the images would take
-            more than `max_gib` GiB of memory.
+        ConfigError: `root` is not set or has no train or test folder; the images do not fit.
+        KdbenchError: a class is empty or only on one side, or an image cannot be read.
     """
-    if root is None:
-        raise ConfigError("no folder of images is named: set dataset.root=DIR")
-    base = Path(root)
-    train = _list(base / "train")
-    test = _list(base / ("val" if (base / "val").is_dir() else "test"))
-    odd = sorted(set(train.classes) ^ set(test.classes))
-    if odd:
-        raise KdbenchError(
-            f"training and test images in {base} have different classes: {', '.join(odd[:5])} "
-            f"({len(odd)} in all) must be in both"
+    folder = folder_of(root)
+    if not (folder / "train").is_dir():
+        raise ConfigError(
+            f"no folder {folder / 'train'}: dataset.root=DIR needs DIR/train and DIR/val, each "
+            "with one folder a class"
         )
-    refuse_too_large(len(train.samples) + len(test.samples), image_size, max_gib)
+    there = [name for name in ("val", "test") if (folder / name).is_dir()]
+    scored = pick_test_split(folder, there, test_split)
+    train, test = _scan(folder / "train"), _scan(folder / scored)
+    if odd := sorted(set(train.classes) ^ set(test.classes)):
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise KdbenchError(
+            f"train and {scored} in {folder} have different classes: "
+            f"{', '.join(odd[:5])}{more} must be in both"
+        )
+    files = [Path(path) for path, _ in [*train.samples, *test.samples]]
+    images = allocate(len(files), image_size, max_gib)
+    decode_into(images, files, [str(file) for file in files])
+    count = len(train.samples)
+    splits = (
+        Split(images[:count], torch.tensor(train.targets)),
+        Split(images[count:], torch.tensor(test.targets)),
+    )
     return assemble(
-        base.resolve().name,
+        folder.name,
         len(train.classes),
-        _read(train, train.class_to_idx, image_size),
-        _read(test, train.class_to_idx, image_size),
+        *splits,
         mean=mean,
         std=std,
         pad=pad,
@@ -55,25 +65,18 @@ def image_folder(
     )
 
 
-def _list(folder: Path) -> ImageFolder:
-    """The images in a folder, by class.
+def _scan(folder: Path) -> ImageFolder:
+    """Files and classes of one split, in torchvision's order.
 
     Raises:
-        KdbenchError: there is no such folder, no class in it, or a class without images.
+        KdbenchError: there is no class folder, or an empty one.
     """
-    if not folder.is_dir():
-        raise KdbenchError(
-            f"no folder {folder.resolve()}: dataset.root=DIR needs DIR/train and DIR/val, each "
-            "with one folder a class"
-        )
     try:
-        return ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        reason = str(error).split(". ")[0].replace("\n", " ")
-        raise KdbenchError(f"{reason} in {folder}: each class is a folder of images") from None
-
-
-def _read(folder: ImageFolder, classes: Mapping[str, int], image_size: int) -> Split:
-    images = [decode(Path(path).read_bytes(), path, image_size) for path, _ in folder.samples]
-    labels = [classes[folder.classes[label]] for _, label in folder.samples]
-    return Split(*stack(images, labels))
+        found = ImageFolder(folder, allow_empty=True)
+    except OSError:
+        raise KdbenchError(f"{folder} has no class folders: it must hold CLASS/*.jpg") from None
+    filled = set(found.targets)
+    for number, name in enumerate(found.classes):
+        if number not in filled:
+            raise KdbenchError(f"{folder / name} has no images: add some or remove the folder")
+    return found

@@ -1,19 +1,40 @@
-"""Image data sets in Hugging Face's parquet layout, read into memory at one size."""
+"""Parquet files as on the Hugging Face Hub: an image column and a label column."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from kdbench.data.base import Dataset, Split, assemble
-from kdbench.data.decode import decode, refuse_too_large, stack
-from kdbench.errors import ConfigError, KdbenchError
+import torch
+from torch import Tensor
 
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
+from kdbench.data.decode import allocate, decode_into
+from kdbench.errors import ConfigError, KdbenchError, nearest
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Schema
+    from pyarrow.parquet import ParquetFile
+
 IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+SHARD = re.compile(r"(train|test|val|valid|validation)([-_.]?\d.*)?\.parquet")
+ROWS = 512  # encoded images in memory at a time
+
+
+class Columns(NamedTuple):
+    """The columns that are read, and the class names where the file tells them."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...] | None
 
 
 def parquet(
     root: str | None,
+    test_split: str | None,
+    label_column: str | None,
     image_size: int,
     max_gib: float,
     mean: list[float],
@@ -22,34 +43,38 @@ def parquet(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """root/[data/]train*.parquet and test*.parquet (or validation*), as uint8 [3, S, S].
+    """The images of `root`, or of `root`/data, as uint8 [3, S, S], S = `image_size`.
 
-    The image column ("image" or "img") is Hugging Face's struct {bytes, path}, the label column
-    ("label", "labels" or "fine_label") a whole number. Images are sized as in `image_folder`, and
-    the data set is called after its folder.
+    Decoded as in `image_folder`. There are as many classes as the files' Hugging Face metadata
+    name, else one more than the highest training label. The data set is called as the folder.
 
     Raises:
-        ConfigError: no root is named, or pyarrow is not installed.
-        KdbenchError: a file is missing or damaged, a row is damaged, or the images would take more
-            than `max_gib` GiB of memory.
+        ConfigError: pyarrow is missing, `root` is not set or lacks a split or a column; the images
+            do not fit.
+        KdbenchError: a file or a row cannot be read, or a shard is missing.
     """
-    if root is None:
-        raise ConfigError("no folder of parquet files is named: set dataset.root=DIR")
-    base = Path(root)
-    train_files = _find(base, ("train",))
-    test_files = _find(base, ("test", "validation", "val"))
-    rows = sum(_open(path).metadata.num_rows for path in [*train_files, *test_files])
-    refuse_too_large(rows, image_size, max_gib)
-    train, test = (_read(files, image_size) for files in (train_files, test_files))
-    named = _class_names(train_files[0])
-    highest = max(int(train.labels.max()), int(test.labels.max()))
-    if named and highest >= named:
-        raise KdbenchError(f"{base} has label {highest}, its files name {named} classes: mend them")
+    folder = folder_of(root)
+    shards = _shards(folder)
+    if "train" not in shards:
+        raise ConfigError(
+            f"no file train*.parquet in {folder}: set dataset.root=DIR to a folder with it and "
+            "validation*.parquet or test*.parquet"
+        )
+    scored = pick_test_split(folder, shards.keys() - {"train"}, test_split)
+    train, test = ([(path, _open(path)) for path in shards[name]] for name in ("train", scored))
+    columns = _same_columns([*train, *test], label_column)
+    count = sum(file.metadata.num_rows for _, file in [*train, *test])
+    images = allocate(count, image_size, max_gib)
+    labels = _read_into(images, [*train, *test], columns)
+    boundary = sum(file.metadata.num_rows for _, file in train)
+    splits = [
+        Split(images[part], labels[part]) for part in (slice(boundary), slice(boundary, None))
+    ]
+    num_classes = len(columns.classes or ()) or 1 + max(splits[0].labels.tolist(), default=0)
     return assemble(
-        base.resolve().name,
-        named or highest + 1,
-        train,
-        test,
+        folder.name,
+        num_classes,
+        *splits,
         mean=mean,
         std=std,
         pad=pad,
@@ -58,67 +83,153 @@ def parquet(
     )
 
 
-def _find(base: Path, names: tuple[str, ...]) -> list[Path]:
-    for name in names:
-        found = sorted([*base.glob(f"{name}*.parquet"), *base.glob(f"data/{name}*.parquet")])
+def _same_columns(files: list[tuple[Path, "ParquetFile"]], label_column: str | None) -> Columns:
+    """The columns that all files have.
+
+    Raises:
+        ConfigError: a file lacks one.
+        KdbenchError: files differ in columns, or name different classes.
+    """
+    first = _columns(*files[0], label_column)
+    for path, file in files[1:]:
+        other = _columns(path, file, label_column)
+        same_classes = None in (first.classes, other.classes) or first.classes == other.classes
+        if other[:2] != first[:2] or not same_classes:
+            raise KdbenchError(
+                f"{path} has other columns or classes than {files[0][0].name}: fetch both again"
+            )
+    return first
+
+
+def _read_into(images: Tensor, files: list[tuple[Path, "ParquetFile"]], columns: Columns) -> Tensor:
+    """Decode all rows of all files into `images` [N, 3, S, S]; returns their labels [N]."""
+    labels, start = torch.empty(len(images), dtype=torch.int64), 0
+    for path, file in files:
+        for names, batch in _batches(path, file, columns):
+            rows = slice(start, start + batch.num_rows)
+            labels[rows] = torch.tensor(_labels(batch, columns, names))
+            decode_into(images[rows], _encoded(batch, columns, names), names)
+            start += batch.num_rows
+    return labels
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    """Files of each split in order, in `folder` or else in `folder`/data.
+
+    Raises:
+        KdbenchError: a name says "-of-00005" and there are not five.
+    """
+    for place in (folder, folder / "data"):
+        found: dict[str, list[Path]] = {}
+        for path in sorted(place.glob("*.parquet")):
+            if match := SHARD.fullmatch(path.name):
+                name = match[1]
+                found.setdefault("val" if name.startswith("val") else name, []).append(path)
+        for name, paths in found.items():
+            total = re.search(r"-of-(\d+)", paths[0].name)
+            if total and len(paths) != int(total[1]):
+                raise KdbenchError(
+                    f"{place} has {len(paths)} files of {name}, their names say {int(total[1])}: "
+                    "fetch the missing, remove the surplus"
+                )
         if found:
             return found
-    raise KdbenchError(f"no file {names[0]}*.parquet in {base.resolve()}: set dataset.root=DIR")
+    return {}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> "ParquetFile":
+    """The file with its schema read.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        KdbenchError: it is not a Parquet file.
+    """
     try:
-        import pyarrow as arrow
-        from pyarrow import parquet as reader
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ConfigError("parquet files need pyarrow: pip install 'kdbench[hf]'") from None
+        raise ConfigError("Parquet needs pyarrow: pip install 'kdbench[hf]'") from None
     try:
-        return reader.ParquetFile(path)
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise KdbenchError(
-            f"{path} is no readable parquet file ({reason}): fetch it again"
-        ) from None
+        return ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from None
 
 
-def _column(file: Any, path: Path, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in file.schema_arrow.names:
-            return name
-    raise KdbenchError(f"{path} has no column {' or '.join(names)}: rename the one that is meant")
+def _columns(path: Path, file: "ParquetFile", label_column: str | None) -> Columns:
+    """Which columns hold images and labels.
+
+    Raises:
+        ConfigError: there is none of them, or it holds something else.
+    """
+    import pyarrow as pa
+
+    schema: Schema = file.schema_arrow
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+    kind = schema.field(image).type if image else None
+    if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise ConfigError(
+            f"{path} has no column image or img of {{bytes, path}}: it has {schema.names}"
+        )
+    wanted = LABEL_COLUMNS if label_column is None else (label_column,)
+    label = next((name for name in wanted if name in schema.names), None)
+    if label is None:
+        hint = nearest(wanted[0], set(schema.names) - {image})
+        raise ConfigError(
+            f"{path} has no column {' or '.join(wanted)}: set dataset.label_column, {hint}"
+        )
+    if not pa.types.is_integer(schema.field(label).type):
+        raise ConfigError(f"{path}: column {label} holds {schema.field(label).type}, not integers")
+    return Columns(image, label, _class_names(schema, label))
 
 
-def _class_names(path: Path) -> int | None:
-    """How many classes Hugging Face's metadata name; None where there are none."""
-    file = _open(path)
-    metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    if metadata is None:
+def _class_names(schema: "Schema", label: str) -> tuple[str, ...] | None:
+    """What the `datasets` library writes beside the schema; None where nothing usable is there."""
+    try:
+        written = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(written["info"]["features"][label]["names"])
+    except (KeyError, TypeError, ValueError):
         return None
-    features = json.loads(metadata).get("info", {}).get("features", {})
-    names = features.get(_column(file, path, LABEL_COLUMNS), {}).get("names")
-    return len(names) if names else None
 
 
-def _read(files: list[Path], image_size: int) -> Split:
-    images, labels = [], []
-    for path in files:
-        file = _open(path)
-        image_column = _column(file, path, IMAGE_COLUMNS)
-        label_column = _column(file, path, LABEL_COLUMNS)
+def _batches(
+    path: Path, file: "ParquetFile", columns: Columns
+) -> Iterator[tuple[list[str], "RecordBatch"]]:
+    """The file's rows, some at a time, each with the name it has in an error line.
+
+    Raises:
+        KdbenchError: the file is truncated or altered.
+    """
+    import pyarrow as pa
+
+    start = 0
+    batches = file.iter_batches(ROWS, columns=[columns.image, columns.label])
+    while True:
         try:
-            table = file.read([image_column, label_column]).to_pylist()
-        except OSError as error:
-            reason = str(error).split("\n")[0]
-            raise KdbenchError(f"{path} is damaged ({reason}): fetch it again") from None
-        for number, row in enumerate(table):
-            image, label, name = row[image_column], row[label_column], f"{path} row {number}"
-            if not isinstance(label, int) or label < 0:
-                raise KdbenchError(f"{name} has label {label!r}, no whole number: mend the file")
-            content = image.get("bytes") if isinstance(image, dict) else image
-            if not isinstance(content, bytes):
-                raise KdbenchError(f"{name} holds no image bytes: export the images themselves")
-            images.append(decode(content, name, image_size))
-            labels.append(label)
-    if not images:
-        raise KdbenchError(f"{files[0]} holds no rows: fetch it again")
-    return Split(*stack(images, labels))
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise _broken(path, error) from None
+        if batch is None:
+            return
+        yield [f"{path} row {start + row}" for row in range(batch.num_rows)], batch
+        start += batch.num_rows
+
+
+def _labels(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[int]:
+    labels = batch.column(columns.label).to_pylist()
+    if None in labels:
+        raise KdbenchError(f"{names[labels.index(None)]} has no label: fill it or remove the row")
+    return labels
+
+
+def _encoded(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[bytes]:
+    encoded = [image and image["bytes"] for image in batch.column(columns.image).to_pylist()]
+    if None in encoded:
+        raise KdbenchError(
+            f"{names[encoded.index(None)]} has no image bytes: only files with them work"
+        )
+    return encoded
+
+
+def _broken(path: Path, error: Exception) -> KdbenchError:
+    reason = " ".join(str(error).split())
+    return KdbenchError(f"{path} is no readable parquet file ({reason}): fetch it again")

@@ -2,15 +2,18 @@
 
 import hashlib
 import warnings
+from http.client import HTTPException
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kdbench.data.base import Dataset, Split, assemble
 from kdbench.errors import KdbenchError
+
+REPLACE = "remove it and add dataset.download=true, or copy it again"
 
 
 def cifar10(
@@ -56,80 +59,126 @@ def fashion_mnist(
 ) -> Dataset:
     """Fashion-MNIST: 60,000 + 10,000 grey images in 10 classes, as [3, 32, 32].
 
-    The 28 x 28 pixels get a black border of 2 and three equal channels.
+    The 28 x 28 pixels get a black border of 2 and three equal channels. Checksums exist for the
+    downloaded archives only, which torchvision checks; of the unpacked files, the size that their
+    own header states is checked.
 
     Raises:
-        KdbenchError: a file is missing, truncated or altered.
+        KdbenchError: a file is missing or truncated, or cannot be downloaded.
     """
-    if not download:
-        _refuse_missing("fashion_mnist", Path(root) / "FashionMNIST" / "raw", _fashion_files())
-    splits = []
-    for train in (True, False):
+    base = _parent_of(root, "FashionMNIST")
+    folder = base / "FashionMNIST" / "raw"
+    names = [Path(archive).stem for archive, _ in FashionMNIST.resources]
+    if download and not all((folder / name).is_file() for name in names):
         try:
-            source = FashionMNIST(root, train=train, download=download)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise _damaged(Path(root) / "FashionMNIST" / "raw", error) from None
-        images = F.pad(source.data, (2, 2, 2, 2))[:, None].expand(-1, 3, -1, -1)
-        splits.append(Split(images.contiguous(), source.targets.long()))
+            FashionMNIST(base, download=True)
+        except (RuntimeError, OSError, HTTPException) as error:
+            raise _no_download("Fashion-MNIST", folder, error) from None
+    splits = []
+    for part in ("train", "t10k"):
+        images_file = folder / f"{part}-images-idx3-ubyte"
+        labels_file = folder / f"{part}-labels-idx1-ubyte"
+        count, *size = _idx_shape("fashion_mnist", images_file, 3)
+        if size != [28, 28] or _idx_shape("fashion_mnist", labels_file, 1) != [count]:
+            raise KdbenchError(
+                f"{images_file} and {labels_file.name} do not fit together: {REPLACE}"
+            )
+        images = F.pad(read_image_file(str(images_file)), (2, 2, 2, 2))
+        images = images[:, None].repeat(1, 3, 1, 1)
+        splits.append(Split(images, read_label_file(str(labels_file))))
     return assemble(
         "fashion_mnist", 10, *splits, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
     )
 
 
-def _fashion_files() -> list[str]:
-    return [Path(url).stem for url, _ in FashionMNIST.resources]
+def _parent_of(root: str, folder: str) -> Path:
+    """`root` where torchvision looks for `folder`; a user may have named the folder itself."""
+    path = Path(root).expanduser().resolve()
+    return path.parent if path.name == folder else path
 
 
 def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Split]:
     """Training and test images; `root` holds torchvision's folder, or is it.
 
+    torchvision compares every file with its checksum before it unpickles any.
+
     Raises:
-        KdbenchError: a file is missing, truncated or altered. The checksum is checked before a
-            file is unpickled.
+        KdbenchError: a file is missing, truncated or altered, or cannot be downloaded.
     """
-    base = Path(root)
-    if base.name == source.base_folder:
-        base = base.parent
-    folder = base / source.base_folder
-    checksums = dict([*source.train_list, *source.test_list])
-    checksums[source.meta["filename"]] = source.meta["md5"]
-    if not download:
-        _refuse_missing(source.__name__.lower(), folder, list(checksums))
-        for name, expected in checksums.items():
-            found = _md5(folder / name)
-            if found != expected:
-                raise KdbenchError(
-                    f"{folder / name} is truncated or altered (md5 {found}, expected {expected}): "
-                    "remove it and add dataset.download=true"
-                )
+    base = _parent_of(root, source.base_folder)
     splits = []
     for train in (True, False):
-        with warnings.catch_warnings():
-            # The official pickles spell a NumPy flag in a way that NumPy 2 deprecates.
-            warnings.filterwarnings("ignore", message="dtype", category=Warning)
-            data = source(str(base), train=train, download=download)
-        images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
+        try:
+            with warnings.catch_warnings():
+                # The official pickles spell a flag of NumPy's in a way that NumPy 2 deprecates.
+                warnings.filterwarnings("ignore", r"dtype\(\): align should be passed", Warning)
+                data = source(base, train=train, download=download)
+        except (RuntimeError, OSError, HTTPException) as error:
+            folder = base / source.base_folder
+            if download:
+                raise _no_download(source.__name__, folder, error) from None
+            raise _what_is_wrong(source, folder, error) from None
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Split(images, torch.tensor(data.targets)))
     return splits[0], splits[1]
 
 
-def _refuse_missing(name: str, folder: Path, files: list[str]) -> None:
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
+def _what_is_wrong(source: type[CIFAR10], folder: Path, error: Exception) -> KdbenchError:
+    """Tells a missing file from an altered one; torchvision has one error for both."""
+    checksums = dict([*source.train_list, *source.test_list])
+    checksums[source.meta["filename"]] = source.meta["md5"]
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            return _missing(source.__name__.lower(), path)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+        except OSError as reason:
+            return KdbenchError(f"cannot read {path}: {reason.strerror}")
+        if found != expected:
+            return KdbenchError(
+                f"{path} is truncated or altered (md5 {found}, expected {expected}): {REPLACE}"
+            )
+    return KdbenchError(f"cannot read {folder}: {_one_line(error)}")
+
+
+def _idx_shape(name: str, path: Path, dimensions: int) -> list[int]:
+    """The shape in an idx file's header, once the file has the size that follows from it.
+
+    The format: two zero bytes, the type (8 for uint8), the number of dimensions, then each as a
+    big-endian uint32, then the values.
+    """
+    if not path.is_file():
+        raise _missing(name, path)
+    try:
+        with path.open("rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            size = path.stat().st_size
+    except OSError as reason:
+        raise KdbenchError(f"cannot read {path}: {reason.strerror}") from None
+    shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4)]
+    expected = 4 + 4 * dimensions + torch.Size(shape).numel()
+    if header[:4] != bytes((0, 0, 8, dimensions)) or size != expected:
         raise KdbenchError(
-            f"{name} is not in {folder.resolve()} (no file {missing[0]}): add "
-            "dataset.download=true, or name its folder with dataset.root=DIR or KDBENCH_DATA"
+            f"{path} is truncated or altered ({size} bytes, its header says {expected}): {REPLACE}"
         )
+    return shape
 
 
-def _damaged(folder: Path, error: Exception) -> KdbenchError:
-    reason = " ".join(str(error).split())
+def _missing(name: str, path: Path) -> KdbenchError:
     return KdbenchError(
-        f"the files in {folder} are truncated or altered ({reason}): remove them and add "
-        "dataset.download=true"
+        f"{name} is not in {path.parent} (no file {path.name}): add dataset.download=true to the "
+        "command, or set dataset.root=DIR or KDBENCH_DATA"
     )
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def _no_download(name: str, folder: Path, error: Exception) -> KdbenchError:
+    return KdbenchError(
+        f"cannot download {name} ({_one_line(error)}): check the network, or copy its files to "
+        f"{folder}"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
