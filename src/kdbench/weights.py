@@ -18,12 +18,14 @@ from kdbench.files import write_atomically
 
 STUDENT_FILE = "student.safetensors"
 _WRAPPERS = ("model", "state_dict", "net", "student")
-# What mdistiller's and RepDistiller's files hold besides tensors: NumPy scalars (the accuracy) and
+# What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
 # the command line. None of these runs code when it is loaded.
 _numpy_scalar = np.float64(0).__reduce__()[0]
 _HARMLESS = [
     Namespace,
     np.dtype,
+    np.ndarray,
+    np.zeros(1).__reduce__()[0],
     *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
     _numpy_scalar,
     (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1

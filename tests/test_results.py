@@ -1,0 +1,18 @@
+"""The committed records are intact, and the README says what they say."""
+
+from conftest import ROOT
+from kdbench.record import find_records
+from kdbench.table import table
+
+RUNS = ROOT / "results" / "runs"
+
+
+def test_committed_records_are_intact_and_named_after_their_run():
+    names = {path.stem for path in RUNS.glob("*.json")}
+    assert names
+    assert {record["run_id"] for record in find_records([RUNS])} == names
+
+
+def test_the_readme_s_table_is_generated():
+    readme = (ROOT / "README.md").read_text()
+    assert table(find_records([RUNS])) in readme, "run python -m kdbench.table results/runs"

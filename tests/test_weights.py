@@ -1,0 +1,75 @@
+"""Checkpoints of other code bases load as they are."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import SHARED
+from kdbench.errors import KdbenchError
+from kdbench.networks.resnet import resnet8, resnet32
+from kdbench.passport import find_passport, sha256_of
+from kdbench.weights import load_weights, read_tensors, save_weights
+
+
+@pytest.fixture
+def trained() -> nn.Module:
+    torch.manual_seed(1)
+    return resnet8(num_classes=5)
+
+
+def forms(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    """The ways in which the field's code bases save a state dict."""
+    optimizer = torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr=0.1, momentum=0.9)
+    return {
+        "plain": state,
+        "RepDistiller": {
+            "epoch": 240,
+            "model": state,
+            "accuracy": np.float64(79.42),
+            "optimizer": optimizer.state_dict(),
+            "opt": Namespace(model="resnet8", trial=0),
+        },
+        "mdistiller": {"model": state, "best_acc": np.float32(72.5), "epoch": 240},
+        "DataParallel": {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+        "old torch": {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "form", ["plain", "RepDistiller", "mdistiller", "DataParallel", "old torch"]
+)
+def test_every_form_loads(trained, tmp_path, form, zipped):
+    path = tmp_path / "ckpt_epoch_240.pth"
+    content = forms(trained.state_dict())[form]
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    fresh = resnet8(num_classes=5)
+    load_weights(fresh, path, "resnet8")
+    for key, value in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value), key
+
+
+def test_ours_come_back_also_from_channels_last(trained, tmp_path):
+    path = tmp_path / "student.safetensors"
+    save_weights(trained.to(memory_format=torch.channels_last), path)
+    assert all(torch.equal(v, trained.state_dict()[k]) for k, v in read_tensors(path).items())
+
+
+def test_missing_weights_are_not_made_up(trained, tmp_path):
+    state = trained.state_dict()
+    del state["bn1.running_mean"]
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(KdbenchError, match=r"lacks bn1\.running_mean"):
+        load_weights(resnet8(num_classes=5), tmp_path / "a.pth", "resnet8")
+
+
+def test_a_known_checkpoint_brings_its_passport():
+    path = SHARED / "weights" / "resnet32_cifar100_69.51.pth"
+    if not path.is_file():
+        pytest.skip(f"no weights at {path}")
+    passport = find_passport(path, sha256_of(path))
+    assert (passport.network, passport.dataset, passport.top1) == ("resnet32", "cifar100", 69.51)
+    load_weights(resnet32(num_classes=100), path, "resnet32")
