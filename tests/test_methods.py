@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from conftest import ROOT
-from kdbench.build import build_method, build_network, make
+from kdbench.build import build_method, build_network, set_up
 from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema import check_node
@@ -53,11 +53,11 @@ class Case:
         teacher, student = PAIRS[pair]
         self.node = check_node("method", yaml.safe_load(FILES[method].read_text()))
         self.student = network(student).eval()  # batch norm would couple the samples
-        wanted = make(self.node).num_teachers
-        count = 2 if wanted is None else wanted
+        self.method: Method = build_method(self.node, seed=0)
+        count = 2 if self.method.num_teachers is None else self.method.num_teachers
         self.teachers = [network(teacher).eval().requires_grad_(False) for _ in range(count)]
         named = {f"teacher{i}": module for i, module in enumerate(self.teachers)}
-        self.method: Method = build_method(self.node, self.student, named, DATASET, seed=0)
+        set_up(self.method, self.student, named, DATASET, seed=0)
 
     def batch(self, rows: slice = slice(0, SIZE), epoch: float = 3.0) -> Batch:
         images = DATASET.train.images[rows].float() / 128 - 1

@@ -54,19 +54,24 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
     return NetworkProbe({name: tap.shape[1:] for name, tap in output.taps.items()})
 
 
-def build_method(
-    node: Mapping[str, Any],
+def build_method(node: Mapping[str, Any], seed: int) -> Method:
+    """A method, not yet set up for any networks."""
+    torch.manual_seed(derive(seed, "method"))
+    return make(node)
+
+
+def set_up(
+    method: Method,
     student: nn.Module,
     teachers: Mapping[str, nn.Module],
     dataset: Dataset,
     seed: int,
-) -> Method:
-    """A method, set up for these networks.
+) -> None:
+    """Let a method build what it needs from the shapes of these networks.
 
     Raises:
         ConfigError: it reads a tap that a network has not.
     """
-    method: Method = make(node)
     probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
     probe = Probe(
         student=probe_network(student, dataset),
@@ -75,9 +80,8 @@ def build_method(
         num_samples=len(dataset.train.labels),
     )
     check_taps(method, {"the student": probe.student, **probes})
-    torch.manual_seed(derive(seed, "method"))
+    torch.manual_seed(derive(seed, "setup"))
     method.setup(probe)
-    return method
 
 
 def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import cli
-from kdbench.build import build_method, build_student, check_teachers, make
+from kdbench.build import build_method, build_student, check_teachers, make, set_up
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.config import Config, check_train
 from kdbench.console import Console
@@ -19,7 +19,7 @@ from kdbench.errors import KdbenchError
 from kdbench.hardware import hardware, versions
 from kdbench.log import MetricsFile, RunLogger
 from kdbench.loop import DivergedError, Position, Run, Trainer
-from kdbench.methods.base import Method
+from kdbench.optim import Schedule
 from kdbench.passport import Passport, beside, sha256_of, write_passport
 from kdbench.record import (
     FORMAT,
@@ -45,10 +45,11 @@ def train(config: Config) -> None:
     """
     console = Console()
     runs_dir = Path(config["runs_dir"])
+    make_folder(runs_dir)
     runtime: Runtime = make(config["runtime"])
     runtime.apply()
-    make(config["schedule"])  # complains before anything is loaded
-    method: Method = make(config["method"])
+    schedule: Schedule = make(config["schedule"])
+    method = build_method(config["method"], config["seed"])
     if method.num_teachers == 0:
         config = {**config, "teacher": {}}  # a run that reads no teacher is the same beside any
     check_teachers(config["method"], method, list(config["teacher"]))
@@ -61,33 +62,57 @@ def train(config: Config) -> None:
         {file.name: str(file.passport.sha256) for file in files},
     )
     folder = runs_dir / identity.run_id
-    make_folder(folder)
-    record_path = folder / RECORD_FILE
-    if record_path.is_file() and read_record(record_path)["status"] == "done":
-        console.message(f"{identity.run_id} is done: {summary(read_record(record_path))}")
-        return
+    if (folder / RECORD_FILE).is_file():
+        record = read_record(folder / RECORD_FILE)
+        if record["status"] == "done":
+            console.message(f"{identity.run_id} is done: {summary(record)}")
+            return
     teachers = [load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files]
-    run = assemble(config, identity.run_id, folder, dataset, runtime, teachers)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    networks = {file.name: t.network for file, t in zip(files, teachers, strict=True)}
+    student = build_student(config["student"], dataset, config["seed"])
+    set_up(method, student, networks, dataset, config["seed"])
+    run = Run(
+        run_id=identity.run_id,
+        seed=config["seed"],
+        student=student,
+        method=method,
+        teachers=list(networks.values()),
+        dataset=dataset,
+        schedule=schedule,
+        runtime=runtime,
+        folder=folder,
+    )
     facts = describe(config, identity, dataset, runtime)
     facts["teachers"] = [teacher_facts(*pair) for pair in zip(files, teachers, strict=True)]
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     logger: RunLogger = make(config["logger"])
     logger.open(identity, config, folder)
+    record = execute(run, facts, console, logger)
+    console.message(f"{identity.run_id}: {summary(record)}; files in {folder}")
+
+
+def execute(run: Run, facts: Record, console: Console, logger: RunLogger) -> Record:
+    """Train the run to its end and write its record; returns it.
+
+    Raises:
+        DivergedError: it diverged; the record says "failed".
+    """
     exit_code = 1
     try:
-        position = Trainer(run, console, [MetricsFile(folder), logger]).train()
-        finish(run, config, facts, position)
+        position = Trainer(run, console, [MetricsFile(run.folder), logger]).train()
+        record = finish(run, facts, position)
         exit_code = 0
     except DivergedError as error:
-        write_record({**facts, "status": "failed", "error": str(error)}, record_path)
+        write_record({**facts, "status": "failed", "error": str(error)}, run.folder / RECORD_FILE)
         raise
     finally:
         logger.finish(exit_code)
-    console.message(f"{identity.run_id}: {summary(read_record(record_path))}; files in {folder}")
+    return record
 
 
 def make_folder(folder: Path) -> None:
-    """Make the run's folder.
+    """Make the folder of runs, before anything else takes time.
 
     Raises:
         KdbenchError: it cannot be written.
@@ -102,33 +127,6 @@ def make_folder(folder: Path) -> None:
             f"cannot write to {folder} ({error.strerror}): set runs_dir=DIR to a folder that can "
             "be written"
         ) from None
-
-
-def assemble(
-    config: Config,
-    run_id: str,
-    folder: Path,
-    dataset: Dataset,
-    runtime: Runtime,
-    teachers: list[Teacher],
-) -> Run:
-    """Build a run's student and its method around loaded teachers."""
-    student = build_student(config["student"], dataset, config["seed"])
-    networks = {
-        name: teacher.network for name, teacher in zip(config["teacher"], teachers, strict=True)
-    }
-    method = build_method(config["method"], student, networks, dataset, config["seed"])
-    return Run(
-        run_id=run_id,
-        seed=config["seed"],
-        student=student,
-        method=method,
-        teachers=list(networks.values()),
-        dataset=dataset,
-        schedule=make(config["schedule"]),
-        runtime=runtime,
-        folder=folder,
-    )
 
 
 def describe(config: Config, identity: Identity, dataset: Dataset, runtime: Runtime) -> Record:
@@ -164,7 +162,7 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def finish(run: Run, config: Config, facts: Record, position: Position) -> None:
+def finish(run: Run, facts: Record, position: Position) -> Record:
     """Write the student with its passport, then the record; "done" is written last."""
     last = position.history[-1]
     best = max(position.history, key=lambda row: row["test/top1"])
@@ -172,7 +170,7 @@ def finish(run: Run, config: Config, facts: Record, position: Position) -> None:
     save_weights(run.student, weights)
     passport = Passport(
         sha256=sha256_of(weights),
-        network=config["student"]["name"],
+        network=facts["config"]["student"]["name"],
         dataset=run.dataset.name,
         mean=run.dataset.mean,
         std=run.dataset.std,
@@ -202,6 +200,7 @@ def finish(run: Run, config: Config, facts: Record, position: Position) -> None:
     write_record(record, run.folder / RECORD_FILE)
     for path in checkpoint_paths(run.folder):
         path.unlink()
+    return record
 
 
 def summary(record: Record) -> str:
