@@ -15,7 +15,8 @@ FLOORS = [
     {"data", "networks", "methods", "table", "weights", "log", "config"},
     {"optim", "metrics", "cli"},
     {"step", "build"},
-    {"teachers", "loop"},
+    {"teachers", "snapshot"},
+    {"loop"},
     {"train", "evaluate"},
 ]
 DOORS = {

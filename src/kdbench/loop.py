@@ -6,15 +6,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdbench.checkpoint import load_checkpoint, save_checkpoint
 from kdbench.console import Console, Display
 from kdbench.data.base import Dataset
 from kdbench.data.views import TrainImages, epoch_plan
@@ -25,12 +24,11 @@ from kdbench.metrics import evaluate
 from kdbench.optim import Optimizer, Schedule
 from kdbench.runtime import Runtime
 from kdbench.seeds import derive
-from kdbench.step import Sums, train_step
+from kdbench.snapshot import Moving, Position, Row, restore, take
+from kdbench.step import train_step
 from kdbench.types import Batch
 
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
-
-Row = dict[str, float]  # one epoch's metrics
 
 
 class DivergedError(KdbenchError):
@@ -56,16 +54,6 @@ class Run:
     folder: Path
 
 
-@dataclass
-class Position:
-    """How far a run has come."""
-
-    step: int = 0  # steps done, over all epochs
-    seconds: float = 0.0  # spent training and evaluating, over all sessions
-    history: list[Row] = field(default_factory=list)  # finished epochs
-    sums: Sums = field(default_factory=dict)  # of the running epoch
-
-
 class Trainer:
     """Trains one run from wherever its folder says it is."""
 
@@ -74,11 +62,12 @@ class Trainer:
         self.device = run.runtime.device
         for module in (run.student, run.method):
             module.to(self.device, memory_format=run.runtime.memory_format)
-        self.optimizer = Optimizer(run.schedule, run.student, run.method)
+        generator = torch.Generator(self.device).manual_seed(derive(run.seed, "draw"))
+        optimizer = Optimizer(run.schedule, run.student, run.method)
+        self.moving = Moving(run.student, run.method, optimizer, generator)
         data = run.dataset
         self.images = TrainImages(data.train.images, data.views, data.mean, data.std, self.device)
         self.labels = run.dataset.train.labels.to(self.device)
-        self.generator = torch.Generator(self.device).manual_seed(derive(run.seed, "draw"))
         self.steps_per_epoch = math.ceil(len(self.labels) / run.schedule.batch_size)
         self.position = Position()
         torch.manual_seed(derive(run.seed, "train"))
@@ -105,7 +94,7 @@ class Trainer:
         started, position = time.monotonic(), self.position
         epoch = len(position.history) + 1
         batches = self.batches(epoch)
-        self.optimizer.start_epoch(epoch)
+        self.moving.optimizer.start_epoch(epoch)
         self.run.student.train()
         read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
         for batch in batches:
@@ -113,9 +102,9 @@ class Trainer:
                 self.run.student,
                 self.run.method,
                 self.run.teachers,
-                self.optimizer,
+                self.moving.optimizer,
                 batch,
-                self.generator,
+                self.moving.generator,
             )
             position.sums = {k: position.sums.get(k, 0) + v for k, v in sums.items()}
             position.step += 1
@@ -155,7 +144,7 @@ class Trainer:
         position, run = self.position, self.run
         count = len(self.labels)
         means = {name: value.item() / count for name, value in position.sums.items()}
-        row: Row = {"epoch": epoch, "lr": self.optimizer.sgd.param_groups[0]["lr"]}
+        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.sgd.param_groups[0]["lr"]}
         row |= {f"train/{name}": value for name, value in means.items() if name != "hits"}
         row["train/top1"] = 100 * means["hits"]
         for name, split in (("val", run.dataset.val), ("test", run.dataset.test)):
@@ -191,32 +180,9 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint of everything that the next step depends on."""
-        position = self.position
-        tensors: dict[str, Tensor] = {}
-        for owner, module in (("student", self.run.student), ("method", self.run.method)):
-            tensors |= {f"{owner}/{key}": value for key, value in module.state_dict().items()}
-        for index, state in self.optimizer.sgd.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer/{index}/{key}": value
-                for key, value in state.items()
-                if isinstance(value, Tensor)
-            }
-        tensors |= {f"sums/{key}": value for key, value in position.sums.items()}
-        tensors |= {f"random/{key}": value for key, value in self.random_states().items()}
-        state = {
-            "step": position.step,
-            "seconds": position.seconds,
-            "history": position.history,
-        }
-        save_checkpoint(self.run.folder, position.step, Checkpoint(tensors, state))
-
-    def random_states(self) -> dict[str, Tensor]:
-        """The generators' states: the method's draws, and dropout of foreign networks."""
-        states = {"draw": self.generator.get_state(), "cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
+        """Write a checkpoint."""
+        checkpoint = take(self.moving, self.position)
+        save_checkpoint(self.run.folder, self.position.step, checkpoint)
 
     def resume(self) -> None:
         """Go to the newest checkpoint that holds; from the start where there is none."""
@@ -224,33 +190,9 @@ class Trainer:
         for path in damaged:
             self.console.message(f"{path} is damaged and is not used")
             path.unlink()
-        if checkpoint is None:
-            return
-        owned = group_by_owner(checkpoint.tensors)
-        self.run.student.load_state_dict(owned["student"])
-        self.run.method.load_state_dict(owned.get("method", {}))
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in owned.get("optimizer", {}).items():
-            index, _, name = key.partition("/")
-            state.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.sgd.state_dict()["param_groups"]
-        self.optimizer.sgd.load_state_dict({"state": state, "param_groups": groups})
-        sums = {key: value.to(self.device) for key, value in owned.get("sums", {}).items()}
-        self.position = Position(sums=sums, **checkpoint.state)
-        self.generator.set_state(owned["random"]["draw"])
-        torch.set_rng_state(owned["random"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in owned["random"]:
-            torch.cuda.set_rng_state(owned["random"]["cuda"], self.device)
-        self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
-
-
-def group_by_owner(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Split "owner/key" names."""
-    owned: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        owner, _, key = name.partition("/")
-        owned.setdefault(owner, {})[key] = tensor
-    return owned
+        if checkpoint is not None:
+            self.position = restore(self.moving, checkpoint)
+            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
 
 
 @contextmanager

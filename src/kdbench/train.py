@@ -18,7 +18,7 @@ from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
 from kdbench.hardware import hardware, versions
 from kdbench.log import MetricsFile, RunLogger
-from kdbench.loop import DivergedError, Position, Run, Trainer
+from kdbench.loop import DivergedError, Run, Trainer
 from kdbench.optim import Schedule
 from kdbench.passport import Passport, beside, sha256_of, write_passport
 from kdbench.record import (
@@ -33,6 +33,7 @@ from kdbench.record import (
     write_record,
 )
 from kdbench.runtime import Runtime
+from kdbench.snapshot import Position
 from kdbench.teachers import Teacher, TeacherFile, find_teacher, load_teacher
 from kdbench.weights import STUDENT_FILE, save_weights
 

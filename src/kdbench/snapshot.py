@@ -1,0 +1,84 @@
+"""A run's whole state as one checkpoint: everything that the next step depends on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.checkpoint import Checkpoint
+from kdbench.optim import Optimizer
+from kdbench.step import Sums
+
+Row = dict[str, float]  # one epoch's metrics
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0  # steps done, over all epochs
+    seconds: float = 0.0  # spent training and evaluating, over all sessions
+    history: list[Row] = field(default_factory=list)  # finished epochs
+    sums: Sums = field(default_factory=dict)  # of the running epoch
+
+
+@dataclass
+class Moving:
+    """What a step changes, apart from the position."""
+
+    student: nn.Module
+    method: nn.Module
+    optimizer: Optimizer
+    generator: torch.Generator  # of the method's draws
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.generator.device
+
+    def random_states(self) -> dict[str, Tensor]:
+        """The generators' states: the method's draws, and dropout of foreign networks."""
+        states = {"draw": self.generator.get_state(), "cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+
+def take(moving: Moving, position: Position) -> Checkpoint:
+    """The state after `position.step` steps."""
+    tensors: dict[str, Tensor] = {}
+    for owner, module in (("student", moving.student), ("method", moving.method)):
+        tensors |= {f"{owner}/{key}": value for key, value in module.state_dict().items()}
+    for index, state in moving.optimizer.sgd.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer/{index}/{key}": value
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+    tensors |= {f"sums/{key}": value for key, value in position.sums.items()}
+    tensors |= {f"random/{key}": value for key, value in moving.random_states().items()}
+    state = {"step": position.step, "seconds": position.seconds, "history": position.history}
+    return Checkpoint(tensors, state)
+
+
+def restore(moving: Moving, checkpoint: Checkpoint) -> Position:
+    """Put the state back and return the position it was taken at."""
+    owned: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        owner, _, key = name.partition("/")
+        owned.setdefault(owner, {})[key] = tensor
+    moving.student.load_state_dict(owned["student"])
+    moving.method.load_state_dict(owned.get("method", {}))
+    buffers: dict[int, dict[str, Any]] = {}
+    for key, value in owned.get("optimizer", {}).items():
+        index, _, name = key.partition("/")
+        buffers.setdefault(int(index), {})[name] = value
+    groups = moving.optimizer.sgd.state_dict()["param_groups"]
+    moving.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
+    moving.generator.set_state(owned["random"]["draw"])
+    torch.set_rng_state(owned["random"]["cpu"])
+    if moving.device.type == "cuda" and "cuda" in owned["random"]:
+        torch.cuda.set_rng_state(owned["random"]["cuda"], moving.device)
+    sums = {key: value.to(moving.device) for key, value in owned.get("sums", {}).items()}
+    return Position(sums=sums, **checkpoint.state)
