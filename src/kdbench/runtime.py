@@ -39,5 +39,8 @@ class Runtime:
 
     def apply(self) -> None:
         """Set what is global to the process."""
+        # PyTorch would let convolutions on a GPU round to TF32; precision changes results and is
+        # not the machine's to choose.
+        torch.backends.cudnn.allow_tf32 = False
         if self.threads is not None:
             torch.set_num_threads(self.threads)
