@@ -117,7 +117,7 @@ def test_equal_settings_are_equal_however_written():
         (["runtime.device=tpu"], "runtime.device='tpu' is not valid"),
         (["schedule.batch_size=0"], "schedule.batch_size must be 1 or more, not 0"),
         (["schedule.epochs=-5"], "schedule.epochs must be 1 or more, not -5"),
-        (["schedule.milestones=[5,9]"], "each must be below 8"),
+        (["schedule.milestones=[3,9]"], "each must be below 5"),
         (["student.num_classes=5"], "unknown key 'student.num_classes'"),
         (["~seed"], "seed is missing"),
         (["method._target_=os.system"], "method._target_=os.system is not allowed"),
