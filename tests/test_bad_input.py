@@ -94,6 +94,12 @@ def test_a_pickle_that_would_run_code_is_refused(command, tmp_path, write):
     assert not Path("executed").exists()
 
 
+def test_a_file_that_is_no_checkpoint(command, tmp_path):
+    for name in ("notes.txt", "notes.safetensors"):
+        (tmp_path / name).write_text("root:x:0:0:\nq1]|(")
+        assert f"{tmp_path / name} " in distil(command, tmp_path / name).error_line
+
+
 def test_a_file_without_weights(command, tmp_path):
     path = tmp_path / "resnet8.pth"
     torch.save({"epoch": 240}, path)

@@ -136,6 +136,10 @@ def test_equal_settings_are_equal_however_written():
             ["method=kd", "teacher=resnet20", "teacher.resnet20.chekpoint=x"],
             "unknown key 'teacher.resnet20.chekpoint': did you mean 'checkpoint'?",
         ),
+        (
+            ["method=kd", "teacher=[resnet20,resnet99]"],
+            "unknown teacher 'resnet99': did you mean 'resnet",
+        ),
         (["-m", "method=ce,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
         (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
         (["method=kd="], "Error parsing override 'method=kd='"),

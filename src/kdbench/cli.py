@@ -61,9 +61,10 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     Hydra does not say which key was meant. Composing once more with every override forced in
     lets the schema check find the mistaken key and name its neighbour.
     """
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"unknown {group} '{name}': {nearest(name, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        options = error.options or [path.stem for path in (conf_dir() / group).glob("*.yaml")]
+        return f"unknown {group} '{name}': {nearest(name, options)}"
     overrides = [text for text in arguments if not text.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
