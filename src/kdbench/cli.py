@@ -43,7 +43,8 @@ def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
     except KeyboardInterrupt as stop:
         fail(str(stop) or "interrupted", INTERRUPTED)
     except OSError as error:
-        fail(f"{error.strerror or error}: {error.filename}", KdbenchError.exit_code)
+        where = f": {error.filename}" if error.filename else ""
+        fail(f"{error.strerror or error}{where}", KdbenchError.exit_code)
     if failures:
         sys.exit(failures[0].exit_code)
 
