@@ -120,6 +120,7 @@ def test_equal_settings_are_equal_however_written():
         (["schedule.milestones=[3,9]"], "each must be below 5"),
         (["student.num_classes=5"], "unknown key 'student.num_classes'"),
         (["~seed"], "seed is missing"),
+        (["~method.name"], "method.name is missing"),
         (["method._target_=os.system"], "method._target_=os.system is not allowed"),
         (
             ["method._target_=kdbench.weights.pickle.loads"],

@@ -99,6 +99,16 @@ def test_a_trained_run_is_a_teacher_at_once(command, teacher):
     assert not any(Path("runs").glob("*/.writable"))
 
 
+def test_a_foreign_network_teaches_under_its_own_name(command):
+    foreign = ["teacher=timm", "teacher.timm.network.model=resnet10t"]
+    assert command("train", *SMALL, "student=timm", "student.model=resnet10t").code == 0
+    checkpoint = "teacher.timm.checkpoint=synthetic-none-resnet10t-ce-s0"
+    result = command("train", *SMALL, "method=kd", "student=resnet8", *foreign, checkpoint)
+    assert result.code == 0, result.err
+    record = read_record(runs()["synthetic-timm_resnet10t-resnet8-kd-s0"] / "record.json")
+    assert record["teachers"][0]["name"] == "timm_resnet10t"
+
+
 def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
     command("train", *CE)
     named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]

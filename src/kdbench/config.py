@@ -80,11 +80,17 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
 
 
 def _node(path: str, node: Any) -> Config:
-    return check_node(path, node)
+    return _named(path, check_node(path, node))
 
 
 def _network(path: str, node: Any) -> Config:
-    return check_node(path, node, given=SHAPED_BY_DATA)
+    return _named(path, check_node(path, node, given=SHAPED_BY_DATA))
+
+
+def _named(path: str, node: Config) -> Config:
+    if "name" not in node:
+        raise ConfigError(f"{path}.name is missing: name it in its file, cells are called after it")
+    return node
 
 
 def _teachers(path: str, node: Any) -> Config:

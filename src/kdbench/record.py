@@ -43,7 +43,8 @@ def identify(
         teachers: sha256 of each teacher's file by the teacher's name, in order.
     """
     student, method = config["student"]["name"], config["method"]["name"]
-    cell = "-".join([dataset, "+".join(teachers) or "none", student, method]).replace("/", "_")
+    labels = [teacher_label(name, config["teacher"][name]) for name in teachers]
+    cell = "-".join([dataset, "+".join(labels) or "none", student, method]).replace("/", "_")
     settings = recorded(config)
     del settings["seed"], settings["runtime"]
     settings["teacher"] = {
@@ -53,6 +54,12 @@ def identify(
     settings["results_version"] = RESULTS_VERSION
     digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
     return Identity(cell, digest[:8], config["seed"])
+
+
+def teacher_label(key: str, node: Mapping[str, Any]) -> str:
+    """What a teacher is called in cells and tables: its key, and its network where that differs."""
+    network = node["network"]["name"]
+    return key if key == network else f"{key}_{network}"
 
 
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from kdbench.record import (
     identify,
     read_record,
     recorded,
+    teacher_label,
     write_record,
 )
 from kdbench.runtime import Runtime
@@ -155,7 +156,7 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
     """A teacher's line in a record."""
     passport = file.passport
     return {
-        "name": file.name,
+        "name": teacher_label(file.name, {"network": file.node}),
         "sha256": passport.sha256,
         "top1": teacher.top1,
         "passport_top1": passport.top1,
