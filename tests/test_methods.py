@@ -109,6 +109,7 @@ def test_same_input_same_terms(case):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
 @pytest.mark.parametrize("method", FILES)
 def test_one_full_graph_for_all_epochs(method):
     """The step compiles whole, and an epoch is a tensor: a new one is no new graph."""
