@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def chunks(content: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = HEADER.unpack_from(content, position)
         position += HEADER.size
+        if position + length > len(content):  # still being written
+            return
         entry += content[position : position + length]
         position += length
         if kind in (1, 4):
@@ -43,9 +46,16 @@ def chunks(content: bytes) -> Iterator[bytes]:
 
 
 def written(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """What W&B wrote of a run, offline."""
+    """What W&B wrote of a run, offline; its service may still be writing when `finish` returns."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return [wandb_internal_pb2.Record.FromString(entry) for entry in chunks(path.read_bytes())]
+    deadline = time.monotonic() + 60
+    while True:
+        entries = list(chunks(path.read_bytes()))
+        records = [wandb_internal_pb2.Record.FromString(entry) for entry in entries]
+        if records and records[-1].HasField("exit"):
+            return records
+        assert time.monotonic() < deadline, "W&B did not finish its file"
+        time.sleep(0.05)
 
 
 def test_offline_run_holds_config_group_and_history(command):
