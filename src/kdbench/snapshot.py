@@ -18,7 +18,7 @@ class Position:
     """How far a run has come."""
 
     step: int = 0  # steps done, over all epochs
-    seconds: float = 0.0  # spent training and evaluating, over all sessions
+    seconds: float = 0.0  # spent training and evaluating, resumes included
     history: list[Row] = field(default_factory=list)  # finished epochs
     sums: Sums = field(default_factory=dict)  # of the running epoch
 
