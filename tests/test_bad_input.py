@@ -112,14 +112,18 @@ def test_a_teacher_off_its_passport(command, checkpoint):
     assert distil(command, checkpoint).code == 0, "without a passport it is measured"
     again = distil(command, checkpoint, "teacher.resnet8.passport={top1:79.4}", "seed=1")
     assert "its passport says 79.40" in again.error_line, "also when it was measured before"
+    (measurement,) = Path("runs/.teachers").iterdir()
+    measurement.write_text("{")
+    assert distil(command, checkpoint, "seed=2").code == 0, "a torn measurement is made again"
 
 
 def test_a_file_that_is_not_its_passport_s(command, checkpoint):
     beside = checkpoint.with_name("resnet8.passport.json")
     beside.write_text(json.dumps({"sha256": "0" * 64}))
     assert "is not the file of its passport" in distil(command, checkpoint).error_line
-    beside.write_text("{")
-    assert "is not a passport" in distil(command, checkpoint).error_line
+    for text in ("{", "[]", '{"top1": "high"}', '{"colour": 1}'):
+        beside.write_text(text)
+        assert "is not a passport" in distil(command, checkpoint).error_line
 
 
 def test_a_teacher_of_another_normalisation_or_data_set(command, checkpoint):

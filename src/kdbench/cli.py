@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -89,7 +88,7 @@ def forced(override: Override) -> str:
         return line
     if override.is_sweep_override():
         line = f"{key}={next(iter(override.sweep_string_iterator()))}"
-    is_group = (Path(conf_dir()) / group).is_dir()
+    is_group = (conf_dir() / group).is_dir()
     return line if is_group and group != "experiments" else f"+{'' if is_group else '+'}{line}"
 
 

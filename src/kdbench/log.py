@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import wandb
 
@@ -15,8 +15,11 @@ METRICS_FILE = "metrics.jsonl"
 Row = Mapping[str, float]
 
 
-class Logger(Protocol):
-    """What the loop tells while it trains."""
+class RunLogger:
+    """What the loop tells while it trains; as it stands, `logger=none`, it does nothing."""
+
+    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
+        """A run is about to train."""
 
     def start(self, history: Sequence[Row]) -> None:
         """Training starts, or goes on after the epochs of `history`."""
@@ -24,8 +27,11 @@ class Logger(Protocol):
     def epoch(self, row: Row) -> None:
         """An epoch is finished."""
 
+    def finish(self, exit_code: int) -> None:
+        """The run has ended; 0 is done."""
 
-class MetricsFile:
+
+class MetricsFile(RunLogger):
     """`metrics.jsonl`, one line a finished epoch; a resumed run rewrites what it stands on."""
 
     def __init__(self, folder: Path) -> None:
@@ -39,22 +45,6 @@ class MetricsFile:
         """Append one."""
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-class RunLogger:
-    """`logger=none`: nothing beside the local files."""
-
-    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
-        """A run is about to train."""
-
-    def start(self, history: Sequence[Row]) -> None:
-        """Training starts, or goes on after the epochs of `history`."""
-
-    def epoch(self, row: Row) -> None:
-        """An epoch is finished."""
-
-    def finish(self, exit_code: int) -> None:
-        """The run has ended; 0 is done."""
 
 
 class WandbLogger(RunLogger):

@@ -18,7 +18,7 @@ from kdbench.console import Console, Display
 from kdbench.data.base import Dataset
 from kdbench.data.views import TrainImages, epoch_plan
 from kdbench.errors import KdbenchError
-from kdbench.log import Logger
+from kdbench.log import RunLogger
 from kdbench.methods.base import Method
 from kdbench.metrics import evaluate
 from kdbench.optim import Optimizer, Schedule
@@ -57,7 +57,7 @@ class Run:
 class Trainer:
     """Trains one run from wherever its folder says it is."""
 
-    def __init__(self, run: Run, console: Console, loggers: Sequence[Logger]) -> None:
+    def __init__(self, run: Run, console: Console, loggers: Sequence[RunLogger]) -> None:
         self.run, self.console, self.loggers = run, console, loggers
         self.device = run.runtime.device
         for module in (run.student, run.method):

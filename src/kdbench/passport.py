@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.errors import KdbenchError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
+from kdbench.schema import convert
 
 SUFFIX = ".passport.json"
 KNOWN = Path(__file__).resolve().parent / "passports"
@@ -55,11 +56,9 @@ def read_passport(path: Path) -> Passport:
     """
     try:
         fields = json.loads(path.read_text())
-        for key in ("mean", "std"):
-            if fields.get(key) is not None:
-                fields[key] = tuple(fields[key])
-        return Passport(**fields)
-    except (ValueError, TypeError, AttributeError) as error:
+        hints = Passport.__annotations__
+        return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
+    except (ValueError, KeyError, AttributeError, ConfigError) as error:
         raise KdbenchError(f"{path} is not a passport ({error}): mend it or remove it") from None
 
 

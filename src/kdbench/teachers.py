@@ -80,15 +80,14 @@ def load_teacher(
     load_weights(network, file.path, file.name)
     network.requires_grad_(False).eval()
     network.to(runtime.device, memory_format=runtime.memory_format)
-    measured = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
-    if measured.is_file():
-        top1 = json.loads(measured.read_text())["top1"]
-    else:
+    path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
+    top1 = read_measurement(path)
+    if top1 is None:
         report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
         top1 = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format).top1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"top1": top1}).encode())
     compare(file, top1, len(dataset.test.labels), report)
-    measured.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(measured, json.dumps({"top1": top1}).encode())
     return Teacher(network, top1)
 
 
@@ -96,6 +95,14 @@ def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
     """Names everything that a teacher's score depends on."""
     facts = [file.passport.sha256, file.node, dataset.fingerprint, dataset.mean, dataset.std]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def read_measurement(path: Path) -> float | None:
+    """A score measured before; None where there is none that can be read."""
+    try:
+        return float(json.loads(path.read_text())["top1"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_passport(file: TeacherFile, dataset: Dataset) -> None:
