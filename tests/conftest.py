@@ -29,6 +29,16 @@ class Result(NamedTuple):
         return lines[0].removeprefix("kdbench: error: ")
 
 
+def compose_method(name: str, *overrides: str) -> dict:
+    """The node of conf/method/<name>.yaml as a command would compose it."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        composed = compose("config", [f"method={name}", *overrides])
+    return OmegaConf.to_container(composed.method, resolve=True)
+
+
 Command = Callable[..., Result]
 
 

@@ -11,8 +11,9 @@ PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
     {"__version__", "types", "errors", "seeds", "files"},
-    {"losses", "schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
-    {"data", "networks", "methods", "table", "weights", "log", "config"},
+    {"losses", "adapters", "schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
+    {"data", "networks", "table", "weights", "log", "config"},
+    {"methods"},
     {"optim", "metrics", "cli"},
     {"step", "build"},
     {"teachers", "snapshot"},

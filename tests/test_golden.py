@@ -7,7 +7,6 @@ float64, with inputs and weights that a formula gives.
 import json
 import math
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -17,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.losses import kd_loss
-from kdbench.methods.dkd import dkd_losses
+from adapters import GUARDED, LOSSES
 from zoo import constructor, mac_count, network_names, parameter_count
 
 
@@ -70,7 +68,7 @@ def check_logits(logits: Tensor, expected: Tensor) -> None:
 
 
 def check_features(taps: dict[str, Tensor], expected: list[dict]) -> None:
-    names = [name for name in taps if not name.endswith("_pre")]
+    names = [name for name in taps if not name.endswith("_pre") and name != "map"]
     assert len(names) == len(expected)
     for name, values in zip(names, expected, strict=True):
         feature, before = taps[name], taps.get(f"{name}_pre", taps[name])
@@ -106,26 +104,8 @@ def test_network_matches_reference(name: str) -> None:
 
 # --- Losses: losses/index.json -----------------------------------------------------------------
 #
-# A new method adds one adapter: from a case's parameters and inputs to the loss as the reference
-# reduces it. `note` in the index says what the reference includes.
-
-Inputs = dict[str, Tensor]
-
-
-def kd_reference(params: dict, inputs: Inputs) -> Tensor:
-    losses = kd_loss(inputs["logits_student"], inputs["logits_teacher"], params["temperature"])
-    return losses.mean()
-
-
-def dkd_reference(params: dict, inputs: Inputs) -> Tensor:
-    tckd, nckd = dkd_losses(
-        inputs["logits_student"], inputs["logits_teacher"], inputs["target"], params["temperature"]
-    )
-    return (params["alpha"] * tckd + params["beta"] * nckd).mean()
-
-
-LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {"kd": kd_reference, "dkd": dkd_reference}
-
+# A new method adds one adapter to its file in tests/adapters: from a case's parameters and inputs to
+# the loss as the reference reduces it. `note` in the index says what the reference includes.
 
 def loss_cases() -> dict[str, dict]:
     path = golden_folder() / "losses" / "index.json"
@@ -146,10 +126,13 @@ def test_loss_matches_reference(name: str) -> None:
     differentiated = [key.removeprefix("grad_") for key in expected if key.startswith("grad_")]
     for key in differentiated:
         inputs[key].requires_grad_()
-    loss = LOSSES[case["method"]](case["params"], inputs)
-    torch.testing.assert_close(loss.detach(), expected["loss"].reshape(()), rtol=1e-9, atol=0)
-    loss.backward()
+    result = LOSSES[case["method"]](case["params"], inputs)
+    (wanted,) = (value for key, value in expected.items() if not key.startswith("grad_"))
+    rtol = max(1e-9, GUARDED.get(case["method"], 0))
+    torch.testing.assert_close(result.detach(), wanted.reshape(result.shape), rtol=rtol, atol=0)
+    if differentiated:
+        result.backward()
     for key in differentiated:
         gradient = expected[f"grad_{key}"]
         scale = gradient.abs().max().item()
-        torch.testing.assert_close(inputs[key].grad, gradient, rtol=1e-8, atol=1e-9 * scale)
+        torch.testing.assert_close(inputs[key].grad, gradient, rtol=10 * rtol, atol=rtol * scale)

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, compose_method
 from kdbench.build import build_method, build_network, set_up
 from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema import check_node
-from kdbench.step import loss_and_sums, teacher_outputs
+from kdbench.step import losses_and_sums, output_of, teacher_outputs
 from kdbench.types import Batch
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
@@ -51,23 +51,26 @@ class Case:
 
     def __init__(self, method: str, pair: str) -> None:
         teacher, student = PAIRS[pair]
-        self.node = check_node("method", yaml.safe_load(FILES[method].read_text()))
-        self.student = network(student).eval()  # batch norm would couple the samples
+        self.node = check_node("method", compose_method(method))
         self.method: Method = build_method(self.node, seed=0)
         count = 2 if self.method.num_teachers is None else self.method.num_teachers
         self.teachers = [network(teacher).eval().requires_grad_(False) for _ in range(count)]
         named = {f"teacher{i}": module for i, module in enumerate(self.teachers)}
-        set_up(self.method, self.student, named, DATASET, seed=0)
+        self.student = set_up(self.method, network(student), named, DATASET, seed=0)
+        self.student.eval()  # batch norm would couple the samples
+        self.method.eval()
 
     def batch(self, rows: slice = slice(0, SIZE), epoch: float = 3.0) -> Batch:
         images = DATASET.train.images[rows].float() / 128 - 1
+        if self.method.views > 1:
+            images = torch.stack([images / (1 + view) for view in range(self.method.views)])
         index = torch.arange(50)[rows]
         batch = Batch(images, DATASET.train.labels[rows], index, torch.tensor(epoch))
         return batch._replace(drawn=self.method.draw(batch, torch.Generator().manual_seed(1)))
 
     def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
         outputs = teacher_outputs(self.teachers, batch)
-        return copy.deepcopy(self.method)(batch, self.student(batch.images), outputs)
+        return copy.deepcopy(self.method)(batch, output_of(self.student, batch.images), outputs)
 
 
 @pytest.fixture(params=[(m, p) for m in FILES for p in PAIRS], ids=lambda x: "-".join(x))
@@ -79,21 +82,23 @@ def test_terms_are_per_sample_or_couple_the_batch(case):
     terms = case.terms(case.batch())
     assert "ce" in terms, "the label term is called ce"
     for name, term in terms.items():
-        assert term.shape in ((SIZE,), ()), f"{name} is {list(term.shape)}"
+        shapes = ((SIZE,), (case.method.views, SIZE), ())
+        assert term.shape in shapes, f"{name} is {list(term.shape)}"
         assert term.isfinite().all(), name
 
 
 def test_a_per_sample_term_reads_its_own_sample_only(case):
     whole, part = case.terms(case.batch()), case.terms(case.batch(slice(0, 4)))
     for name, term in whole.items():
-        if term.ndim == 1:
-            torch.testing.assert_close(term[:4], part[name], rtol=1e-4, atol=1e-5)
+        if term.ndim:
+            torch.testing.assert_close(term[..., :4], part[name], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_student_and_method_but_no_teacher(case):
     batch = case.batch()
     outputs = teacher_outputs(case.teachers, batch)
-    loss, sums = loss_and_sums(case.student, case.method, batch, outputs)
+    losses, sums = losses_and_sums(case.student, case.method, batch, outputs)
+    loss = losses.total()
     loss.backward()
     for owner in (case.student, case.method):
         for name, parameter in owner.named_parameters():
@@ -120,7 +125,7 @@ def test_one_full_graph_for_all_epochs(method):
         graphs.append(graph)
         return graph.forward
 
-    step = torch.compile(loss_and_sums, fullgraph=True, backend=count)
+    step = torch.compile(losses_and_sums, fullgraph=True, backend=count)
     for epoch in (1.0, 2.0, 30.0):
         batch = case.batch(epoch=epoch)
         step(case.student, case.method, batch, teacher_outputs(case.teachers, batch))
@@ -130,8 +135,7 @@ def test_one_full_graph_for_all_epochs(method):
 @pytest.mark.parametrize("method", FILES)
 def test_file_names_itself_and_its_sources(method):
     text = FILES[method].read_text()
-    node = yaml.safe_load(text)
-    assert node["name"] == method
+    assert compose_method(method)["name"] == method
     assert text.startswith("# "), "the head comment says paper and expected score"
     keys = [line for line in text.splitlines() if line[:1].isalpha()]
     for line in keys:

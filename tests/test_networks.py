@@ -70,7 +70,8 @@ def tap_shapes(sizes: str) -> dict[str, list[int]]:
     taps = {"stem": shapes[0]}
     for number, shape in enumerate(shapes[1:], start=1):
         taps |= {f"stage{number}": shape, f"stage{number}_pre": shape}
-    return taps | {"pooled": [int(pooled)]}
+    # The map has the last stage's size; MobileNetV2 and ShuffleV2 widen it by one more convolution.
+    return taps | {"map": [int(pooled), *shape[1:]], "pooled": [int(pooled)]}
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:

@@ -1,19 +1,23 @@
 """From a checked configuration to objects; the only place that instantiates."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.data.base import Dataset
+from kdbench.data.views import normalise
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method
 from kdbench.record import without_names
 from kdbench.seeds import derive
-from kdbench.types import NetworkProbe, Output, Probe
+from kdbench.types import Affine, NetworkProbe, Output, Probe
+
+EVALUATION_BATCH = 500
 
 
 def make(node: Mapping[str, Any], **given: Any) -> Any:
@@ -45,13 +49,49 @@ def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Mo
 
 
 def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
-    """Run the network on one blank image to learn its tap shapes."""
+    """Run the network on one blank image to learn its tap shapes, and read what it declares."""
     training = network.training
+    parameter = next(network.parameters())
     with torch.no_grad():
-        blank = torch.zeros(1, *dataset.train.images.shape[1:])
+        blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
         output: Output = network.eval()(blank)
     network.train(training)
-    return NetworkProbe({name: tap.shape[1:] for name, tap in output.taps.items()})
+    norms = network.stage_norms() if hasattr(network, "stage_norms") else ()
+    return NetworkProbe(
+        taps={name: tap.shape[1:] for name, tap in output.taps.items()},
+        classifier=_classifier(network, dataset.num_classes),
+        stage_norms=tuple(_affine(norm) for norm in norms),
+        class_means=partial(class_means, network, dataset),
+    )
+
+
+def _classifier(network: nn.Module, num_classes: int) -> Affine | None:
+    """The last linear layer, where it is one from a pooled vector to the classes."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears or linears[-1].out_features != num_classes or linears[-1].bias is None:
+        return None
+    return _affine(linears[-1])
+
+
+def _affine(module: nn.Module) -> Affine:
+    return Affine(module.weight.detach().cpu().clone(), module.bias.detach().cpu().clone())
+
+
+def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
+    """Mean of a tap [B, D] over each class's training images, unaugmented: [K, D] on the CPU."""
+    parameter = next(network.parameters())
+    sums = torch.zeros(0)
+    labels = dataset.train.labels
+    with torch.no_grad():
+        for rows in torch.arange(len(labels)).split(EVALUATION_BATCH):
+            images = dataset.train.images[rows].to(parameter.device)
+            images = normalise(images, dataset.mean, dataset.std)
+            feature = network(images).taps[tap].double().cpu()
+            if not sums.numel():
+                sums = torch.zeros(dataset.num_classes, feature.shape[1], dtype=torch.float64)
+            sums.index_add_(0, labels[rows], feature)
+    counts = torch.bincount(labels, minlength=dataset.num_classes).clamp(min=1)
+    return (sums / counts[:, None]).float()
 
 
 def build_method(node: Mapping[str, Any], seed: int) -> Method:
@@ -66,8 +106,11 @@ def set_up(
     teachers: Mapping[str, nn.Module],
     dataset: Dataset,
     seed: int,
-) -> None:
-    """Let a method build what it needs from the shapes of these networks.
+) -> nn.Module:
+    """Let a method build what it needs from these networks.
+
+    Returns:
+        The network to train: the student, or what the method makes of it.
 
     Raises:
         ConfigError: it reads a tap that a network has not.
@@ -77,11 +120,12 @@ def set_up(
         student=probe_network(student, dataset),
         teachers=tuple(probes.values()),
         num_classes=dataset.num_classes,
-        num_samples=len(dataset.train.labels),
+        labels=dataset.train.labels,
     )
     check_taps(method, {"the student": probe.student, **probes})
     torch.manual_seed(derive(seed, "setup"))
     method.setup(probe)
+    return method.adapt(student, probe)
 
 
 def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[str]) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
@@ -54,11 +55,23 @@ class Schedule:
         return self.gamma ** sum(epoch > milestone for milestone in self.milestones)
 
 
+class Losses(NamedTuple):
+    """A step's loss in its two parts, each [] or None where a recipe has no such term."""
+
+    label: Tensor | None
+    distillation: Tensor | None
+
+    def total(self) -> Tensor:
+        """The label loss plus the distillation loss."""
+        parts = [part for part in self if part is not None]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
 class Optimizer:
     """SGD without Nesterov over a student's and its method's parameters.
 
     A method's parameter groups may carry their own `lr` and `weight_decay`; the schedule's factor
-    applies to them too.
+    applies to them too. A method with a `momentum_gap` is trained by DOT's rule.
     """
 
     def __init__(self, schedule: Schedule, student: nn.Module, method: Method) -> None:
@@ -70,6 +83,7 @@ class Optimizer:
             momentum=schedule.momentum,
             weight_decay=schedule.weight_decay,
         )
+        self.dot = DOT(self.sgd, method.momentum_gap) if method.momentum_gap > 0 else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
 
     def start_epoch(self, epoch: int) -> None:
@@ -77,3 +91,66 @@ class Optimizer:
         factor = self.schedule.lr_factor(epoch)
         for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * factor
+
+    def update(self, losses: Losses) -> None:
+        """One step on a step's losses."""
+        if self.dot is not None:
+            self.dot.step(losses)
+            return
+        self.sgd.zero_grad(set_to_none=True)
+        losses.total().backward()
+        self.sgd.step()
+
+
+class DOT:
+    """Distillation-oriented SGD: a momentum buffer for each of the two losses.
+
+    v_kd <- (m + gap) v_kd + g_kd;  v_task <- (m - gap) v_task + g_task + weight_decay w;
+    w <- w - lr (v_task + v_kd). Weight decay goes with the task's gradient; a parameter that only
+    one of the losses reaches has plain momentum m. A buffer starts as its first gradient.
+    Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, equations 4 to 6.
+    """
+
+    BUFFERS = ("momentum_label", "momentum_distillation")
+
+    def __init__(self, sgd: torch.optim.SGD, gap: float) -> None:
+        self.sgd, self.gap = sgd, gap
+
+    @torch.no_grad()
+    def step(self, losses: Losses) -> None:
+        """One update from the two losses.
+
+        Raises:
+            ConfigError: one of them is missing.
+        """
+        if losses.label is None or losses.distillation is None:
+            raise ConfigError("method=dot needs an inner method with a label and a teacher term")
+        params = [param for group in self.sgd.param_groups for param in group["params"]]
+        with torch.enable_grad():
+            label, distillation = (
+                torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
+                for loss in (losses.label, losses.distillation)
+            )
+        gradients = iter(zip(params, label, distillation, strict=True))
+        for group in self.sgd.param_groups:
+            for _ in group["params"]:
+                self._move(group, *next(gradients))
+
+    def _move(
+        self, group: dict[str, Any], param: Tensor, label: Tensor | None, other: Tensor | None
+    ) -> None:
+        decayed = other if label is None else label
+        if decayed is None:
+            return
+        decayed = decayed.add(param, alpha=group["weight_decay"])
+        pair = (decayed, other) if label is not None else (None, decayed)
+        gap = self.gap if label is not None and other is not None else 0.0
+        state = self.sgd.state[param]
+        for name, gradient, sign in zip(self.BUFFERS, pair, (-1, 1), strict=True):
+            if gradient is None:
+                continue
+            if name in state:
+                state[name].mul_(group["momentum"] + sign * gap).add_(gradient)
+            else:
+                state[name] = gradient.clone()
+            param.sub_(state[name] * group["lr"])

@@ -6,36 +6,50 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import Method
-from kdbench.optim import Optimizer
+from kdbench.optim import Losses, Optimizer
 from kdbench.types import Batch, Output
 
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 
 
+def output_of(network: nn.Module, images: Tensor) -> Output:
+    """A network's output; of V views [V, B, C, H, W] one pass each, so that BN keeps them apart."""
+    if images.ndim == 4:
+        return network(images)
+    outputs = [network(view) for view in images]
+    taps = {name: torch.stack([o.taps[name] for o in outputs]) for name in outputs[0].taps}
+    return Output(torch.stack([o.logits for o in outputs]), taps)
+
+
 def teacher_outputs(teachers: Sequence[nn.Module], batch: Batch) -> tuple[Output, ...]:
     """Every frozen teacher's output on the same views that the student sees."""
     with torch.no_grad():
-        return tuple(teacher(batch.images) for teacher in teachers)
+        return tuple(output_of(teacher, batch.images) for teacher in teachers)
 
 
-def loss_and_sums(
+def losses_and_sums(
     student: nn.Module, method: Method, batch: Batch, teachers: tuple[Output, ...]
-) -> tuple[Tensor, Sums]:
-    """The loss to differentiate, and what this batch adds to the epoch's sums.
+) -> tuple[Losses, Sums]:
+    """The losses to differentiate, and what this batch adds to the epoch's sums.
 
-    The loss is the sum of the means of the method's terms.
+    Each is the sum of the means of the method's terms: of the label term, and of all others.
     """
-    output = student(batch.images)
+    output = output_of(student, batch.images)
     terms = method(batch, output, teachers)
     means = {name: term.mean() for name, term in terms.items()}
-    loss = torch.stack(list(means.values())).sum()
+    distillation = [mean for name, mean in means.items() if name != "ce"]
+    losses = Losses(means.get("ce"), torch.stack(distillation).sum() if distillation else None)
     count = len(batch.labels)
+    logits = output.logits.detach().reshape(-1, count, output.logits.shape[-1])[0]  # first view
     sums = {
-        "loss": loss.detach().double() * count,
-        "hits": (output.logits.detach().argmax(dim=1) == batch.labels).double().sum(),
+        "loss": torch.stack(list(means.values())).detach().sum().double() * count,
+        "hits": (logits.argmax(dim=1) == batch.labels).double().sum(),
     }
     sums |= {f"term/{name}": mean.detach().double() * count for name, mean in means.items()}
-    return loss, sums
+    with torch.no_grad():
+        seen = method.observe(batch, output, teachers)
+    sums |= {f"method/{name}": value.double().mean() * count for name, value in seen.items()}
+    return losses, sums
 
 
 def train_step(
@@ -48,8 +62,6 @@ def train_step(
 ) -> Sums:
     """One update of the student and of the method's own parameters; returns the batch's sums."""
     batch = batch._replace(drawn=method.draw(batch, generator))
-    loss, sums = loss_and_sums(student, method, batch, teacher_outputs(teachers, batch))
-    optimizer.sgd.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.sgd.step()
+    losses, sums = losses_and_sums(student, method, batch, teacher_outputs(teachers, batch))
+    optimizer.update(losses)
     return sums

@@ -72,7 +72,7 @@ def train(config: Config) -> None:
     teachers = [load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files]
     networks = {file.name: t.network for file, t in zip(files, teachers, strict=True)}
     student = build_student(config["student"], dataset, config["seed"])
-    set_up(method, student, networks, dataset, config["seed"])
+    student = set_up(method, student, networks, dataset, config["seed"])
     run = Run(
         run_id=identity.run_id,
         seed=config["seed"],

@@ -1,9 +1,10 @@
 """The tuples that pass between data, networks, methods and the step.
 
-Letters in shape comments, everywhere: B batch, K classes, C H W feature map, D vector,
+Letters in shape comments, everywhere: B batch, V views, K classes, C H W feature map, D vector,
 N training samples, M negatives, T teachers.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Everything that changes from step to step; every field is a tensor."""
 
-    images: Tensor  # [B, 3, H, W] normalised
+    images: Tensor  # [B, 3, H, W] normalised; [V, B, 3, H, W] where the method asks for V views
     labels: Tensor  # [B] int64
     index: Tensor  # [B] int64, row in the training set
     epoch: Tensor  # [] float32, counts from 1
@@ -21,16 +22,27 @@ class Batch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What every network returns."""
+    """What every network returns; a method of V views sees each with V in front."""
 
     logits: Tensor  # [B, K]
     taps: dict[str, Tensor]  # canonical name -> [B, C, H, W] or [B, D]
+
+
+class Affine(NamedTuple):
+    """The weight and bias of a layer, detached copies on the CPU."""
+
+    weight: Tensor  # [K, D] of a classifier, [C] of a batch norm
+    bias: Tensor  # [K] or [C]
 
 
 class NetworkProbe(NamedTuple):
     """What a method may know of one network before training."""
 
     taps: dict[str, torch.Size]  # canonical name -> shape without the batch
+    classifier: Affine | None = None  # logits = pooled @ weight.T + bias; None: it has none such
+    stage_norms: tuple[Affine, ...] = ()  # the BN before each stage's last ReLU, where it has one
+    class_means: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, D], means per class
+    #                                                     over the training images, unaugmented
 
 
 class Probe(NamedTuple):
@@ -39,4 +51,9 @@ class Probe(NamedTuple):
     student: NetworkProbe
     teachers: tuple[NetworkProbe, ...]
     num_classes: int
-    num_samples: int  # N, size of the training set
+    labels: Tensor  # [N] int64 on the CPU, of the training set
+
+    @property
+    def num_samples(self) -> int:
+        """N, the size of the training set."""
+        return len(self.labels)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
+from kdbench.losses import cross_entropy
 from kdbench.types import Batch, Output, Probe
 
 
@@ -19,10 +20,18 @@ class Method(nn.Module):
     """
 
     num_teachers: ClassVar[int | None] = 1  # how many teachers it reads; None: one or more
+    views: int = 1  # V, how many views of each image it wants; above 1 everything is stacked
     taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build
+    batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
+    ce_weight: float = 1.0
+    momentum_gap: float = 0.0  # above 0: trained by DOT, with a buffer for each of the two losses
 
     def setup(self, probe: Probe) -> None:
         """Make modules and buffers from probed shapes; called once, before `param_groups`."""
+
+    def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
+        """The network that is trained, evaluated and saved, where the recipe changes it."""
+        return student
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Draw this step's random numbers, outside the graph; they arrive as `batch.drawn`."""
@@ -31,16 +40,68 @@ class Method(nn.Module):
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """Weighted loss terms by name: [B], or [] where a term couples the batch.
+        """Weighted loss terms by name: [B] (or [V, B]), or [] where a term couples the batch.
 
         Static shapes, no random numbers, no branch on a tensor, nothing read back from the device.
         """
         raise NotImplementedError
 
+    def label_term(self, batch: Batch, student: Output) -> Tensor:
+        """The term "ce" [B]: ce_weight * -log softmax(z)_y; summed over the views [V, B, K]."""
+        logits = student.logits
+        if logits.ndim == 2:
+            return self.ce_weight * cross_entropy(logits, batch.labels)
+        return self.ce_weight * sum(cross_entropy(view, batch.labels) for view in logits)
+
+    def observe(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> dict[str, Tensor]:
+        """Numbers worth a curve, [B] or [], beside the loss; logged as epoch means method/NAME."""
+        return {}
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters; a group may carry its own lr."""
         params = list(self.parameters())
         return [{"params": params}] if params else []
+
+
+class Wrapper(Method):
+    """A recipe around another one, which keeps its taps, modules, draws and parameter groups."""
+
+    def __init__(self, inner: Method) -> None:
+        super().__init__()
+        if inner.num_teachers == 0:
+            raise ConfigError("method.inner reads no teacher: there is nothing to wrap")
+        self.inner = inner
+        self.num_teachers = inner.num_teachers  # type: ignore[misc]
+        self.views, self.taps, self.batch_terms = inner.views, inner.taps, inner.batch_terms
+        self.momentum_gap = inner.momentum_gap
+
+    def setup(self, probe: Probe) -> None:
+        """As the inner recipe."""
+        self.inner.setup(probe)
+
+    def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
+        """As the inner recipe."""
+        return self.inner.adapt(student, probe)
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """As the inner recipe."""
+        return self.inner.draw(batch, generator)
+
+    def label_term(self, batch: Batch, student: Output) -> Tensor:
+        """As the inner recipe."""
+        return self.inner.label_term(batch, student)
+
+    def observe(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> dict[str, Tensor]:
+        """As the inner recipe."""
+        return self.inner.observe(batch, student, teachers)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As the inner recipe."""
+        return self.inner.param_groups()
 
 
 def check_positive(**values: float) -> None:

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from kdbench.losses import cross_entropy
 from kdbench.methods.base import Method
 from kdbench.types import Batch, Output
 
@@ -16,4 +15,4 @@ class CE(Method):
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
         """One term, "ce" [B]."""
-        return {"ce": cross_entropy(student.logits, batch.labels)}
+        return {"ce": self.label_term(batch, student)}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdbench.losses import cross_entropy, kl_divergence
+from kdbench.losses import kl_divergence
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output
 
@@ -72,7 +72,7 @@ class DKD(Method):
         warmup = torch.clamp(batch.epoch / self.warmup_epochs, max=1.0)
         tckd, nckd = dkd_losses(student.logits, teacher.logits, batch.labels, self.temperature)
         return {
-            "ce": self.ce_weight * cross_entropy(student.logits, batch.labels),
+            "ce": self.label_term(batch, student),
             "tckd": warmup * self.tckd_weight * tckd,
             "nckd": warmup * self.nckd_weight * nckd,
         }

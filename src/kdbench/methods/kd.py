@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kdbench.losses import cross_entropy, kd_loss
+from kdbench.losses import kd_loss
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output
 
@@ -30,6 +30,6 @@ class KD(Method):
         """Terms "ce" [B] and "kd" [B]."""
         (teacher,) = teachers
         return {
-            "ce": self.ce_weight * cross_entropy(student.logits, batch.labels),
+            "ce": self.label_term(batch, student),
             "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
         }

@@ -8,21 +8,25 @@ from kdbench.types import Output
 THREE_STAGES = (
     "stem",
     *("stage1", "stage1_pre", "stage2", "stage2_pre", "stage3", "stage3_pre"),
-    "pooled",
+    *("map", "pooled"),
 )
-FOUR_STAGES = (*THREE_STAGES[:-1], "stage4", "stage4_pre", "pooled")
+FOUR_STAGES = (*THREE_STAGES[:-2], "stage4", "stage4_pre", "map", "pooled")
 
 
 def with_taps(
-    logits: Tensor, stem: Tensor, stages: list[tuple[Tensor, Tensor]], pooled: Tensor
+    classifier: nn.Module, stem: Tensor, stages: list[tuple[Tensor, Tensor]], last_map: Tensor
 ) -> Output:
-    """Name the taps in the order of THREE_STAGES or FOUR_STAGES; a stage is (feature, before)."""
+    """Pool, classify, and name the taps in the order of THREE_STAGES or FOUR_STAGES.
+
+    A stage is (feature, before). `last_map` [B, D, H, W] is what the classifier reads the average
+    of; "map" and "pooled" are their names.
+    """
     taps = {"stem": stem}
     for number, (feature, before) in enumerate(stages, start=1):
         taps[f"stage{number}"] = feature
         taps[f"stage{number}_pre"] = before
-    taps["pooled"] = pooled
-    return Output(logits, taps)
+    taps["map"], taps["pooled"] = last_map, global_average(last_map)
+    return Output(classifier(taps["pooled"]), taps)
 
 
 def global_average(feature: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from kdbench.networks.layers import (
     FOUR_STAGES,
     conv_bn,
-    global_average,
     init_classifier,
     init_convolutions,
     with_taps,
@@ -79,5 +78,4 @@ class MobileNetV2(nn.Module):
             feature = group(feature)
             if number in STAGE_ENDS:
                 stages.append((feature, feature))
-        pooled = global_average(self.conv2(feature))
-        return with_taps(self.classifier(pooled), stem, stages, pooled)
+        return with_taps(self.classifier, stem, stages, self.conv2(feature))

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from kdbench.networks.layers import (
     THREE_STAGES,
     conv_bn,
-    global_average,
     init_convolutions,
     with_taps,
 )
@@ -66,8 +65,11 @@ class ResNet(nn.Module):
                 before = block(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        pooled = global_average(feature)
-        return with_taps(self.fc(pooled), stem, stages, pooled)
+        return with_taps(self.fc, stem, stages, feature)
+
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The BN whose output reaches each stage's last ReLU."""
+        return tuple(stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3))
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from kdbench.networks.layers import (
     FOUR_STAGES,
     conv_bn,
-    global_average,
     init_convolutions,
     with_taps,
 )
@@ -32,6 +31,11 @@ class BasicBlock(nn.Module):
         self.conv2, self.bn2 = conv_bn(width, width, 3)
         self.shortcut = _shortcut(in_channels, width, stride)
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The BN that the residual sum adds."""
+        return self.bn2
+
     def forward(self, feature: Tensor) -> Tensor:
         """[B, C, H, W] after a ReLU -> the sum before one."""
         hidden = F.relu(self.bn1(self.conv1(feature)))
@@ -50,6 +54,11 @@ class Bottleneck(nn.Module):
         self.conv2, self.bn2 = conv_bn(width, width, 3, stride)
         self.conv3, self.bn3 = conv_bn(width, channels, 1)
         self.shortcut = _shortcut(in_channels, channels, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The BN that the residual sum adds."""
+        return self.bn3
 
     def forward(self, feature: Tensor) -> Tensor:
         """[B, C, H, W] after a ReLU -> the sum before one."""
@@ -93,8 +102,12 @@ class FourStageResNet(nn.Module):
                 before = block(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        pooled = global_average(feature)
-        return with_taps(self.linear(pooled), stem, stages, pooled)
+        return with_taps(self.linear, stem, stages, feature)
+
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The BN whose output reaches each stage's last ReLU."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return tuple(stage[-1].last_norm for stage in stages)
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:

@@ -14,7 +14,6 @@ from kdbench.networks.layers import (
     THREE_STAGES,
     channel_shuffle,
     conv_bn,
-    global_average,
     with_taps,
 )
 from kdbench.types import Output
@@ -74,8 +73,7 @@ class ShuffleV1(nn.Module):
                 before = unit(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        pooled = global_average(feature)
-        return with_taps(self.linear(pooled), stem, stages, pooled)
+        return with_taps(self.linear, stem, stages, feature)
 
 
 def _stage(in_channels: int, channels: int, units: int) -> nn.Sequential:

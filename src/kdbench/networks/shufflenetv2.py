@@ -15,7 +15,6 @@ from kdbench.networks.layers import (
     THREE_STAGES,
     channel_shuffle,
     conv_bn,
-    global_average,
     with_taps,
 )
 from kdbench.types import Output
@@ -89,5 +88,5 @@ class ShuffleV2(nn.Module):
             for unit in units:
                 feature, before = unit(feature)
             stages.append((feature, before))
-        pooled = global_average(F.relu(self.bn2(self.conv2(feature))))
-        return with_taps(self.linear(pooled), stem, stages, pooled)
+        last_map = F.relu(self.bn2(self.conv2(feature)))
+        return with_taps(self.linear, stem, stages, last_map)

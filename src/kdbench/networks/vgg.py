@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from kdbench.networks.layers import (
     FOUR_STAGES,
-    global_average,
     init_classifier,
     init_convolutions,
     with_taps,
@@ -50,8 +49,12 @@ class VGG(nn.Module):
             before = block(F.max_pool2d(feature, 2) if pooling else feature)
             feature = F.relu(before)
             stages.append((feature, before))
-        pooled = global_average(feature)
-        return with_taps(self.classifier(pooled), stem, stages, pooled)
+        return with_taps(self.classifier, stem, stages, feature)
+
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The BN whose output reaches each stage's last ReLU."""
+        blocks = (self.block1, self.block2, self.block3, self.block4)
+        return tuple(block[-1] for block in blocks)
 
 
 def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:

@@ -11,7 +11,7 @@ while training they update their running statistics twice a step. Here they do s
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.networks.layers import THREE_STAGES, global_average, init_convolutions, with_taps
+from kdbench.networks.layers import THREE_STAGES, init_convolutions, with_taps
 from kdbench.types import Output
 
 
@@ -80,9 +80,12 @@ class WideResNet(nn.Module):
         stage2, stage1_pre = self.block2(stage1)
         stage3, stage2_pre = self.block3(stage2)
         stage3_pre = self.bn1(stage3)
-        pooled = global_average(F.relu(stage3_pre))
         stages = [(stage1, stage1_pre), (stage2, stage2_pre), (stage3, stage3_pre)]
-        return with_taps(self.fc(pooled), stem, stages, pooled)
+        return with_taps(self.fc, stem, stages, F.relu(stage3_pre))
+
+    def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The BN whose output is each stageN_pre."""
+        return self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1
 
 
 def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

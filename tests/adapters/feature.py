@@ -1,0 +1,9 @@
+"""Recipes that match feature maps."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Inputs = dict[str, Tensor]
+
+LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {}

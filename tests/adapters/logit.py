@@ -1,0 +1,25 @@
+"""Recipes that match logits."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from kdbench.losses import kd_loss
+from kdbench.methods.dkd import dkd_losses
+
+Inputs = dict[str, Tensor]
+
+
+def kd(params: dict, inputs: Inputs) -> Tensor:
+    losses = kd_loss(inputs["logits_student"], inputs["logits_teacher"], params["temperature"])
+    return losses.mean()
+
+
+def dkd(params: dict, inputs: Inputs) -> Tensor:
+    tckd, nckd = dkd_losses(
+        inputs["logits_student"], inputs["logits_teacher"], inputs["target"], params["temperature"]
+    )
+    return (params["alpha"] * tckd + params["beta"] * nckd).mean()
+
+
+LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {"kd": kd, "dkd": dkd}
