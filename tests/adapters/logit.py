@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from kdbench.losses import kd_loss
-from kdbench.methods.dkd import dkd_losses
+from kdbench.losses import dkd_losses, kd_loss
 
 Inputs = dict[str, Tensor]
 

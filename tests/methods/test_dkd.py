@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from kdbench.errors import ConfigError
-from kdbench.losses import kd_loss
-from kdbench.methods.dkd import DKD, dkd_losses
+from kdbench.losses import dkd_losses, kd_loss
+from kdbench.methods.dkd import DKD
 from kdbench.types import Batch, Output
 
 

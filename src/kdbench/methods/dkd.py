@@ -3,40 +3,9 @@
 import torch
 from torch import Tensor
 
-from kdbench.losses import kl_divergence
+from kdbench.losses import dkd_losses
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output
-
-
-def split_log_probs(
-    logits: Tensor, labels: Tensor, temperature: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of (target, not target) and of the other classes among themselves.
-
-    Shapes: logits [B, K], labels [B] -> [B, 2] and [B, K-1]. The other classes are gathered, so
-    nothing is masked with a large number and log(1 - p_y) is a logsumexp that cannot underflow.
-    """
-    scaled = logits / temperature
-    target = labels.unsqueeze(1)  # [B, 1]
-    position = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = scaled.gather(1, position + (position >= target).long())  # [B, K-1]
-    binary = torch.cat([scaled.gather(1, target), others.logsumexp(1, keepdim=True)], dim=1)
-    return torch.log_softmax(binary, dim=1), torch.log_softmax(others, dim=1)
-
-
-def dkd_losses(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """T^2 TCKD and T^2 NCKD of each sample, unweighted (equations 4 to 7 of the paper).
-
-    Shapes: logits [B, K], labels [B] -> two tensors [B], in nats. With p the teacher's target
-    probability at temperature T, KD's own loss is TCKD + (1 - p) NCKD.
-    """
-    student_binary, student_others = split_log_probs(student_logits, labels, temperature)
-    teacher_binary, teacher_others = split_log_probs(teacher_logits, labels, temperature)
-    target_class = temperature**2 * kl_divergence(teacher_binary, student_binary)
-    other_classes = temperature**2 * kl_divergence(teacher_others, student_others)
-    return target_class, other_classes
 
 
 class DKD(Method):
