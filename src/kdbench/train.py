@@ -39,8 +39,11 @@ from kdbench.teachers import Teacher, TeacherFile, find_teacher, load_teacher
 from kdbench.weights import STUDENT_FILE, save_weights
 
 
-def train(config: Config) -> None:
-    """Train, resume or recognise as done the run that `config` describes.
+TEACHER_SEED = 1000  # of teachers trained on the way; students of a table have small seeds
+
+
+def train(config: Config) -> Path:
+    """Train, resume or recognise as done the run that `config` describes; returns its folder.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
@@ -55,6 +58,7 @@ def train(config: Config) -> None:
     if method.num_teachers == 0:
         config = {**config, "teacher": {}}  # a run that reads no teacher is the same beside any
     check_teachers(config["method"], method, list(config["teacher"]))
+    config = {**config, "teacher": with_trained_teachers(config)}
     files = [find_teacher(name, node, runs_dir) for name, node in config["teacher"].items()]
     dataset: Dataset = make(config["dataset"])
     identity = identify(
@@ -68,7 +72,7 @@ def train(config: Config) -> None:
         record = read_record(folder / RECORD_FILE)
         if record["status"] == "done":
             console.message(f"{identity.run_id} is done: {summary(record)}")
-            return
+            return folder
     teachers = [load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files]
     networks = {file.name: t.network for file, t in zip(files, teachers, strict=True)}
     student = build_student(config["student"], dataset, config["seed"])
@@ -92,6 +96,23 @@ def train(config: Config) -> None:
     logger.open(identity, config, folder)
     record = execute(run, facts, console, logger)
     console.message(f"{identity.run_id}: {summary(record)}; files in {folder}")
+    return folder
+
+
+def with_trained_teachers(config: Config) -> dict[str, Any]:
+    """The run's teachers; one whose checkpoint is "train" is trained first, or found trained.
+
+    It learns from labels alone by the run's own recipe, with a seed that is the same for all
+    students: they share one teacher, and none starts from its first weights.
+    """
+    teachers = dict(config["teacher"])
+    for name, node in teachers.items():
+        if node["checkpoint"] == "train":
+            method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
+            alone = {"method": method, "teacher": {}, "student": node["network"]}
+            folder = train({**config, **alone, "seed": TEACHER_SEED})
+            teachers[name] = {**node, "checkpoint": str(folder)}
+    return teachers
 
 
 def execute(run: Run, facts: Record, console: Console, logger: RunLogger) -> Record:

@@ -1,4 +1,4 @@
-"""From the reference values' parameters and inputs to our losses, by the references' method names."""
+"""From a case's parameters and inputs to our losses, by the references' method names."""
 
 from adapters import entropy, feature, logit, multi_teacher, relation
 
