@@ -11,13 +11,17 @@ PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
     {"__version__", "types", "errors", "seeds", "files"},
-    {"losses", "adapters", "schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
+    {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table"}
+    | {"schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
     {"data", "networks", "table", "weights", "log", "config"},
     {"methods"},
     {"optim", "metrics", "cli"},
     {"step", "build"},
     {"teachers", "snapshot"},
+    {"member"},
+    {"answers", "cohorts"},
     {"loop"},
+    {"recording"},
     {"train", "evaluate"},
 ]
 DOORS = {

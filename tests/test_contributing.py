@@ -12,19 +12,22 @@ from conftest import ROOT
 from kdbench.build import make
 from kdbench.schema import check_node
 from kdbench.types import Batch, Output
+from test_method_headers import check_header
 
 
 def test_the_example_is_a_method(monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    module = ModuleType("kdbench.methods.logit_l2")
+    module = ModuleType("kdbench.methods.logit_cosine")
     exec(code, module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(kdbench.methods, "logit_l2", module, raising=False)
+    monkeypatch.setattr(kdbench.methods, "logit_cosine", module, raising=False)
+    check_header(config)
     method = make(check_node("method", yaml.safe_load(config)))
-    batch = Batch(torch.empty(0), torch.tensor([0]), torch.arange(1), torch.tensor(1.0))
-    student, teacher = Output(torch.tensor([[1.0, 3.0]]), {}), Output(torch.zeros(1, 2), {})
+    batch = Batch(torch.empty(0), torch.tensor([0, 1]), torch.arange(2), torch.tensor(1.0))
+    student = Output(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), {})
+    teacher = Output(torch.tensor([[0.0, 3.0], [1.0, 1.0]]), {})
     terms = method(batch, student, (teacher,))
-    assert terms["l2"].tolist() == [5.0]
-    assert terms["ce"].shape == (1,)
+    torch.testing.assert_close(terms["cosine"], torch.tensor([1.0, 0.0]))
+    assert terms["ce"].shape == (2,)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torchvision.transforms import functional as T
 
-import kdbench.loop
+import kdbench.member
 from kdbench.build import build_student, make
 from kdbench.data.views import epoch_plan
 from kdbench.networks.resnet import resnet14
@@ -78,13 +78,13 @@ def test_a_kd_run_ends_with_the_weights_of_a_plain_loop(command):
 
 def test_an_epoch_is_every_image_once_and_the_last_batch_is_short(command, monkeypatch):
     batches = []
-    original = kdbench.loop.train_step
+    original = kdbench.member.train_step
 
     def watched(student, method, teachers, optimizer, batch, generator):
         batches.append(batch)
         return original(student, method, teachers, optimizer, batch, generator)
 
-    monkeypatch.setattr(kdbench.loop, "train_step", watched)
+    monkeypatch.setattr(kdbench.member, "train_step", watched)
     assert command("train", *RUN, "student=resnet8").code == 0
     assert [len(batch.labels) for batch in batches] == [16, 16, 8] * 3
     assert [batch.epoch.item() for batch in batches] == [1.0] * 3 + [2.0] * 3 + [3.0] * 3
@@ -96,7 +96,7 @@ def test_an_epoch_is_every_image_once_and_the_last_batch_is_short(command, monke
 @pytest.mark.parametrize("seed", [0, 1])
 def test_methods_of_one_seed_see_the_same_batches(command, monkeypatch, seed):
     seen = {}
-    original = kdbench.loop.train_step
+    original = kdbench.member.train_step
 
     def watched(student, method, teachers, optimizer, batch, generator):
         if type(method).__name__ not in seen:
@@ -107,7 +107,7 @@ def test_methods_of_one_seed_see_the_same_batches(command, monkeypatch, seed):
     command("train", *RUN, "student=resnet14", f"seed={seed}")
     (folder,) = Path("runs").glob("synthetic-none-resnet14-*")
     named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={folder}", f"seed={seed}"]
-    monkeypatch.setattr(kdbench.loop, "train_step", watched)
+    monkeypatch.setattr(kdbench.member, "train_step", watched)
     result = command("train", "-m", *RUN, "method=ce,kd,dkd", "student=resnet8", *named)
     assert result.code == 0, result.err
     assert seen.keys() == {"CE", "KD", "DKD"}

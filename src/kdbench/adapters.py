@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.errors import ConfigError
-from kdbench.types import NetworkProbe, Probe
+from kdbench.errors import ConfigError, nearest
+from kdbench.types import Affine, NetworkProbe, Probe
 
 
 def stages_of(network: NetworkProbe) -> list[str]:
@@ -55,3 +55,99 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Seq
     """A convolution that keeps the size, without bias, its BN and a ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def check_map(network: NetworkProbe, tap: str) -> tuple[int, int, int]:
+    """C, H, W of a tap.
+
+    Raises:
+        ConfigError: the network has no such tap, or it is no map.
+    """
+    if tap not in network.taps:
+        raise ConfigError(f"a network has no tap '{tap}': {nearest(tap, network.taps)}")
+    shape = tuple(network.taps[tap])
+    if len(shape) != 3:
+        raise ConfigError(f"tap '{tap}' has shape {list(shape)}, a map [C, H, W] is needed")
+    return shape
+
+
+def paired_maps(
+    probe: Probe, student_suffix: str = "", teacher_suffix: str = ""
+) -> list[tuple[str, str]]:
+    """The shared stages as pairs of taps of the student and of the first teacher.
+
+    The suffix "_pre" asks for the maps before the activation.
+
+    Raises:
+        ConfigError: no stage is shared, or a tap is missing or no map.
+    """
+    pairs = [(stage + student_suffix, stage + teacher_suffix) for stage in shared_stages(probe)]
+    for student_tap, teacher_tap in pairs:
+        check_map(probe.student, student_tap)
+        check_map(probe.teachers[0], teacher_tap)
+    return pairs
+
+
+def conv_regressor(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Sequential:
+    """A convolution with bias from the student's map to the teacher's shape, BN and a ReLU.
+
+    Shapes: both C, H, W. A student's map of twice the side is halved by a 3x3 of stride 2, one of
+    half the side is doubled by a transposed 4x4 of stride 2, any other larger or equal one takes
+    a kernel of 1 + the difference, 1x1 where the sizes agree. Source: RepDistiller's ConvReg.
+
+    Raises:
+        ConfigError: the student's map is smaller, and not half as large.
+    """
+    (inputs, *size), (outputs, *wanted) = student, teacher
+    conv: nn.Module
+    if size == [2 * side for side in wanted]:
+        conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    elif wanted == [2 * side for side in size]:
+        conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+    elif size[0] >= wanted[0] and size[1] >= wanted[1]:
+        conv = nn.Conv2d(inputs, outputs, (1 + size[0] - wanted[0], 1 + size[1] - wanted[1]))
+    else:
+        raise ConfigError(
+            f"no convolution takes the student's {size[0]}x{size[1]} map to the teacher's "
+            f"{wanted[0]}x{wanted[1]}: choose another tap"
+        )
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class MapProjection(nn.Module):
+    """A student's map in the shape of a teacher's: resized, 1x1 convolution, BN, ReLU.
+
+    A larger side is average-pooled, a smaller one interpolated. Source: CA-MKD's released code,
+    whose convolution has a bias too, which the BN after it removes.
+    """
+
+    def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.size = teacher[1:]
+        self.project = conv_bn_relu(student[0], teacher[0])
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """[B, C, H, W] of the student -> the teacher's shape."""
+        if feature.shape[-1] >= self.size[-1]:
+            resized = F.adaptive_avg_pool2d(feature, self.size)
+        else:
+            resized = F.interpolate(feature, self.size, mode="bilinear")
+        return self.project(resized)
+
+
+def map_classifier(network: NetworkProbe, whose: str) -> Affine:
+    """A network's linear classifier, weight [K, D] and bias [K], on the average of its "map".
+
+    Args:
+        network: what is known of it.
+        whose: "teacher" or "student", for the error line.
+
+    Raises:
+        ConfigError: it has no such classifier.
+    """
+    width = check_map(network, "map")[0]
+    if network.classifier is None or network.classifier.weight.shape[1] != width:
+        raise ConfigError(
+            f"the {whose} has no linear classifier on the average of its tap 'map': choose another"
+        )
+    return network.classifier

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from kdbench.data.base import Dataset
+from kdbench.data.strong import check_views
 from kdbench.data.views import normalise
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method
@@ -113,8 +114,9 @@ def set_up(
         The network to train: the student, or what the method makes of it.
 
     Raises:
-        ConfigError: it reads a tap that a network has not.
+        ConfigError: it wants more views than there are, or reads a tap that a network has not.
     """
+    check_views(method.views)
     probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
     probe = Probe(
         student=probe_network(student, dataset),

@@ -1,7 +1,7 @@
 """What a person sees while a run goes on."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
@@ -9,10 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Display:
-    """The progress of one run: a live line on a terminal, one line an epoch everywhere."""
+    """The progress of a cohort: a live line on a terminal, a line for each epoch everywhere."""
 
-    def __init__(self, epochs: int, images: int, progress: Progress) -> None:
+    def __init__(self, names: Sequence[str], epochs: int, images: int, progress: Progress) -> None:
         self._epochs, self._images, self._progress = epochs, images, progress
+        self._labels = {name: f"  {name}" if len(names) > 1 else "" for name in names}
         self._task = progress.add_task("", total=epochs * images, state="", metrics="")
         self._last: tuple[float, int] | None = None  # time, images seen in all
 
@@ -32,11 +33,11 @@ class Display:
             )
         self._last = now, done
 
-    def epoch(self, row: Mapping[str, float]) -> None:
-        """After an epoch's evaluation."""
+    def epoch(self, name: str, row: Mapping[str, float]) -> None:
+        """After an epoch's evaluation of the run of that name."""
         self._progress.console.print(
-            f"  epoch {row['epoch']:.0f}/{self._epochs}  loss {row['train/loss']:.3f}"
-            f"  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
+            f"{self._labels[name]}  epoch {row['epoch']:.0f}/{self._epochs}"
+            f"  loss {row['train/loss']:.3f}  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
             f"  {row['seconds']:.0f} s",
             highlight=False,
         )
@@ -54,9 +55,10 @@ class Console:
         self._console.print(text, highlight=False, markup=False)
 
     @contextmanager
-    def display(self, run_id: str, epochs: int, images: int) -> Iterator[Display]:
-        """A progress display for a run of `epochs` over `images` each."""
-        self.message(run_id)
+    def display(self, names: Sequence[str], epochs: int, images: int) -> Iterator[Display]:
+        """A progress display for runs of `epochs` over `images` each, side by side."""
+        for name in names:
+            self.message(name)
         progress = Progress(
             TextColumn("{task.fields[state]}"),
             BarColumn(bar_width=24),
@@ -69,4 +71,4 @@ class Console:
             transient=True,
         )
         with progress:
-            yield Display(epochs, images, progress)
+            yield Display(names, epochs, images, progress)

@@ -1,5 +1,7 @@
 """Pure loss functions that two methods or more share; each returns one number per sample."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,3 +63,85 @@ def dkd_losses(
     target_class = temperature**2 * kl_divergence(teacher_binary, student_binary)
     other_classes = temperature**2 * kl_divergence(teacher_others, student_others)
     return target_class, other_classes
+
+
+def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, spread: str) -> Tensor:
+    """The label's distribution with `smoothing` spread over "all" K classes or the K-1 "others".
+
+    Shapes: logits [B, K] (for shape, type and device), labels [B] -> [B, K], each row sums to 1.
+    The label keeps 1 - smoothing + smoothing / K ("all", PyTorch; Szegedy et al. 2016, section 7)
+    or 1 - smoothing ("others", Tf-KD).
+    """
+    num_classes = logits.shape[1]
+    low = smoothing / (num_classes if spread == "all" else num_classes - 1)
+    high = 1 - smoothing + (low if spread == "all" else 0)
+    return torch.full_like(logits, low).scatter(1, labels.unsqueeze(1), high)
+
+
+def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, power: float | Tensor) -> Tensor:
+    """KL(q || softmax(z^s)), q proportional to softmax(z^t)^power, of each sample.
+
+    Shapes: logits [B, K] -> [B], in nats. The power of a softmax is softmax(power z^t), so nothing
+    is raised to a power. Source: transformed teacher matching, Zheng & Yang 2024, section 3.
+    """
+    target_log_probs = torch.log_softmax(power * teacher_logits, dim=1)
+    return kl_divergence(target_log_probs, torch.log_softmax(student_logits, dim=1))
+
+
+def entropy(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """H(softmax(z / T)) = -sum_k p_k log p_k over the last dimension.
+
+    Shapes: logits [..., K] -> [...], in nats, between 0 and log K.
+    """
+    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def attention_map(feature: Tensor, power: float) -> Tensor:
+    """Where a map is large: mean_C |F|^power of each position, L2-normalised over the positions.
+
+    Shapes: [B, C, H, W] -> [B, H * W]. Source: Zagoruyko & Komodakis 2017, section 3.1 (the
+    released code takes the mean over channels, the paper the sum; the norm removes the factor).
+    """
+    # Not abs(), whose derivative at 0 is 0: after a ReLU this is F^power, derivative included.
+    magnitude = torch.where(feature < 0, -feature, feature)
+    return F.normalize(magnitude.pow(power).mean(dim=1).flatten(1), dim=1)
+
+
+def kd_losses(
+    student_logits: Tensor, teacher_logits: Sequence[Tensor], temperature: float | Tensor
+) -> Tensor:
+    """`kd_loss` against each of T teachers.
+
+    Shapes: student [B, K], T teachers [B, K] -> [T, B], in nats.
+    """
+    return torch.stack([kd_loss(student_logits, logits, temperature) for logits in teacher_logits])
+
+
+def complement_weights(doubts: Tensor) -> Tensor:
+    """(1 - d_t) / (T - 1): the teacher with the larger share of the doubt weighs less.
+
+    Shapes: [T, B], each column sums to 1 over the teachers -> [T, B], which does so too, in
+    [0, 1 / (T - 1)]. One teacher has weight 1. Source: CA-MKD (Zhang et al. 2022).
+    """
+    teachers = len(doubts)
+    return torch.ones_like(doubts) if teachers == 1 else (1 - doubts) / (teachers - 1)
+
+
+def ca_weights(teacher_logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Weights of T teachers by their cross-entropies: (1 - softmax_t(CE(z^t, y))) / (T - 1).
+
+    Shapes: T logits [B, K], labels [B] -> [T, B]. Source: CA-MKD (Zhang et al. 2022).
+    """
+    losses = torch.stack([cross_entropy(logits, labels) for logits in teacher_logits])
+    return complement_weights(torch.softmax(losses, dim=0))
+
+
+def entropy_shares(entropies: Tensor) -> Tensor:
+    """H_t / sum_j H_j over the teachers; 1 / T where all are certain, instead of 0 / 0.
+
+    Shapes: [T, B] -> [T, B].
+    """
+    total = entropies.sum(dim=0)
+    certain = total <= 0
+    return torch.where(certain, 1 / len(entropies), entropies / torch.where(certain, 1.0, total))

@@ -21,6 +21,8 @@ class Runtime:
         threads: int | None = None,
         channels_last: bool = False,
         checkpoint_epochs: int = 1,
+        teacher: Literal["auto", "live", "table"] = "auto",
+        table_dir: str | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
@@ -36,6 +38,7 @@ class Runtime:
         self.threads = threads
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.checkpoint_epochs = checkpoint_epochs
+        self.teacher, self.table_dir = teacher, table_dir
 
     def apply(self) -> None:
         """Set what is global to the process."""

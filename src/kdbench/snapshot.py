@@ -1,5 +1,7 @@
 """A run's whole state as one checkpoint: everything that the next step depends on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,18 +33,35 @@ class Moving:
     method: nn.Module
     optimizer: Optimizer
     generator: torch.Generator  # of the method's draws
+    random: dict[str, Tensor]  # states of torch's own generators, for dropout in foreign networks
 
     @property
     def device(self) -> torch.device:
         """Where all of it lies."""
         return self.generator.device
 
-    def random_states(self) -> dict[str, Tensor]:
-        """The generators' states: the method's draws, and dropout of foreign networks."""
-        states = {"draw": self.generator.get_state(), "cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
+
+def start_randomness(seed: int, device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own generators after seeding them."""
+    torch.manual_seed(seed)
+    return _randomness(device)
+
+
+def _randomness(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+@contextmanager
+def own_randomness(moving: Moving) -> Iterator[None]:
+    """Torch's own generators go on from this run's states, whoever drew from them in between."""
+    torch.set_rng_state(moving.random["cpu"])
+    if "cuda" in moving.random:
+        torch.cuda.set_rng_state(moving.random["cuda"], moving.device)
+    yield
+    moving.random = _randomness(moving.device)
 
 
 def take(moving: Moving, position: Position) -> Checkpoint:
@@ -57,7 +76,8 @@ def take(moving: Moving, position: Position) -> Checkpoint:
             if isinstance(value, Tensor)
         }
     tensors |= {f"sums/{key}": value for key, value in position.sums.items()}
-    tensors |= {f"random/{key}": value for key, value in moving.random_states().items()}
+    random = {"draw": moving.generator.get_state(), **moving.random}
+    tensors |= {f"random/{key}": value for key, value in random.items()}
     state = {"step": position.step, "seconds": position.seconds, "history": position.history}
     return Checkpoint(tensors, state)
 
@@ -76,9 +96,7 @@ def restore(moving: Moving, checkpoint: Checkpoint) -> Position:
         buffers.setdefault(int(index), {})[name] = value
     groups = moving.optimizer.sgd.state_dict()["param_groups"]
     moving.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
-    moving.generator.set_state(owned["random"]["draw"])
-    torch.set_rng_state(owned["random"]["cpu"])
-    if moving.device.type == "cuda" and "cuda" in owned["random"]:
-        torch.cuda.set_rng_state(owned["random"]["cuda"], moving.device)
+    moving.generator.set_state(owned["random"].pop("draw"))
+    moving.random |= {key: owned["random"][key] for key in moving.random if key in owned["random"]}
     sums = {key: value.to(moving.device) for key, value in owned.get("sums", {}).items()}
     return Position(sums=sums, **checkpoint.state)

@@ -55,13 +55,13 @@ def losses_and_sums(
 def train_step(
     student: nn.Module,
     method: Method,
-    teachers: Sequence[nn.Module],
+    teachers: tuple[Output, ...],
     optimizer: Optimizer,
     batch: Batch,
     generator: torch.Generator,
 ) -> Sums:
     """One update of the student and of the method's own parameters; returns the batch's sums."""
     batch = batch._replace(drawn=method.draw(batch, generator))
-    losses, sums = losses_and_sums(student, method, batch, teacher_outputs(teachers, batch))
+    losses, sums = losses_and_sums(student, method, batch, teachers)
     optimizer.update(losses)
     return sums

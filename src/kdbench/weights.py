@@ -111,6 +111,12 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     own = network.state_dict()
     lacking = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
     surplus = [key for key in tensors if key not in own]
+    if lacking and all(f"student.{key}" in tensors for key in lacking):
+        added = min((key for key in surplus if not key.startswith("student.")), default="a wrapper")
+        raise KdbenchError(
+            f"{path} is no {name} alone but what a method such as simkd made of one (it has "
+            f"{added}): its scores are in its run's record.json"
+        )
     if lacking or surplus:
         example = f"it lacks {lacking[0]}" if lacking else f"it has {surplus[0]}"
         raise KdbenchError(f"{path} is not of a {name} ({example}): name the network it is of")

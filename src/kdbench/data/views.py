@@ -46,17 +46,27 @@ class Views:
         return crop // side, crop % side, view % flips
 
 
+def epoch_words(count: int, num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The first `count` random words of every image in an epoch, [count, N] uint64.
+
+    Philox is counter-based: the words of any epoch follow from (seed, epoch) alone, and asking for
+    more leaves the first ones as they are. Only its raw 64-bit words are used, because NumPy
+    promises those, and not its distributions, across versions. Rows 0 and 1 are `epoch_plan`'s,
+    the next `kdbench.data.strong`'s.
+    """
+    words = np.random.Philox(key=[seed, epoch]).random_raw(count * num_samples)
+    return words.reshape(count, num_samples)
+
+
 def epoch_plan(num_samples: int, views: Views, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """The order of an epoch and each image's view in it, two int64 CPU tensors [N].
 
-    Philox is counter-based: the plan of any epoch follows from (seed, epoch) alone. Only its raw
-    64-bit words are used, because NumPy promises those, and not its distributions, across versions.
     `view[i]` belongs to image i wherever it stands in the order. The bias of the remainder is below
     count / 2^64.
     """
-    words = np.random.Philox(key=[seed, epoch]).random_raw(2 * num_samples)
-    order = np.argsort(words[:num_samples], kind="stable").astype(np.int64)
-    view = (words[num_samples:] % np.uint64(views.count)).astype(np.int64)
+    order_words, view_words = epoch_words(2, num_samples, seed, epoch)
+    order = np.argsort(order_words, kind="stable").astype(np.int64)
+    view = (view_words % np.uint64(views.count)).astype(np.int64)
     return torch.from_numpy(order), torch.from_numpy(view)
 
 
@@ -97,7 +107,7 @@ class TrainImages:
         std: tuple[float, ...],
         device: torch.device,
     ) -> None:
-        self.views = views
+        self.views, self.device = views, device
         self.height, self.width = images.shape[2:]
         padded = F.pad(images.to(device), (views.pad,) * 4)  # [N, C, H', W']
         self.row_length = padded.shape[3]
@@ -108,6 +118,14 @@ class TrainImages:
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
+        return self.normalised(self.crop(index, view))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> float32, as `normalise`."""
+        return _normalise(images, *self.constants)
+
+    def crop(self, index: Tensor, view: Tensor) -> Tensor:
+        """Views [B, C, H, W] uint8 of the images at `index` [B]; `view` [B]."""
         row, column, flip = self.views.decode(view)
         mirrored = self.columns + flip[:, None] * (self.width - 1 - 2 * self.columns)
         rows = row[:, None] * self.row_length + self.rows  # [B, H]
@@ -115,5 +133,4 @@ class TrainImages:
         position = rows[:, :, None] + columns[:, None, :]  # [B, H, W] within a plane
         planes = self.planes.index_select(0, index)  # [B, C, H' * W']
         position = position.flatten(1)[:, None].expand(-1, planes.shape[1], -1)
-        images = planes.gather(2, position).unflatten(2, (self.height, self.width))
-        return _normalise(images, *self.constants)
+        return planes.gather(2, position).unflatten(2, (self.height, self.width))

@@ -1,0 +1,188 @@
+"""Where a step gets the teachers' outputs from: the live networks, or a table of their answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data.base import Dataset
+from kdbench.data.views import TrainImages
+from kdbench.errors import ConfigError
+from kdbench.member import Member
+from kdbench.methods.base import Method
+from kdbench.runtime import Runtime
+from kdbench.step import teacher_outputs
+from kdbench.teacher_table import (
+    CHECKSUM_BYTES,
+    Facts,
+    TeacherTable,
+    bytes_touched,
+    check_room,
+    free_bytes,
+)
+from kdbench.types import Batch, Output
+
+FILL_BATCH = 256  # an answer does not depend on the batch it is computed in, from 16 images up
+TABLED_TAPS = ("pooled",)  # what a table can hold beside logits
+AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no table that may grow beyond
+
+
+class LiveTeachers:
+    """Every batch is shown to the frozen networks."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = networks
+
+    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
+        """Nothing is prepared."""
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on a batch."""
+        return teacher_outputs(self.networks, batch)
+
+
+@dataclass
+class TabledTeacher:
+    """A network, and the table of its answers: logits, and behind them the taps `answers` names."""
+
+    network: nn.Module
+    table: TeacherTable
+    taps: dict[str, int]  # name -> width
+
+
+class TabledTeachers:
+    """An epoch's answers are gathered before it starts; those missing are computed and kept.
+
+    The views of an epoch are known by then, so a step only picks rows on the device.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[TabledTeacher],
+        images: TrainImages,
+        memory_format: torch.memory_format,
+    ) -> None:
+        self.teachers, self.images, self.memory_format = teachers, images, memory_format
+        self.epoch: list[Tensor] = []  # for each teacher [N, K + D], row i for image i
+
+    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
+        """Gather the answers to every image's view [N] (CPU); returns early when `stopped` says."""
+        index = torch.arange(len(view)).numpy()
+        self.epoch = []
+        for teacher in self.teachers:
+            answers, holds = teacher.table.read(index, view.numpy())
+            missing = index[~holds]
+            for start in range(0, len(missing), FILL_BATCH):
+                if stopped():
+                    return
+                rows = missing[start : start + FILL_BATCH]
+                found = self.compute(teacher, torch.from_numpy(rows), view[rows]).cpu()
+                answers[rows] = found.numpy().astype(answers.dtype)
+                teacher.table.write(rows, view.numpy()[rows], answers[rows])
+            self.epoch.append(torch.from_numpy(answers).to(self.images.device))
+
+    def compute(self, teacher: TabledTeacher, index: Tensor, view: Tensor) -> Tensor:
+        """The network's answers [n, K + D], in a batch of the one size filled up with repeats."""
+        count = len(index)
+        padded = torch.arange(FILL_BATCH) % count
+        images = self.images.batch(
+            index[padded].to(self.images.device), view[padded].to(self.images.device)
+        )
+        with torch.no_grad():
+            output: Output = teacher.network(images.to(memory_format=self.memory_format))
+        parts = [output.logits, *(output.taps[name] for name in teacher.taps)]
+        return torch.cat(parts, dim=1)[:count]
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on a batch; of the taps only those that the tables hold."""
+        return tuple(
+            self._output(teacher, answers[batch.index].float())
+            for teacher, answers in zip(self.teachers, self.epoch, strict=True)
+        )
+
+    def _output(self, teacher: TabledTeacher, rows: Tensor) -> Output:
+        widths = [rows.shape[1] - sum(teacher.taps.values()), *teacher.taps.values()]
+        logits, *taps = rows.split(widths, dim=1)
+        return Output(logits, dict(zip(teacher.taps, taps, strict=True)))
+
+
+def untabled(methods: Sequence[Method]) -> list[str]:
+    """What these methods read of a teacher that no table holds."""
+    taps = {tap for method in methods if method.num_teachers != 0 for tap in method.taps}
+    unheld = sorted(taps - set(TABLED_TAPS))
+    return unheld + ["several views"] * any(method.views > 1 for method in methods)
+
+
+def choose_answers(
+    members: Sequence[Member],
+    teachers: Mapping[str, nn.Module],
+    facts: Mapping[str, Facts],
+    dataset: Dataset,
+    images: TrainImages,
+    runtime: Runtime,
+    runs_dir: Path,
+) -> LiveTeachers | TabledTeachers:
+    """Tables where `runtime.teacher` and the members' methods allow them, else the live networks.
+
+    Args:
+        members: the runs that the answers are for.
+        teachers: the networks by name.
+        facts: what names each teacher's table, besides data and device.
+
+    Raises:
+        ConfigError: runtime.teacher=table, and a method reads what no table holds.
+        KdbenchError: runtime.teacher=table, and there is no room for it.
+    """
+    networks = list(teachers.values())
+    methods = [member.run.method for member in members]
+    unheld = untabled(methods)
+    if runtime.teacher == "live" or not networks:
+        return LiveTeachers(networks)
+    if unheld:
+        if runtime.teacher == "auto":
+            return LiveTeachers(networks)
+        raise ConfigError(
+            f"runtime.teacher=table, but the method reads {', '.join(unheld)}, which no table "
+            "holds: set runtime.teacher=auto"
+        )
+    taps = sorted({tap for method in methods for tap in method.taps})
+    widths = [_widths(network, images, taps) for network in networks]
+    root = Path(runtime.table_dir) if runtime.table_dir is not None else runs_dir / ".tables"
+    count, views = len(dataset.train.labels), dataset.views.count
+    epochs = members[0].run.schedule.epochs
+    rows = [4 * sum(width.values()) + CHECKSUM_BYTES for width in widths]
+    needed = sum(bytes_touched(count, views, row, epochs) for row in rows)
+    if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
+        return LiveTeachers(networks)
+    check_room(root, needed)
+    shared = _shared_facts(dataset, runtime, taps)
+    tabled = []
+    for (name, network), width in zip(teachers.items(), widths, strict=True):
+        table = TeacherTable(root, shared | facts[name], count, views, sum(width.values()))
+        del width["logits"]
+        tabled.append(TabledTeacher(network, table, width))
+    return TabledTeachers(tabled, images, runtime.memory_format)
+
+
+def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Facts:
+    """What an answer depends on besides the teacher."""
+    return {
+        "data": dataset.fingerprint,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "views": {"pad": dataset.views.pad, "flip": dataset.views.flip},
+        "answers": ["logits", *taps],
+        "dtype": "float32",
+        "device": runtime.device.type,
+        "channels_last": runtime.memory_format == torch.channels_last,
+    }
+
+
+def _widths(network: nn.Module, images: TrainImages, taps: Sequence[str]) -> dict[str, int]:
+    """How many numbers the logits and each tap have."""
+    first = torch.zeros(1, dtype=torch.int64, device=images.device)
+    with torch.no_grad():
+        output: Output = network(images.batch(first, first))
+    return {"logits": output.logits.shape[1]} | {tap: output.taps[tap].shape[1] for tap in taps}

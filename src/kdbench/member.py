@@ -1,0 +1,129 @@
+"""One run, as a member of the cohort that trains it: its step, its scores, its files."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kdbench.checkpoint import load_checkpoint, save_checkpoint
+from kdbench.console import Console
+from kdbench.data.base import Dataset
+from kdbench.errors import KdbenchError
+from kdbench.log import RunLogger
+from kdbench.methods.base import Method
+from kdbench.metrics import evaluate
+from kdbench.optim import Optimizer, Schedule
+from kdbench.runtime import Runtime
+from kdbench.seeds import derive
+from kdbench.snapshot import Moving, Position, Row, own_randomness, restore, start_randomness, take
+from kdbench.step import train_step
+from kdbench.types import Batch, Output
+
+
+class DivergedError(KdbenchError):
+    """A loss that is not finite; the last checkpoint before it is kept."""
+
+
+@dataclass
+class Run:
+    """One training: the parts that the loop moves, and where it leaves its files."""
+
+    run_id: str
+    seed: int
+    student: nn.Module
+    method: Method
+    dataset: Dataset
+    schedule: Schedule
+    runtime: Runtime
+    folder: Path
+
+
+class Member:
+    """A run on its device, with its own optimizer, randomness, evaluation and checkpoints."""
+
+    def __init__(self, run: Run, console: Console, loggers: Sequence[RunLogger]) -> None:
+        self.run, self.console, self.loggers = run, console, loggers
+        device = run.runtime.device
+        for module in (run.student, run.method):
+            module.to(device, memory_format=run.runtime.memory_format)
+        generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
+        optimizer = Optimizer(run.schedule, run.student, run.method)
+        random = start_randomness(derive(run.seed, "train"), device)
+        self.moving = Moving(run.student, run.method, optimizer, generator, random)
+        self.position = Position()
+        self.error: Exception | None = None  # why it left its cohort
+        self.companions = 0  # runs that trained beside it
+
+    def resume(self) -> None:
+        """Go to the newest checkpoint that holds; to the start where there is none."""
+        checkpoint, damaged = load_checkpoint(self.run.folder)
+        for path in damaged:
+            self.console.message(f"{path} is damaged and is not used")
+            path.unlink()
+        if checkpoint is not None:
+            self.position = restore(self.moving, checkpoint)
+            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Ready for the steps of `epoch` (from 1)."""
+        self.moving.optimizer.start_epoch(epoch)
+        self.run.student.train()
+
+    def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        """One update; nothing waits for the device."""
+        with own_randomness(self.moving):
+            sums = train_step(
+                self.run.student,
+                self.run.method,
+                teachers,
+                self.moving.optimizer,
+                batch,
+                self.moving.generator,
+            )
+        position = self.position
+        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
+        position.step += 1
+
+    def finish_epoch(self, epoch: int) -> Row:
+        """Score the epoch and start its row, whose "seconds" are not in yet.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        run = self.run
+        count = len(run.dataset.train.labels)
+        means = {name: value.item() / count for name, value in self.position.sums.items()}
+        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.sgd.param_groups[0]["lr"]}
+        for name, value in means.items():
+            if name != "hits":
+                row[name if name.startswith("method/") else f"train/{name}"] = value
+        row["train/top1"] = 100 * means["hits"]
+        for name, split in (("val", run.dataset.val), ("test", run.dataset.test)):
+            if split is not None:
+                runtime = run.runtime
+                scores = evaluate(
+                    run.student, split, run.dataset, runtime.device, runtime.memory_format
+                )
+                row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
+        if not all(math.isfinite(value) for value in row.values()):
+            raise DivergedError(
+                f"{run.run_id} diverged in epoch {epoch}: its loss is not finite; "
+                "lower schedule.lr or the method's weights"
+            )
+        return row
+
+    def close_epoch(self, row: Row) -> None:
+        """Add a finished epoch's row, with the time so far, to the history and the logs."""
+        row["seconds"] = self.position.seconds
+        self.position.history.append(row)
+        self.position.sums = {}
+        for logger in self.loggers:
+            logger.epoch(row)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        checkpoint = take(self.moving, self.position)
+        save_checkpoint(self.run.folder, self.position.step, checkpoint)

@@ -1,0 +1,150 @@
+"""DynamicKD, reconstructed (Zhu et al., Pattern Recognition 2024, arXiv 2305.05233)."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.controllers import Parametrisation, optimal_scale, scale_of, steer, theta_of
+from kdbench.errors import ConfigError
+from kdbench.losses import entropy, kl_divergence
+from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.types import Batch, Output, Probe
+
+
+class DynamicKD(Method):
+    """L = ce_weight CE(z) + kd_weight T^2 KL(softmax(v / T) || softmax(e z / T)), e learned.
+
+    The entropy controller e scales the student's logits z in the distillation term and follows that
+    term's gradient, T (E_q[z] - E_p[z]) as a batch mean, by the student's own SGD; evaluation reads
+    z alone. Sourced are two abstracts, and a summary that calls the controller a learnable scale of
+    the student's logits. Every other reading that changes results is an option:
+
+    - shape: one e, one per class (which can change the ranking), or each sample's best, a constant
+    - parametrisation: e, exp(theta), softplus(theta), or the student's temperature T_s = T / e
+    - label_logits: CE on z, on e z, or on e z without a gradient to e
+    - direction: descend, ascend (as CTKD does), or frozen at `initial`
+    - outer_factor: T^2 (t2), T T_s (t_ts), T_s^2 (ts2) or 1 (one), differentiated like the rest;
+      divide_by_e divides by e as a constant instead
+    - entropy_penalty: adds this weight times |H(q) - H(p)|; with direction=frozen it is the reading
+      without a controller
+    - standardise_teacher: divides each v by its standard deviation over the classes (n - 1)
+    - lr_multiplier and weight_decay of the controller; its bounds, which hold after each step
+
+    Departures: unknown, as there is no code. Left out are the alternating update of student and
+    controller (the step has one backward pass), a controller network per sample (no source says
+    what it reads), a start fitted on the first batch (a sample's term would read other samples)
+    and an e without bounds (below 0 it turns the student's ranking round).
+    """
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        shape: Literal["scalar", "per_class", "per_sample"] = "scalar",
+        parametrisation: Parametrisation = "scale",
+        direction: Literal["descend", "ascend", "frozen"] = "descend",
+        initial: float = 1.0,
+        lowest: float = 0.01,
+        highest: float = 100.0,
+        lr_multiplier: float = 1.0,
+        weight_decay: float = 0.0,
+        label_logits: Literal["raw", "corrected", "corrected_detached"] = "raw",
+        outer_factor: Literal["t2", "t_ts", "ts2", "one"] = "t2",
+        divide_by_e: bool = False,
+        entropy_penalty: float = 0.0,
+        standardise_teacher: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(temperature=temperature, lr_multiplier=lr_multiplier)
+        check_positive(lowest=lowest, highest=highest)
+        check_weights(ce_weight=ce_weight, kd_weight=kd_weight, weight_decay=weight_decay)
+        check_weights(entropy_penalty=entropy_penalty)
+        if not lowest <= initial <= highest:
+            raise ConfigError(f"method.initial must be in [{lowest}, {highest}], not {initial}")
+        if shape == "per_sample" and direction != "descend":
+            raise ConfigError("method.shape=per_sample minimises: set method.direction=descend")
+        if shape == "per_class" and (divide_by_e or outer_factor in ("t_ts", "ts2")):
+            raise ConfigError("method.shape=per_class needs outer_factor t2 or one, undivided")
+        self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight
+        self.shape, self.parametrisation, self.direction = shape, parametrisation, direction
+        self.initial, self.lowest, self.highest = initial, lowest, highest
+        self.lr_multiplier, self.weight_decay = lr_multiplier, weight_decay
+        self.label_logits, self.outer_factor = label_logits, outer_factor
+        self.divide_by_e, self.entropy_penalty = divide_by_e, entropy_penalty
+        self.standardise_teacher = standardise_teacher
+        self.bounds = sorted(theta_of(e, parametrisation, temperature) for e in (lowest, highest))
+
+    def setup(self, probe: Probe) -> None:
+        """Make the controller: theta, [] or [K]; a buffer where it is frozen."""
+        if self.shape == "per_sample":
+            return
+        size = (probe.num_classes,) if self.shape == "per_class" else ()
+        theta = torch.full(size, theta_of(self.initial, self.parametrisation, self.temperature))
+        if self.direction == "frozen":
+            self.register_buffer("theta", theta)
+        else:
+            self.theta = nn.Parameter(theta)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Theta with its own weight decay, at the student's learning rate; see `steer`."""
+        decay = self.lr_multiplier * self.weight_decay
+        return [{**group, "weight_decay": decay} for group in super().param_groups()]
+
+    def scale(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The controller e: [], [K] or [B, 1]."""
+        if self.shape == "per_sample":
+            settings = self.temperature, self.lowest, self.highest
+            return optimal_scale(student_logits, teacher_logits, *settings)
+        sign = -1.0 if self.direction == "ascend" else 1.0
+        theta = steer(self.theta, sign * self.lr_multiplier)
+        return scale_of(theta, self.parametrisation, self.temperature)
+
+    def standard(self, teacher_logits: Tensor) -> Tensor:
+        """The teacher's logits as the distillation term reads them, [B, K]."""
+        deviation = teacher_logits.std(dim=1, keepdim=True) if self.standardise_teacher else 1.0
+        return teacher_logits / deviation
+
+    def _factor(self, scale: Tensor) -> Tensor | float:
+        """What multiplies the KL: a number, [1] or [B]."""
+        e, t2 = scale.reshape(-1), self.temperature**2
+        factor = {"t2": t2, "t_ts": t2 / e, "ts2": t2 / e**2, "one": 1.0}[self.outer_factor]
+        return factor / e.detach() if self.divide_by_e else factor
+
+    def forward(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> dict[str, Tensor]:
+        """Terms "ce" and "kd" [B], and "entropy" [B] where there is a penalty."""
+        if self.direction != "frozen" and self.shape != "per_sample":
+            with torch.no_grad():
+                self.theta.clamp_(*self.bounds)  # as if at the end of the last step
+        z, v = student.logits, self.standard(teachers[0].logits)
+        scale = self.scale(z, v)
+        corrected = scale * z
+        log_q = torch.log_softmax(corrected / self.temperature, dim=1)
+        log_p = torch.log_softmax(v / self.temperature, dim=1)
+        labelled = {"raw": z, "corrected": corrected, "corrected_detached": scale.detach() * z}
+        terms = {
+            "ce": self.label_term(batch, student._replace(logits=labelled[self.label_logits])),
+            "kd": self.kd_weight * self._factor(scale) * kl_divergence(log_p, log_q),
+        }
+        if self.entropy_penalty > 0:
+            gap = entropy(corrected, self.temperature) - entropy(v, self.temperature)
+            terms["entropy"] = self.entropy_penalty * gap.abs()
+        return terms
+
+    def observe(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> dict[str, Tensor]:
+        """E; entropies of p, of q and, at temperature 1, of softmax(z); the logits' deviations."""
+        z, v = student.logits, self.standard(teachers[0].logits)
+        scale = self.scale(z, v)
+        return {
+            "e": scale.mean(),
+            "entropy_teacher": entropy(v, self.temperature),
+            "entropy_student": entropy(scale * z, self.temperature),
+            "entropy_student_t1": entropy(z),
+            "sd_student": z.std(dim=1),
+            "sd_teacher": teachers[0].logits.std(dim=1),
+        }

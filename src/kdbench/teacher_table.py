@@ -1,0 +1,148 @@
+"""A frozen teacher's answers to every view of every training image, on disk, filled as needed.
+
+One row is one (image, view): the answer's numbers and a checksum over them and the row's place.
+A row that was never written, is torn by a crash or by two writers at once, or has a flipped bit
+fails its checksum and counts as missing; nothing else says what is filled. The file is sparse:
+rows that no epoch asks for take no space.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdbench.errors import KdbenchError
+from kdbench.files import write_atomically
+from kdbench.record import canonical
+
+CHECKSUM_BYTES = 8
+PAGE = 4096  # what a file system gives at least to a row
+CHUNK = 8192  # rows that are read or written at once
+
+Facts = dict[str, Any]  # everything that an answer depends on
+
+
+class TeacherTable:
+    """Rows of `width` numbers, one for each view of each image.
+
+    Raises:
+        KdbenchError: the folder holds the table of something else, or cannot be written.
+    """
+
+    def __init__(self, root: Path, facts: Facts, images: int, views: int, width: int) -> None:
+        self.views, self.width = views, width
+        self.dtype = np.dtype(facts["dtype"])
+        self.row_bytes = width * self.dtype.itemsize + CHECKSUM_BYTES
+        self.folder = root / hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+        words = -(-width * self.dtype.itemsize // 8)
+        self._weights = _odd_words(words)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_facts(facts)
+            path = self.folder / "rows"
+            size = images * views * self.row_bytes
+            with path.open("ab") as file:  # creates it, and leaves another process's rows alone
+                if file.tell() != size:
+                    os.truncate(path, size)
+            self._rows = np.memmap(path, np.uint8, "r+", shape=(images * views, self.row_bytes))
+            # Without this the kernel reads ahead, which on a sparse file is all holes: 27 times
+            # slower and nine times the disk, as measured on ext4.
+            self._rows._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise KdbenchError(
+                f"cannot keep a teacher table in {self.folder} ({error.strerror}): make room, or "
+                "set runtime.teacher=live"
+            ) from None
+
+    def _check_facts(self, facts: Facts) -> None:
+        path = self.folder / "table.json"
+        text = json.dumps(facts, indent=1, sort_keys=True)
+        if not path.is_file():
+            write_atomically(path, text.encode())
+            return
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            found = {}
+        if not isinstance(found, Mapping) or not found:
+            write_atomically(path, text.encode())  # torn; the folder's name says whose it is
+            return
+        for key in sorted({*facts, *found}):
+            if canonical(found.get(key)) != canonical(facts.get(key)):
+                raise KdbenchError(
+                    f"{self.folder} is the table of another {key} ({found.get(key)}, this run's is "
+                    f"{facts.get(key)}): remove the folder, or name another runtime.table_dir"
+                )
+
+    def read(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The answers [n, width] to (index, view), and which of them hold [n] bool."""
+        answers = np.empty((len(index), self.width), self.dtype)
+        holds = np.empty(len(index), bool)
+        for start in range(0, len(index), CHUNK):
+            part = slice(start, start + CHUNK)
+            places = self._places(index[part], view[part])
+            raw = self._rows[places]
+            stored = np.ascontiguousarray(raw[:, -CHECKSUM_BYTES:]).view(np.uint64)[:, 0]
+            content = np.ascontiguousarray(raw[:, :-CHECKSUM_BYTES])
+            holds[part] = stored == self._checksums(content, places)
+            answers[part] = content.view(self.dtype)
+        return answers, holds
+
+    def write(self, index: np.ndarray, view: np.ndarray, answers: np.ndarray) -> None:
+        """Keep the answers [n, width] to (index, view)."""
+        for start in range(0, len(index), CHUNK):
+            part = slice(start, start + CHUNK)
+            places = self._places(index[part], view[part])
+            content = np.ascontiguousarray(answers[part], self.dtype).view(np.uint8)
+            checksums = self._checksums(content, places).view(np.uint8).reshape(-1, CHECKSUM_BYTES)
+            self._rows[places] = np.concatenate([content, checksums], axis=1)
+
+    def _places(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
+        return index.astype(np.int64) * self.views + view
+
+    def _checksums(self, content: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """A 64-bit sum of the words times odd numbers: no flipped bit leaves it unchanged."""
+        padding = -content.shape[1] % 8
+        words = np.pad(content, ((0, 0), (0, padding))).view(np.uint64)
+        offset = (places.astype(np.uint64) + np.uint64(1)) * self._weights[-1]
+        return words @ self._weights[:-1] + offset
+
+
+def _odd_words(count: int) -> np.ndarray:
+    """Fixed odd 64-bit numbers, one a word and one for the row's place."""
+    return np.random.Philox(key=0x7461626C65).random_raw(count + 1) | np.uint64(1)
+
+
+def bytes_touched(images: int, views: int, row_bytes: int, epochs: int) -> int:
+    """About how much disk `epochs` epochs of random views fill, whole pages counted."""
+    per_page = min(views, max(1, PAGE // row_bytes))
+    pages = images * views / per_page
+    untouched = (1 - per_page / views) ** epochs
+    return int(pages * (1 - untouched) * max(PAGE, row_bytes))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk that holds the folder, or would."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Notice a disk that is too small before anything is filled.
+
+    Raises:
+        KdbenchError: it has less than `needed` bytes.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        raise KdbenchError(
+            f"the teacher table needs {needed / 1e9:.1f} GB in {folder}, which has "
+            f"{free / 1e9:.1f} GB: name another runtime.table_dir, or set runtime.teacher=live"
+        )

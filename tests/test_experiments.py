@@ -1,0 +1,50 @@
+"""Every file in experiments/ is a sweep whose jobs all compose, each a row of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from conftest import ROOT
+from kdbench import cli
+from kdbench.config import check_train, conf_dir
+
+FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def swept(path: Path) -> list[list[str]]:
+    """The values of each swept key, as overrides."""
+    node = yaml.safe_load(path.read_text()).get("hydra", {})
+    params = node.get("sweeper", {}).get("params", {})
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    return [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in parsed
+    ]
+
+
+def jobs(path: Path) -> Iterator[list[str]]:
+    """The first job, and those that differ from it in one key."""
+    choices = swept(path)
+    first = [values[0] for values in choices]
+    yield first
+    for position, values in enumerate(choices):
+        for value in values[1:]:
+            yield [*first[:position], value, *first[position + 1 :]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_job_composes_and_is_told_apart(path):
+    rows = set()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for job in jobs(path):
+            composed = hydra.compose("config", [f"+experiments={path.stem}", *job])
+            config = check_train(cli.plain(composed))
+            names = [config[key]["name"] for key in ("dataset", "student", "method")]
+            rows.add((*names, *config["teacher"], config["seed"]))
+    assert len(rows) == len(list(jobs(path))), "two jobs would share a row of the table"
