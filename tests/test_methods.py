@@ -14,7 +14,7 @@ from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema import check_node
 from kdbench.step import losses_and_sums, output_of, teacher_outputs
-from kdbench.types import Batch
+from kdbench.types import Batch, Output
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 PAIRS = {"same family": ("resnet14", "resnet8"), "across": ("wrn_16_2", "ShuffleV2")}
@@ -106,6 +106,16 @@ def test_gradients_reach_student_and_method_but_no_teacher(case):
             assert parameter.grad.isfinite().all(), name
     assert all(p.grad is None for teacher in case.teachers for p in teacher.parameters())
     torch.testing.assert_close(sums["loss"], loss.detach().double() * SIZE)
+
+
+def test_reads_of_a_teacher_only_what_it_declares(case):
+    """A table of logits is enough for a method that declares no tap."""
+    batch = case.batch()
+    seen = [
+        Output(output.logits, {name: output.taps[name] for name in case.method.taps})
+        for output in teacher_outputs(case.teachers, batch)
+    ]
+    case.method(batch, output_of(case.student, batch.images), tuple(seen))
 
 
 def test_same_input_same_terms(case):

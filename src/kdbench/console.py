@@ -37,7 +37,8 @@ class Display:
         """After an epoch's evaluation of the run of that name."""
         self._progress.console.print(
             f"{self._labels[name]}  epoch {row['epoch']:.0f}/{self._epochs}"
-            f"  loss {row['train/loss']:.3f}  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
+            f"  loss {row['train/loss']:.3f}"
+            f"  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
             f"  {row['seconds']:.0f} s",
             highlight=False,
         )

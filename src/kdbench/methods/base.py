@@ -21,7 +21,8 @@ class Method(nn.Module):
 
     num_teachers: ClassVar[int | None] = 1  # how many teachers it reads; None: one or more
     views: int = 1  # V, how many views of each image it wants; above 1 everything is stacked
-    taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build
+    taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build;
+    #                             those that only `setup` can know are added there
     batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
     ce_weight: float = 1.0
     momentum_gap: float = 0.0  # above 0: trained by DOT, with a buffer for each of the two losses
@@ -80,6 +81,7 @@ class Wrapper(Method):
     def setup(self, probe: Probe) -> None:
         """As the inner recipe."""
         self.inner.setup(probe)
+        self.taps = self.inner.taps  # some are known by now only
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
         """As the inner recipe."""

@@ -60,6 +60,7 @@ class NST(Method):
     def setup(self, probe: Probe) -> None:
         """Find the stages that both networks have."""
         self.pairs = paired_maps(probe)
+        self.taps = tuple(theirs for _, theirs in self.pairs)
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

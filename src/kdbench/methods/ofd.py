@@ -79,6 +79,7 @@ class OFD(Method):
         taps = (f"{stage}_pre" for stage in stages_of(teacher))
         norms = dict(zip(taps, teacher.stage_norms, strict=True))
         self.stages = [own for own, _ in paired_maps(probe, "_pre", "_pre")]
+        self.taps = tuple(self.stages)
         self.connectors = nn.ModuleDict()
         for stage in self.stages:
             student_channels, teacher_channels = (

@@ -74,6 +74,7 @@ class SDD(Wrapper):
             super().setup(probe._replace(student=bare[0], teachers=tuple(bare[1:])))
         except (ConfigError, KeyError):
             raise ConfigError(NO_LOGIT_METHOD) from None
+        self.taps = ("map",)
         self.teacher_weight, self.teacher_bias = map_classifier(probe.teachers[0], "teacher")
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:

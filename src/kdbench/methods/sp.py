@@ -40,6 +40,7 @@ class SP(Method):
             last_stage(probe.student),
             last_stage(probe.teachers[0]),
         )
+        self.taps = (self.teacher_tap,)
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

@@ -91,6 +91,7 @@ class VID(Method):
     def setup(self, probe: Probe) -> None:
         """Build a Gaussian for each stage that both networks have."""
         self.pairs = paired_maps(probe)
+        self.taps = tuple(theirs for _, theirs in self.pairs)
         self.gaussians = nn.ModuleList(
             Gaussian(
                 check_map(probe.student, own)[0],
