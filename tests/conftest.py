@@ -29,14 +29,27 @@ class Result(NamedTuple):
         return lines[0].removeprefix("kdbench: error: ")
 
 
+def method_names() -> list[str]:
+    """Every file of conf/method."""
+    return sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+def recipes() -> list[str]:
+    """Of the files of conf/method the first of each recipe; the others are settings of it."""
+    named: dict[tuple[str, ...], str] = {}
+    for name in method_names():
+        node, targets = compose_method(name), ()
+        while node:
+            targets, node = (*targets, node["_target_"]), node.get("inner")
+        named.setdefault(targets, name)
+    return list(named.values())
+
+
 def compose_method(name: str, *overrides: str) -> dict:
     """The node of conf/method/<name>.yaml as a command would compose it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+    from kdbench.cli import compose_group
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        composed = compose("config", [f"method={name}", *overrides])
-    return OmegaConf.to_container(composed.method, resolve=True)
+    return compose_group("method", name, *overrides)
 
 
 Command = Callable[..., Result]

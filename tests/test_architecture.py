@@ -22,7 +22,7 @@ FLOORS = [
     {"answers", "cohorts"},
     {"loop"},
     {"recording"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "catalogue"},
 ]
 DOORS = {
     "hydra": {"cli", "build"},

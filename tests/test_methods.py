@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch._dynamo.backends.debugging import aot_eager
 
-from conftest import ROOT, compose_method
+from conftest import ROOT, compose_method, recipes
 from kdbench.build import build_method, build_network, set_up
 from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
+from kdbench.optim import Optimizer, Schedule
 from kdbench.schema import check_node
-from kdbench.step import losses_and_sums, output_of, teacher_outputs
+from kdbench.snapshot import Moving, Position, restore, start_randomness, take
+from kdbench.step import losses_and_sums, output_of, teacher_outputs, train_step
 from kdbench.types import Batch, Output
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
+RECIPES = recipes()
 PAIRS = {"same family": ("resnet14", "resnet8"), "across": ("wrn_16_2", "ShuffleV2")}
 SIZE = 6
 FORBIDDEN = {"item", "cpu", "tolist", "numpy", "nonzero", "print", "masked_select"}
@@ -73,12 +77,14 @@ class Case:
         return copy.deepcopy(self.method)(batch, output_of(self.student, batch.images), outputs)
 
 
-@pytest.fixture(params=[(m, p) for m in FILES for p in PAIRS], ids=lambda x: "-".join(x))
+@pytest.fixture(params=[(m, p) for m in RECIPES for p in PAIRS], ids=lambda x: "-".join(x))
 def case(request) -> Case:
     return Case(*request.param)
 
 
-def test_terms_are_per_sample_or_couple_the_batch(case):
+@pytest.mark.parametrize(("method", "pair"), [(m, p) for m in FILES for p in PAIRS])
+def test_terms_are_per_sample_or_couple_the_batch(method, pair):
+    case = Case(method, pair)
     terms = case.terms(case.batch())
     assert "ce" in terms, "the label term is called ce"
     for name, term in terms.items():
@@ -108,6 +114,20 @@ def test_gradients_reach_student_and_method_but_no_teacher(case):
     torch.testing.assert_close(sums["loss"], loss.detach().double() * SIZE)
 
 
+def test_distillation_alone_moves_the_student(case):
+    """A method whose own gradient is silently zero would pass for a slow cross-entropy."""
+    batch = case.batch(epoch=100.0)  # after every warm-up
+    outputs = teacher_outputs(case.teachers, batch)
+    losses, _ = losses_and_sums(case.student, case.method, batch, outputs)
+    if losses.distillation is None:
+        assert case.method.num_teachers == 0
+        return
+    losses.distillation.backward()
+    first = next(case.student.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().max() > 0
+
+
 def test_reads_of_a_teacher_only_what_it_declares(case):
     """A table of logits is enough for a method that declares no tap."""
     batch = case.batch()
@@ -125,22 +145,59 @@ def test_same_input_same_terms(case):
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
-@pytest.mark.parametrize("method", FILES)
-def test_one_full_graph_for_all_epochs(method):
-    """The step compiles whole, and an epoch is a tensor: a new one is no new graph."""
+@pytest.mark.parametrize("method", RECIPES)
+def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
+    """The step compiles whole, and an epoch is a tensor: a new one is no new graph.
+
+    The graph is traced, differentiated and decomposed, but not turned into other kernels, so its
+    numbers differ from eager ones by reordered sums only.
+    """
     torch._dynamo.reset()  # the limit on recompilations counts over the whole process
-    case = Case(method, "same family")
+    case, eager = Case(method, "same family"), Case(method, "same family")
     graphs = []
 
     def count(graph, inputs):
         graphs.append(graph)
-        return graph.forward
+        return aot_eager(graph, inputs)
 
     step = torch.compile(losses_and_sums, fullgraph=True, backend=count)
     for epoch in (1.0, 2.0, 30.0):
         batch = case.batch(epoch=epoch)
-        step(case.student, case.method, batch, teacher_outputs(case.teachers, batch))
+        outputs = teacher_outputs(case.teachers, batch)
+        losses, _ = step(case.student, case.method, batch, outputs)
+        expected, _ = losses_and_sums(eager.student, eager.method, batch, outputs)
+        torch.testing.assert_close(losses.total(), expected.total(), rtol=1e-5, atol=1e-6)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_saved_and_restored_it_goes_on_as_if_nothing_had_happened(method):
+    """Banks, controllers, adapters, momenta and draws are all in the checkpoint."""
+
+    def ready() -> tuple[Case, Moving]:
+        case = Case(method, "same family")
+        optimizer = Optimizer(Schedule(3, SIZE, 0.01, []), case.student, case.method)
+        generator = torch.Generator().manual_seed(5)
+        random = start_randomness(6, torch.device("cpu"))
+        return case, Moving(case.student.train(), case.method, optimizer, generator, random)
+
+    def step(case: Case, moving: Moving, epoch: float) -> None:
+        batch = case.batch(slice(int(epoch), int(epoch) + SIZE), epoch)
+        outputs = teacher_outputs(case.teachers, batch)
+        parts = moving.student, moving.method, outputs, moving.optimizer, batch, moving.generator
+        train_step(*parts)
+
+    case, moving = ready()
+    step(case, moving, 1.0)
+    kept = copy.deepcopy(take(moving, Position(step=1)))
+    step(case, moving, 2.0)
+    fresh, resumed = ready()
+    restore(resumed, kept)
+    step(fresh, resumed, 2.0)
+    ended, again = take(moving, Position()), take(resumed, Position())
+    assert ended.tensors.keys() == again.tensors.keys()
+    for name, tensor in ended.tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
 
 
 @pytest.mark.parametrize("method", FILES)

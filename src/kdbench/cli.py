@@ -48,6 +48,12 @@ def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
         sys.exit(failures[0].exit_code)
 
 
+def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
+    """The node that a command with `group=name` would have."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain containers, every interpolation resolved."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)

@@ -1,0 +1,124 @@
+"""What every method's step costs relative to KD's, side by side in one run.
+
+    python benchmarks/methods.py > results/benchmarks/methods.json
+
+resnet32x4 -> resnet8x4, batch 64, CIFAR-100's classes and sizes, random images. Each timed step of
+a method stands between two of KD's; a ratio is that of their medians. "own" is the step with the
+teacher's answers at hand, as from a table; "with_teacher" adds one live forward pass of every
+teacher that the method reads.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from kdbench.build import build_method, set_up
+from kdbench.cli import compose_group
+from kdbench.config import conf_dir
+from kdbench.data.base import Dataset
+from kdbench.data.synthetic import synthetic
+from kdbench.hardware import hardware, versions
+from kdbench.methods.base import Method
+from kdbench.networks.resnet import resnet8x4, resnet32x4
+from kdbench.optim import Optimizer, Schedule
+from kdbench.schema import check_node
+from kdbench.step import teacher_outputs, train_step
+from kdbench.types import Batch, Output
+
+BATCH, CLASSES, STEPS = 64, 100, 3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dataset() -> Dataset:
+    """Random images of CIFAR-100's number and size."""
+    sizes = {"num_classes": CLASSES, "num_train": 50_000, "num_test": 100, "image_size": 32}
+    settings = {"mean": [0.5] * 3, "std": [0.25] * 3, "pad": 0, "flip": False, "val_split": 0}
+    return synthetic(**sizes, **settings, seed=0)
+
+
+def on_device(module: nn.Module) -> nn.Module:
+    """Where and how the engine would keep it."""
+    return module.to(DEVICE, memory_format=torch.channels_last)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes, to the end of its kernels."""
+    started = time.perf_counter()
+    call()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+class Stepper:
+    """One method between the two networks, and a step of it with the teachers' answers at hand."""
+
+    def __init__(self, name: str, data: Dataset, teacher: nn.Module) -> None:
+        node = check_node("method", compose_group("method", name))
+        self.method: Method = build_method(node, seed=0)
+        count = 3 if self.method.num_teachers is None else self.method.num_teachers
+        teachers = {f"teacher{i}": teacher for i in range(count)}
+        student = on_device(set_up(self.method, resnet8x4(CLASSES), teachers, data, seed=0))
+        self.student, self.teachers = student.train(), count
+        on_device(self.method)
+        self.optimizer = Optimizer(Schedule(1, BATCH, 1e-4, []), self.student, self.method)
+        self.generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def step(self, batches: dict[int, Batch], answers: dict[int, Output]) -> None:
+        """One update."""
+        views = self.method.views
+        outputs = (answers[views],) * self.teachers
+        parts = self.optimizer, batches[views], self.generator
+        train_step(self.student, self.method, outputs, *parts)
+
+
+def main() -> None:
+    """Measure every file of conf/method and print JSON."""
+    data = dataset()
+    teacher = on_device(resnet32x4(CLASSES)).eval().requires_grad_(False)
+    images = torch.randn(BATCH, 3, 32, 32).to(DEVICE, memory_format=torch.channels_last)
+    index = torch.arange(BATCH, device=DEVICE)
+    labels, epoch = data.train.labels[:BATCH].to(DEVICE), torch.tensor(30.0, device=DEVICE)
+    batches = {
+        views: Batch(stack, labels, index, epoch)
+        for views, stack in ((1, images), (2, torch.stack([images, images])))
+    }
+    answers = {views: teacher_outputs([teacher], batch)[0] for views, batch in batches.items()}
+    forward = statistics.median(
+        seconds(lambda: teacher_outputs([teacher], batches[1])) for _ in range(STEPS)
+    )
+    kd = Stepper("kd", data, teacher)
+    given = batches, answers
+    kd.step(*given)
+    found = {}
+    for name in sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml")):
+        method = Stepper(name, data, teacher)
+        method.step(*given)
+        pairs = [
+            (seconds(partial(kd.step, *given)), seconds(partial(method.step, *given)))
+            for _ in range(STEPS)
+        ]
+        base, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+        live = forward * method.teachers * method.method.views
+        ratios = {"own": own / base, "with_teacher": (own + live) / (base + forward)}
+        found[name] = {key: round(value, 3) for key, value in ratios.items()}
+        print(name, found[name], file=sys.stderr)
+    machine = hardware(DEVICE)
+    note = (
+        "*Step* is the time of a training step with the teacher's answers at hand, *with teacher*\n"
+        "that of one with the live teacher, both relative to KD's in one benchmark run (batch 64,\n"
+        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {STEPS} interleaved\n"
+        "steps; `benchmarks/methods.py`)."
+    )
+    facts = {"note": note, "hardware": machine, "versions": versions(), "methods": found}
+    print(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()
