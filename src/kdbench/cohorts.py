@@ -71,7 +71,7 @@ def _check_one(key: str, values: Iterable[Any]) -> None:
     found = {canonical(value): value for value in values}
     if len(found) > 1:
         first, second = list(found.values())[:2]
-        if isinstance(first, dict) and isinstance(second, dict):
+        while isinstance(first, dict) and isinstance(second, dict):
             inner = next(k for k in {**first, **second} if first.get(k) != second.get(k))
             key, first, second = f"{key}.{inner}", first.get(inner), second.get(inner)
         raise ConfigError(
