@@ -130,9 +130,10 @@ def test_one_that_cannot_be_set_up_leaves_the_others_untouched(teachers):
     ],
 )
 def test_runs_that_cannot_share_say_which_key_differs(teachers, overrides, named):
+    other = [override.format(other=teachers[1]) for override in overrides]
+    configs = [taught("kd", teachers), taught("kd", teachers, *other)]
     with pytest.raises(ConfigError, match=f"cannot train side by side: {named}"):
-        other = [override.format(other=teachers[1]) for override in overrides]
-        train_together([taught("kd", teachers), taught("kd", teachers, *other)])
+        train_together(configs)
 
 
 def test_dropout_of_one_member_does_not_touch_another(teachers):

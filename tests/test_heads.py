@@ -96,13 +96,13 @@ def test_a_copy_makes_class_maps_with_its_own_weights():
 def reused(student: nn.Module, projection: nn.Module, side: int = 8) -> ReusedHead:
     probe = probe_network(student, DATASET)
     classifier = Affine(torch.ones(CLASSES, 64), torch.zeros(CLASSES))
-    return ReusedHead(student, probe.taps, "stage3", projection, side, classifier)
+    return ReusedHead(student, probe.image, "stage3", projection, side, classifier)
 
 
 def test_a_perfect_projection_gives_the_classifiers_own_logits():
     teacher = frozen("resnet8")
     student, probe = copy.deepcopy(teacher).requires_grad_(), probe_network(teacher, DATASET)
-    head = ReusedHead(student, probe.taps, "stage3", nn.Identity(), 8, probe.classifier)
+    head = ReusedHead(student, probe.image, "stage3", nn.Identity(), 8, probe.classifier)
     torch.testing.assert_close(head.eval()(IMAGES).logits, teacher(IMAGES).logits)
 
 

@@ -62,6 +62,7 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
         taps={name: tap.shape[1:] for name, tap in output.taps.items()},
         classifier=_classifier(network, dataset.num_classes),
         stage_norms=tuple(_affine(norm) for norm in norms),
+        image=dataset.train.images.shape[1:],
         class_means=partial(class_means, network, dataset),
     )
 

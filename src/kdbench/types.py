@@ -41,6 +41,7 @@ class NetworkProbe(NamedTuple):
     taps: dict[str, torch.Size]  # canonical name -> shape without the batch
     classifier: Affine | None = None  # logits = pooled @ weight.T + bias; None: it has none such
     stage_norms: tuple[Affine, ...] = ()  # the BN before each stage's last ReLU, where it has one
+    image: torch.Size = torch.Size()  # [C, H, W] of the data set
     class_means: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, D], means per class
     #                                                     over the training images, unaugmented
 

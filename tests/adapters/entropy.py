@@ -86,5 +86,6 @@ LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {
 
 # The released EA-KD adds 1e-10 inside the logarithms of both entropies: each shifts by K 1e-10. Of
 # the loss that is 1e-9 (K = 10) or 4e-9 (K = 100) where logits have a deviation of 1 to 3, and
-# below 1e-8 up to a deviation of 10 (K = 200: 1.3e-8); 1e-7 bounds all of them. ER-KD and EA-DKD clamp at 1e-10, which does not bind.
+# below 1e-8 up to a deviation of 10 (K = 200: 1.3e-8); 1e-7 bounds all of them. ER-KD and EA-DKD
+# clamp at 1e-10, which does not bind.
 GUARDED: dict[str, float] = {"ea_kd": 1e-7}

@@ -52,7 +52,7 @@ class SimKD(Method):
         channels, side, _ = check_map(teacher, "map")
         stage = last_stage(probe.student)
         projection = projector(check_map(probe.student, stage)[0], channels, self.factor)
-        return ReusedHead(student, probe.student.taps, stage, projection, side, classifier)
+        return ReusedHead(student, probe.student.image, stage, projection, side, classifier)
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

@@ -5,8 +5,6 @@ classifier commutes with the average: applied to every position it gives one map
 their average is the logits.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -83,7 +81,7 @@ class ReusedHead(nn.Module):
 
     Args:
         student: the network up to `stage`.
-        taps: the shapes of its taps, without the batch.
+        image: the shape [C, H, W] of an image.
         stage: the tap that is projected.
         projection: [B, C, H, W] of that stage -> [B, D, H, W].
         side: of the classifier's own map; a larger stage is average-pooled to it first.
@@ -93,7 +91,7 @@ class ReusedHead(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        taps: Mapping[str, torch.Size],
+        image: torch.Size,
         stage: str,
         projection: nn.Module,
         side: int,
@@ -106,7 +104,7 @@ class ReusedHead(nn.Module):
         self.register_buffer("teacher_weight", classifier.weight)
         self.register_buffer("teacher_bias", classifier.bias)
         self.TAPS = (*student.TAPS, PROJECTED)
-        _freeze_beyond(student, taps, stage)
+        _freeze_beyond(student, image, stage)
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K], the student's taps and "projected" [B, D, H, W]."""
@@ -119,14 +117,11 @@ class ReusedHead(nn.Module):
         return Output(logits, {**taps, PROJECTED: projected})
 
 
-def _freeze_beyond(network: nn.Module, taps: Mapping[str, torch.Size], stage: str) -> None:
+def _freeze_beyond(network: nn.Module, image: torch.Size, stage: str) -> None:
     """Make buffers of the parameters that a stage does not depend on; nothing else changes."""
-    image = _blank_image(network, taps)
-    if image is None:
-        return  # they stay parameters without a gradient, which no optimizer moves
     training = network.training
     named = dict(network.named_parameters())
-    read = network.eval()(image).taps[stage].sum()
+    read = network.eval()(torch.zeros(1, *image)).taps[stage].sum()
     gradients = torch.autograd.grad(read, list(named.values()), allow_unused=True)
     for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
         if gradient is None:
@@ -135,20 +130,3 @@ def _freeze_beyond(network: nn.Module, taps: Mapping[str, torch.Size], stage: st
             delattr(owner, leaf)
             owner.register_buffer(leaf, parameter.detach())
     network.train(training)
-
-
-def _blank_image(network: nn.Module, taps: Mapping[str, torch.Size]) -> Tensor | None:
-    """An image [1, C, S, S] of the size that gives these tap shapes."""
-    training = network.training
-    kernel = next((p for p in network.parameters() if p.ndim == 4), None)
-    side = max((shape[-1] for shape in taps.values() if len(shape) == 3), default=0)
-    found = None
-    for doublings in range(6 if kernel is not None and side else 0):
-        image = kernel.new_zeros(1, kernel.shape[1], side << doublings, side << doublings)
-        with torch.no_grad(), suppress(RuntimeError):  # too small an image for the network
-            shapes = {name: tap.shape[1:] for name, tap in network.eval()(image).taps.items()}
-            if shapes == dict(taps):
-                found = image
-                break
-    network.train(training)
-    return found

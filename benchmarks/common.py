@@ -1,0 +1,131 @@
+"""What the parts share: their sizes, synthetic data of CIFAR-100's kind, the pair, and ratios."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbench.build import build_student
+from kdbench.data.base import Dataset
+from kdbench.data.synthetic import synthetic
+
+CLASSES = 100
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # conf/dataset/cifar100.yaml
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4  # small: a timed student must not diverge
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    student: str = "resnet8x4"
+    teacher: str = "resnet32x4"
+    batch: int = 64
+    steps: int = 4  # in one turn of a contestant
+    rounds: int = 12  # turns of each; fewer where `seconds` are over, but 3 or more
+    seconds: float = 900.0  # for the turns of steps
+    images: int = 6400  # that the input pipelines deliver in a turn
+    input_rounds: int = 10
+    methods: int = 3  # steps of every method in part (e); 0: left out
+
+
+FULL = Sizes()
+QUICK = Sizes(steps=1, rounds=12, seconds=110.0, images=1280, input_rounds=7, methods=0)
+TINY = Sizes("resnet8", "resnet14", 16, 1, 3, 0.0, 64, 3, 0)  # for the test of these files
+
+
+def dataset(images: int, test: int = CLASSES) -> Dataset:
+    """Synthetic images of CIFAR-100's classes, size and views."""
+    settings = {"mean": list(MEAN), "std": list(STD), "pad": 4, "flip": True, "val_split": 0}
+    return synthetic(CLASSES, images, test, image_size=32, seed=0, **settings)
+
+
+def network(name: str, data: Dataset, seed: int = 0) -> nn.Module:
+    """A network of the CIFAR zoo; equal for equal seeds."""
+    return build_student({"_target_": _target(name)}, data, seed)
+
+
+def _target(name: str) -> str:
+    module = next(m for m in ("resnet", "vgg", "wrn") if name.startswith(m))
+    return f"kdbench.networks.{module}.{name}"
+
+
+def teacher(name: str, data: Dataset) -> nn.Module:
+    """A frozen network with random weights, whose BN has seen images, so that logits are sane."""
+    found = network(name, data, seed=1)
+    found.train()
+    for layer in found.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # a cumulative mean
+    images = data.train.images[:64].float().div(255).sub(0.5).div(0.25)
+    with torch.no_grad():
+        found(images)
+    return found.eval().requires_grad_(False)
+
+
+def synchronise() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes, to the end of its kernels."""
+    synchronise()
+    started = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - started
+
+
+def turns(
+    contestants: dict[str, Callable[[], object]], rounds: int, budget: float
+) -> dict[str, list[float]]:
+    """Seconds of every contestant's turns, which alternate; the order turns round every time.
+
+    Each has one turn before that is not counted. Other load on the machine therefore meets all of
+    them alike, and a ratio is formed within a round.
+    """
+    for call in contestants.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    started = time.perf_counter()
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - started > budget:
+            break
+        names = list(contestants) if done % 2 == 0 else list(reversed(contestants))
+        for name in names:
+            times[name].append(seconds(contestants[name]))
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles, smallest, largest, count."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    numbers = {"median": middle, "q1": low, "q3": high, "min": min(values), "max": max(values)}
+    return {key: round(value, 4) for key, value in numbers.items()} | {"n": len(values)}
+
+
+def ratio(times: dict[str, list[float]], name: str, base: str, per: int = 1) -> dict[str, float]:
+    """The spread of a time over the base's time in the same round, divided by `per`."""
+    pairs = zip(times[name], times[base], strict=True)
+    return spread([one / other / per for one, other in pairs])
+
+
+def line(text: str, found: dict[str, float]) -> str:
+    """A ratio for people."""
+    return (
+        f"  {text:<58} {found['median']:7.3f}   quartiles {found['q1']:.3f} to {found['q3']:.3f}"
+        f", n {found['n']}"
+    )
+
+
+def endless(make_epoch: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from make_epoch()
