@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check lint clean
+.PHONY: help setup quickstart test check lint bench bench-torchdistill clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,14 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 lint: setup  ## Ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Side by side in one run, ratios with their spread, one JSON line last. QUICK=1: under four minutes
+# on two CPU cores. TORCHDISTILL=1: torchdistill's step too, from a venv beside the same PyTorch.
+bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench against the plain loop (QUICK=1, TORCHDISTILL=1)
+	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(TORCHDISTILL),--torchdistill)
+
+bench-torchdistill: setup
+	@$(BIN)/python benchmarks/torchdistill_venv.py
 
 check: test  ## What continuous integration runs
 

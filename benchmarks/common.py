@@ -4,14 +4,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from kdbench.build import build_student
+from kdbench.cli import compose_group
+from kdbench.config import SHAPED_BY_DATA
 from kdbench.data.base import Dataset
 from kdbench.data.synthetic import synthetic
+from kdbench.schema import check_node
 
 CLASSES = 100
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # conf/dataset/cifar100.yaml
@@ -29,14 +33,17 @@ class Sizes:
     steps: int = 4  # in one turn of a contestant
     rounds: int = 12  # turns of each; fewer where `seconds` are over, but 3 or more
     seconds: float = 900.0  # for the turns of steps
+    compile: str = (
+        "on" if DEVICE.type == "cpu" else "auto"
+    )  # as auto decides in a run of 240 epochs
     images: int = 6400  # that the input pipelines deliver in a turn
     input_rounds: int = 10
     methods: int = 3  # steps of every method in part (e); 0: left out
 
 
 FULL = Sizes()
-QUICK = Sizes(steps=1, rounds=12, seconds=110.0, images=1280, input_rounds=7, methods=0)
-TINY = Sizes("resnet8", "resnet14", 16, 1, 3, 0.0, 64, 3, 0)  # for the test of these files
+QUICK = Sizes(steps=1, seconds=110.0, images=1280, input_rounds=7, methods=0)
+TINY = Sizes("resnet8", "resnet14", 16, 1, 3, 0.0, "auto", 64, 3, 0)  # for the tests
 
 
 def dataset(images: int, test: int = CLASSES) -> Dataset:
@@ -46,17 +53,17 @@ def dataset(images: int, test: int = CLASSES) -> Dataset:
 
 
 def network(name: str, data: Dataset, seed: int = 0) -> nn.Module:
-    """A network of the CIFAR zoo; equal for equal seeds."""
-    return build_student({"_target_": _target(name)}, data, seed)
+    """A network of conf/student; equal for equal seeds."""
+    return build_student(_node(name), data, seed)
 
 
-def _target(name: str) -> str:
-    module = next(m for m in ("resnet", "vgg", "wrn") if name.startswith(m))
-    return f"kdbench.networks.{module}.{name}"
+@cache
+def _node(name: str) -> dict[str, Any]:
+    return check_node("student", compose_group("student", name), given=SHAPED_BY_DATA)
 
 
 def teacher(name: str, data: Dataset) -> nn.Module:
-    """A frozen network with random weights, whose BN has seen images, so that logits are sane."""
+    """A frozen network with random weights; its BN has seen images and its answers are not flat."""
     found = network(name, data, seed=1)
     found.train()
     for layer in found.modules():
@@ -65,6 +72,8 @@ def teacher(name: str, data: Dataset) -> nn.Module:
     images = data.train.images[:64].float().div(255).sub(0.5).div(0.25)
     with torch.no_grad():
         found(images)
+        linears = [layer for layer in found.modules() if isinstance(layer, nn.Linear)]
+        linears[-1].weight.mul_(10)  # the classifier
     return found.eval().requires_grad_(False)
 
 

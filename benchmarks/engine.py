@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,37 +26,62 @@ LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd
 SEED = 0
 
 
-class Contestant:
-    """A cohort of methods on one pair, whose epoch can be run again and again."""
+@dataclass(frozen=True)
+class Bench:
+    """What the contestants of one measurement share."""
 
-    def __init__(
-        self,
-        methods: Sequence[str],
-        student: str,
-        teacher: nn.Module,
-        data: Dataset,
-        batch: int,
-        answers: str,
-        folder: Path,
-    ) -> None:
+    student: str
+    teacher: nn.Module
+    data: Dataset
+    batch: int
+    folder: Path
+    compile: str
+
+    def __post_init__(self) -> None:
+        """Bring the teacher where the engine would."""
+        self.teacher.to(DEVICE, memory_format=torch.channels_last)
+
+    @cached_property
+    def images(self) -> TrainImages:
+        """The training images on the device."""
+        data = self.data
+        return TrainImages(data.train.images, data.views, data.mean, data.std, DEVICE)
+
+    def member(self, name: str, runtime: Runtime) -> Member:
+        """A run of a method."""
+        method = build_method(check_node("method", compose_group("method", name)), SEED)
+        body = network(self.student, self.data, SEED)
+        body = set_up(method, body, {"teacher": self.teacher}, self.data, SEED)
+        schedule = Schedule(1, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY)
+        run = Run(name, SEED, body, method, self.data, schedule, runtime, self.folder)
+        return Member(run, Console(), [])
+
+
+class Contestant:
+    """A cohort of methods on one pair, whose epoch can be run again and again.
+
+    `answers` is "live", "table", or another contestant whose teachers it shares: the first two
+    fold the teacher, and "live" compiles it where the bench says so.
+    """
+
+    def __init__(self, methods: Sequence[str], bench: Bench, answers: "str | Contestant") -> None:
+        kind = answers if isinstance(answers, str) else answers.runtime.teacher
+        compiled = bench.compile if kind == "live" else "auto"
         self.runtime = Runtime(
-            channels_last=True, teacher=answers, table_dir=str(folder / "tables")
+            channels_last=True,
+            teacher=kind,
+            compile=compiled,
+            table_dir=str(bench.folder / "tables"),
         )
-        self.images = TrainImages(data.train.images, data.views, data.mean, data.std, DEVICE)
-        teachers = {"teacher": teacher.to(DEVICE, memory_format=self.runtime.memory_format)}
-        console, milestones = Console(), []
-        schedule = Schedule(1, batch, LEARNING_RATE, milestones, 0.1, MOMENTUM, WEIGHT_DECAY)
-        self.members = []
-        for name in methods:
-            method = build_method(check_node("method", compose_group("method", name)), SEED)
-            body = set_up(method, network(student, data, SEED), teachers, data, SEED)
-            run = Run(name, SEED, body, method, data, schedule, self.runtime, folder)
-            self.members.append(Member(run, console, []))
-        facts = {"teacher": {"teacher": "random weights", "network": type(teacher).__name__}}
-        chosen = choose_answers(
-            self.members, teachers, facts, data, self.images, self.runtime, folder
-        )
-        self.cohort = Cohort(self.members, list(teachers.values()), chosen, self.images, console)
+        self.members = [bench.member(name, self.runtime) for name in methods]
+        facts = {"teacher": {"teacher": "random weights", "network": "random weights"}}
+        if isinstance(answers, str):
+            named, images = {"teacher": bench.teacher}, bench.images
+            given = bench.data, images, self.runtime, bench.folder
+            self.answers = choose_answers(self.members, named, facts, *given)
+        else:
+            self.answers = answers.answers
+        self.cohort = Cohort(self.members, self.answers, bench.images, Console())
 
     def epoch(self) -> None:
         """All steps of the first epoch, its plan and, with a table, its reading included.

@@ -1,23 +1,24 @@
 """What every method's step costs relative to KD's, side by side in one run.
 
-    python benchmarks/methods.py > results/benchmarks/methods.json
+    python -m benchmarks.methods > results/benchmarks/methods.json
 
 resnet32x4 -> resnet8x4, batch 64, CIFAR-100's classes and sizes, random images. Each timed step of
 a method stands between two of KD's; a ratio is that of their medians. "own" is the step with the
 teacher's answers at hand, as from a table; "with_teacher" adds one live forward pass of every
-teacher that the method reads.
+teacher that the method reads. "state_bytes" are the method's own parameters and buffers; on a GPU
+"peak_bytes" is the most memory that a step takes, student and method included, teachers not.
 """
 
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.common import DEVICE, seconds
 from kdbench.build import build_method, set_up
 from kdbench.cli import compose_group
 from kdbench.config import conf_dir
@@ -32,7 +33,6 @@ from kdbench.step import teacher_outputs, train_step
 from kdbench.types import Batch, Output
 
 BATCH, CLASSES, STEPS = 64, 100, 3
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def dataset() -> Dataset:
@@ -45,15 +45,6 @@ def dataset() -> Dataset:
 def on_device(module: nn.Module) -> nn.Module:
     """Where and how the engine would keep it."""
     return module.to(DEVICE, memory_format=torch.channels_last)
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes, to the end of its kernels."""
-    started = time.perf_counter()
-    call()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 class Stepper:
@@ -77,9 +68,39 @@ class Stepper:
         parts = self.optimizer, batches[views], self.generator
         train_step(self.student, self.method, outputs, *parts)
 
+    def bytes(self) -> int:
+        """What the method keeps beside the student."""
+        kept = [*self.method.parameters(), *self.method.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
-def main() -> None:
-    """Measure every file of conf/method and print JSON."""
+
+Given = tuple[dict[int, Batch], dict[int, Output]]
+
+
+def compare(
+    name: str, data: Dataset, teacher: nn.Module, kd: Stepper, given: Given, forward: float, n: int
+) -> dict[str, float]:
+    """A method's costs; `forward` is the time of a teacher's forward, `n` the number of steps."""
+    on_gpu = DEVICE.type == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    method = Stepper(name, data, teacher)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    method.step(*given)
+    memory: dict[str, float] = {"state_bytes": method.bytes()}
+    if on_gpu:
+        memory["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+    pairs = [
+        (seconds(partial(kd.step, *given)), seconds(partial(method.step, *given))) for _ in range(n)
+    ]
+    base, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+    live = forward * method.teachers * method.method.views
+    ratios = {"own": own / base, "with_teacher": (own + live) / (base + forward)}
+    return {key: round(value, 3) for key, value in ratios.items()} | memory
+
+
+def measure(steps: int = STEPS) -> dict[str, Any]:
+    """Every file of conf/method."""
     data = dataset()
     teacher = on_device(resnet32x4(CLASSES)).eval().requires_grad_(False)
     images = torch.randn(BATCH, 3, 32, 32).to(DEVICE, memory_format=torch.channels_last)
@@ -91,33 +112,27 @@ def main() -> None:
     }
     answers = {views: teacher_outputs([teacher], batch)[0] for views, batch in batches.items()}
     forward = statistics.median(
-        seconds(lambda: teacher_outputs([teacher], batches[1])) for _ in range(STEPS)
+        seconds(lambda: teacher_outputs([teacher], batches[1])) for _ in range(steps)
     )
-    kd = Stepper("kd", data, teacher)
-    given = batches, answers
+    kd, given = Stepper("kd", data, teacher), (batches, answers)
     kd.step(*given)
     found = {}
     for name in sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml")):
-        method = Stepper(name, data, teacher)
-        method.step(*given)
-        pairs = [
-            (seconds(partial(kd.step, *given)), seconds(partial(method.step, *given)))
-            for _ in range(STEPS)
-        ]
-        base, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-        live = forward * method.teachers * method.method.views
-        ratios = {"own": own / base, "with_teacher": (own + live) / (base + forward)}
-        found[name] = {key: round(value, 3) for key, value in ratios.items()}
-        print(name, found[name], file=sys.stderr)
+        found[name] = compare(name, data, teacher, kd, given, forward, steps)
+        print(f"(e) {name}: {found[name]}", file=sys.stderr)
     machine = hardware(DEVICE)
     note = (
         "*Step* is the time of a training step with the teacher's answers at hand, *with teacher*\n"
         "that of one with the live teacher, both relative to KD's in one benchmark run (batch 64,\n"
-        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {STEPS} interleaved\n"
-        "steps; `benchmarks/methods.py`)."
+        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {steps} interleaved\n"
+        "steps; `python -m benchmarks.methods`)."
     )
-    facts = {"note": note, "hardware": machine, "versions": versions(), "methods": found}
-    print(json.dumps(facts, indent=1))
+    return {"note": note, "hardware": machine, "versions": versions(), "methods": found}
+
+
+def main() -> None:
+    """Measure every method and print JSON."""
+    print(json.dumps(measure(), indent=1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import Sizes, line, ratio, spread, turns
-from benchmarks.engine import LOGIT_METHODS, Contestant
+from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
 from benchmarks.plain_loop import PictureSet, PlainLoop, loader
 from benchmarks.torchdistill_step import Peer
 
@@ -56,14 +56,12 @@ def set_up(
     train_loader = loader(pictures, sizes.batch)
     plain = PlainLoop(common.network(sizes.student, data), common.teacher(sizes.teacher, data))
 
-    def contestant(count: int, answers: str) -> Contestant:
-        teacher = common.teacher(sizes.teacher, data)
-        given = sizes.student, teacher, data, sizes.batch, answers, folder
-        return Contestant(LOGIT_METHODS[:count], *given)
-
-    engine = {"lone_live": contestant(1, "live"), "lone_table": contestant(1, "table")}
-    engine |= {f"cohort{count}": contestant(count, "live") for count in COHORTS[1:]}
-    engine["cohort8_table"] = contestant(8, "table")
+    frozen = common.teacher(sizes.teacher, data)
+    bench = Bench(sizes.student, frozen, data, sizes.batch, folder, sizes.compile)
+    live, table = (Contestant(LOGIT_METHODS[:1], bench, kind) for kind in ("live", "table"))
+    engine = {"lone_live": live, "lone_table": table}
+    engine |= {f"cohort{n}": Contestant(LOGIT_METHODS[:n], bench, live) for n in COHORTS[1:]}
+    engine["cohort8_table"] = Contestant(LOGIT_METHODS, bench, table)
     images, labels = (tensor.cpu() for tensor in engine["lone_live"].first_batch())
     peer, missing = None, "not asked for: make bench TORCHDISTILL=1"
     if with_torchdistill:

@@ -114,8 +114,8 @@ def configuration(batch: int) -> dict[str, Any]:
             "sampler": {"class_or_func": torch.utils.data.RandomSampler},
             "kwargs": {"batch_size": batch, "num_workers": plain_loop.WORKERS},
         },
-        "teacher": {"requires_grad": False},
-        "student": {"requires_grad": True},
+        "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+        "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
         "optimizer": {"key": "SGD", "kwargs": recipe},
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": term}}},
     }
@@ -136,6 +136,7 @@ def main() -> None:
         body = common.network(given[who], data)
         body.load_state_dict(given[f"{who}_weights"])
         networks[who] = Logits(body).to(common.DEVICE)
+    networks["teacher"].eval()  # as torchdistill's example leaves it, having scored it
     box = get_distillation_box(
         networks["teacher"],
         networks["student"],

@@ -60,9 +60,10 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Run an entry of kdbench as the shell would, in this process and in an empty folder."""
-    from kdbench import evaluate, table, train
+    from kdbench import estimate, evaluate, table, train
 
-    entries = {"train": train.main, "evaluate": evaluate.main, "table": table.main}
+    modules = {"train": train, "evaluate": evaluate, "table": table, "estimate": estimate}
+    entries = {name: module.main for name, module in modules.items()}
     monkeypatch.chdir(tmp_path)
 
     def run(entry: str, *arguments: str) -> Result:

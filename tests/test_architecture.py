@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "kdbench"
 FLOORS = [
     {"__version__", "types", "errors", "seeds", "files"},
     {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table"}
+    | {"precision", "folding", "graphs", "frozen"}
     | {"schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
     {"data", "networks", "table", "weights", "log", "config"},
     {"methods"},
@@ -21,8 +22,8 @@ FLOORS = [
     {"member"},
     {"answers", "cohorts"},
     {"loop"},
-    {"recording"},
-    {"train", "evaluate", "catalogue"},
+    {"recording", "timings"},
+    {"train", "evaluate", "catalogue", "estimate"},
 ]
 DOORS = {
     "hydra": {"cli", "build"},

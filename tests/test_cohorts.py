@@ -64,9 +64,9 @@ def test_together_equals_alone(teachers):
     for method in MIXED:
         train(taught(method, teachers, "runs_dir=alone"))
     jobs = train_together([taught(method, teachers, "runs_dir=together") for method in MIXED])
-    assert [job.error for job in jobs] == [None] * len(MIXED)
+    assert not any(isinstance(job, Exception) for job in jobs)
     assert_same_runs("alone", "together")
-    record = read_record(jobs[0].folder / "record.json")
+    record = read_record(jobs[0] / "record.json")
     assert record["companions"] == len(MIXED) - 1
 
 
@@ -75,7 +75,7 @@ def test_together_equals_alone_for_every_method(teachers):
     for method in ONE_TEACHER:
         train(taught(method, teachers, "runs_dir=alone"))
     jobs = train_together([taught(method, teachers, "runs_dir=together") for method in ONE_TEACHER])
-    assert [job.error for job in jobs] == [None] * len(ONE_TEACHER)
+    assert not any(isinstance(job, Exception) for job in jobs)
     assert_same_runs("alone", "together")
 
 
@@ -105,18 +105,21 @@ def test_one_that_fails_leaves_the_others_untouched(teachers, monkeypatch):
     )
     others = [taught(method, teachers, "runs_dir=broken") for method in methods]
     jobs = train_together([others[0], broken, *others[1:]])
-    assert isinstance(jobs[1].error, DivergedError)
-    assert read_record(jobs[1].folder / "record.json")["status"] == "failed"
-    assert [job.error for job in jobs if job is not jobs[1]] == [None] * 3
-    jobs[1].folder.rename("elsewhere")
+    assert isinstance(jobs[1], DivergedError)
+    assert not any(isinstance(job, Exception) for job in [jobs[0], *jobs[2:]])
+    failed = runs("broken")["synthetic-resnet14-resnet8-logit_l2-s0"]
+    assert read_record(failed / "record.json")["status"] == "failed"
+    failed.rename("elsewhere")
     assert_same_runs("whole", "broken")
 
 
 def test_one_that_cannot_be_set_up_leaves_the_others_untouched(teachers):
     unfit = taught("sp", teachers, "student=timm", "student.model=resnet18")
-    jobs = train_together([taught("kd", teachers), unfit])
-    assert isinstance(jobs[1].error, ConfigError)
-    assert read_record(jobs[0].folder / "record.json")["status"] == "done"
+    alone = config("method=kd")  # without a teacher
+    jobs = train_together([unfit, taught("kd", teachers), alone])
+    assert isinstance(jobs[0], ConfigError)
+    assert isinstance(jobs[2], ConfigError)
+    assert read_record(jobs[1] / "record.json")["status"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -167,3 +170,33 @@ def test_teacher_forward_is_shared(teachers, monkeypatch):
     train_together(configs)
     assert calls == [16, 16, 8] * 2
     assert torch.is_grad_enabled()
+
+
+SWEEP = ["-m", *SMALL, *TWO_EPOCHS, "hydra/launcher=cohort", "student=resnet8"]
+
+
+def test_the_launcher_trains_a_sweep_side_by_side(command, teachers):
+    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teachers[0]}"]
+    sweep = [*SWEEP, *named, "method=ce,kd,dkd", "seed=0,1"]
+    result = command("train", *sweep)
+    assert result.code == 0, result.err
+    records = {name: read_record(folder / "record.json") for name, folder in runs().items()}
+    students = {name: record for name, record in records.items() if "resnet8" in name}
+    assert len(students) == 6
+    assert all(record["companions"] == 2 for record in students.values())
+    assert command("train", *sweep).out.count("is done") == 6
+    assert command("train", *sweep, "runs_dir=alone", "hydra/launcher=basic").code == 0
+    for name, folder in runs("alone").items():
+        assert same(weights(folder), weights(runs()[name]))
+
+
+def test_the_launcher_ends_with_an_error_if_a_run_has_no_result(command, teachers):
+    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teachers[0]}"]
+    result = command("train", *SWEEP, *named, "method=kd,logit_l2", "+method.l2_weight=null")
+    assert result.code == 2
+    result = command("train", *SWEEP, "method=ce,kd")
+    assert result.code == 1
+    first, last = result.err.strip().splitlines()
+    assert "method kd reads 1 teacher(s), not 0" in first
+    assert "1 of 2 runs have no result; the same command tries them again" in last
+    assert command("train", *SWEEP, "method=ce", "hydra.launcher.size=0").code == 2

@@ -23,11 +23,13 @@ def wheel(tmp_path_factory) -> Path:
 def test_configuration_and_passports_travel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    for group in ("method", "teacher", "student", "dataset", "schedule", "tuned"):
+    for group in ("method", "teacher", "student", "dataset", "schedule", "tuned", "pair"):
         files = {f"kdbench/conf/{group}/{p.name}" for p in (ROOT / "conf" / group).glob("*.yaml")}
         assert files
         assert files <= set(names)
     assert "kdbench/conf/experiments/quickstart.yaml" in names
+    assert "kdbench/conf/tuned/dkd/resnet56_resnet20.yaml" in names
+    assert "hydra_plugins/kdbench_cohort/launcher.py" in names
     assert any(name.endswith("resnet32_cifar100.passport.json") for name in names)
     assert len(names) == len(set(names)), "nothing travels twice"
 

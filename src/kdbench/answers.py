@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdbench.data.base import Dataset
 from kdbench.data.views import TrainImages
 from kdbench.errors import ConfigError
+from kdbench.frozen import CHUNK, FrozenTeacher, freeze
+from kdbench.graphs import Replayed, recorder_for
 from kdbench.member import Member
 from kdbench.methods.base import Method
+from kdbench.precision import TABLE_DTYPES
 from kdbench.runtime import Runtime
 from kdbench.step import teacher_outputs
 from kdbench.teacher_table import (
@@ -32,14 +36,21 @@ AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no table that may grow beyond
 class LiveTeachers:
     """Every batch is shown to the frozen networks."""
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, networks: Sequence[FrozenTeacher], runtime: Runtime, report: Callable[[str], None]
+    ) -> None:
         self.networks = networks
+        recorder = recorder_for(runtime) if networks else None
+        self.replayed = recorder and Replayed(self._outputs, recorder, "the teacher", report)
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
         """Nothing is prepared."""
 
     def outputs(self, batch: Batch) -> tuple[Output, ...]:
-        """All teachers' outputs on a batch."""
+        """All teachers' outputs on a batch; on a GPU to be read before the next call."""
+        return (self.replayed or self._outputs)(batch)
+
+    def _outputs(self, batch: Batch) -> tuple[Output, ...]:
         return teacher_outputs(self.networks, batch)
 
 
@@ -47,7 +58,7 @@ class LiveTeachers:
 class TabledTeacher:
     """A network, and the table of its answers: logits, and behind them the taps `answers` names."""
 
-    network: nn.Module
+    network: FrozenTeacher
     table: TeacherTable
     taps: dict[str, int]  # name -> width
 
@@ -128,39 +139,45 @@ def choose_answers(
 
     Args:
         members: the runs that the answers are for.
-        teachers: the networks by name.
-        facts: what names each teacher's table, besides data and device.
+        teachers: the networks by name, in eval mode, probed and measured.
+        facts: what names each teacher's table, besides data, device and how it is called.
 
     Raises:
         ConfigError: runtime.teacher=table, and a method reads what no table holds.
         KdbenchError: runtime.teacher=table, and there is no room for it.
     """
-    networks = list(teachers.values())
+    schedule, count = members[0].run.schedule, len(dataset.train.labels)
+    report = members[0].console.message
+    sample = _sample(images, count)
+    settings = schedule.precision, runtime, count * schedule.epochs, report
+    networks = [freeze(network, sample, *settings) for network in teachers.values()]
     methods = [member.run.method for member in members]
-    unheld = untabled(methods)
+    unheld, live = untabled(methods), LiveTeachers(networks, runtime, report)
     if runtime.teacher == "live" or not networks:
-        return LiveTeachers(networks)
+        return live
+    if unheld and runtime.teacher == "auto":
+        return live
     if unheld:
-        if runtime.teacher == "auto":
-            return LiveTeachers(networks)
         raise ConfigError(
             f"runtime.teacher=table, but the method reads {', '.join(unheld)}, which no table "
             "holds: set runtime.teacher=auto"
         )
     taps = sorted({tap for method in methods for tap in method.taps})
-    widths = [_widths(network, images, taps) for network in networks]
+    widths = [_widths(network, sample, taps) for network in networks]
     root = Path(runtime.table_dir) if runtime.table_dir is not None else runs_dir / ".tables"
-    count, views = len(dataset.train.labels), dataset.views.count
-    epochs = members[0].run.schedule.epochs
-    rows = [4 * sum(width.values()) + CHECKSUM_BYTES for width in widths]
-    needed = sum(bytes_touched(count, views, row, epochs) for row in rows)
+    views = dataset.views.count
+    dtype = TABLE_DTYPES[schedule.table_precision]
+    number = np.dtype(dtype).itemsize
+    rows = [number * sum(width.values()) + CHECKSUM_BYTES for width in widths]
+    needed = sum(bytes_touched(count, views, row, schedule.epochs) for row in rows)
     if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
-        return LiveTeachers(networks)
+        return live
     check_room(root, needed)
-    shared = _shared_facts(dataset, runtime, taps)
+    shared = _shared_facts(dataset, runtime, taps) | {"dtype": dtype}
     tabled = []
-    for (name, network), width in zip(teachers.items(), widths, strict=True):
-        table = TeacherTable(root, shared | facts[name], count, views, sum(width.values()))
+    for name, network, width in zip(teachers, networks, widths, strict=True):
+        named = shared | facts[name] | network.facts
+        table = TeacherTable(root, named, count, views, sum(width.values()))
         del width["logits"]
         tabled.append(TabledTeacher(network, table, width))
     return TabledTeachers(tabled, images, runtime.memory_format)
@@ -174,15 +191,19 @@ def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Fa
         "std": list(dataset.std),
         "views": {"pad": dataset.views.pad, "flip": dataset.views.flip},
         "answers": ["logits", *taps],
-        "dtype": "float32",
         "device": runtime.device.type,
         "channels_last": runtime.memory_format == torch.channels_last,
     }
 
 
-def _widths(network: nn.Module, images: TrainImages, taps: Sequence[str]) -> dict[str, int]:
+def _sample(images: TrainImages, count: int) -> Tensor:
+    """The first training images, [B, C, H, W] of at most `CHUNK`."""
+    first = torch.arange(min(CHUNK, count), device=images.device)
+    return images.batch(first, torch.zeros_like(first))
+
+
+def _widths(network: FrozenTeacher, sample: Tensor, taps: Sequence[str]) -> dict[str, int]:
     """How many numbers the logits and each tap have."""
-    first = torch.zeros(1, dtype=torch.int64, device=images.device)
     with torch.no_grad():
-        output: Output = network(images.batch(first, first))
+        output: Output = network(sample[:1])
     return {"logits": output.logits.shape[1]} | {tap: output.taps[tap].shape[1] for tap in taps}

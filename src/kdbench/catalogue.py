@@ -6,10 +6,12 @@ All of it stands in `conf/method` (head comments, and a source beside every valu
 docstrings, and, for the cost, in the record of one benchmark run.
 """
 
+import copy
 import inspect
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from torch import nn
 from kdbench.build import build_method, set_up
 from kdbench.cli import compose_group
 from kdbench.config import conf_dir
+from kdbench.data.base import Dataset
 from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
@@ -95,11 +98,12 @@ def _settings(lines: list[str]) -> list[Setting]:
     return settings
 
 
-def built(name: str) -> tuple[type, Method, int]:
-    """The method's class, the method set up for resnet32x4 -> resnet8x4, and what it adds."""
+@cache
+def networks() -> tuple[Dataset, nn.Module, nn.Module]:
+    """A data set of 100 classes, a teacher and a student; made once."""
     dataset = synthetic(
         num_classes=100,
-        num_train=200,
+        num_train=100,
         num_test=100,
         image_size=32,
         seed=0,
@@ -109,11 +113,17 @@ def built(name: str) -> tuple[type, Method, int]:
         flip=False,
         val_split=0,
     )
+    return dataset, resnet32x4(100).eval(), resnet8x4(100)
+
+
+def built(name: str) -> tuple[type, Method, int]:
+    """The method's class, the method set up for resnet32x4 -> resnet8x4, and what it adds."""
+    dataset, teacher, fresh = networks()
     node = check_node("method", compose_group("method", name))
     method = build_method(node, seed=0)
     count = 3 if method.num_teachers is None else method.num_teachers
-    teachers = {f"teacher{i}": resnet32x4(100).eval() for i in range(count)}
-    student = resnet8x4(100)
+    teachers = {f"teacher{i}": teacher for i in range(count)}
+    student = copy.deepcopy(fresh)
     before = _trained(student)
     adapted = set_up(method, student, teachers, dataset, seed=0)
     return locate("method", node["_target_"]), method, _trained(method) + _trained(adapted) - before

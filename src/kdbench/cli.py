@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from typing import Any, NoReturn
 
 import hydra
@@ -35,17 +37,65 @@ def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
             failures.append(error)
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
-    try:
+    with one_line_errors(config_name, check):
         main(job)()
+    if failures:
+        sys.exit(failures[0].exit_code)
+
+
+def run_together(config_name: str, check: Check, task: Callable[[list[Config]], None]) -> None:
+    """Compose every job that the command line describes, check all, and give all to `task`.
+
+    Exit codes as `run`'s.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with one_line_errors(config_name, check):
+        try:
+            task([check(raw) for raw in compose_jobs(config_name, sys.argv[1:])])
+        except KdbenchError as error:
+            fail(str(error), error.exit_code)
+
+
+@contextmanager
+def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
+    """Leave with one line and an exit code on every mistake."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:], config_name, check), ConfigError.exit_code)
+    except KdbenchError as error:  # a sweep's own, after its jobs
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
         fail(str(stop) or "interrupted", INTERRUPTED)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{where}", KdbenchError.exit_code)
-    if failures:
-        sys.exit(failures[0].exit_code)
+
+
+def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
+    """Every job of a command, composed as Hydra's sweeper would; nothing is run.
+
+    A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in both;
+    the command wins.
+    """
+    parser = OverridesParser.create()
+    overrides = [text for text in arguments if not text.startswith("-")]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        first = [values_of(override)[0] for override in parser.parse_overrides(overrides)]
+        head = hydra.compose(config_name, first, return_hydra_config=True)
+        params = head.hydra.sweeper.params or {}
+        lines = [f"{key}={value}" for key, value in params.items()] + overrides
+        swept = {one.get_key_element(): values_of(one) for one in parser.parse_overrides(lines)}
+        jobs = product(*swept.values())
+        return [plain(hydra.compose(config_name, list(job))) for job in jobs]
+
+
+def values_of(override: Override) -> list[str]:
+    """An override for each of its values."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Who trains with whom: runs that can share batches and teachers, and what keeps others apart."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kdbench.record import RECORD_FILE, Identity, Record, canonical, identify, r
 from kdbench.teachers import TeacherFile, find_teacher
 
 SHARED = ("dataset", "runtime", "seed", "runs_dir")  # equal for all, besides teachers and:
-SHARED_SCHEDULE = ("epochs", "batch_size")
+SHARED_SCHEDULE = ("epochs", "batch_size", "precision", "table_precision")
 
 
 @dataclass
@@ -65,6 +66,27 @@ def check_alike(configs: Sequence[Config]) -> None:
     for key in SHARED_SCHEDULE:
         _check_one(f"schedule.{key}", (config["schedule"][key] for config in configs))
     _check_one("teacher", (config["teacher"] for config in configs if config["teacher"]))
+
+
+def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
+    """Runs that can train side by side, together in groups of at most `size`, in order."""
+    groups: list[list[Config]] = []
+    for config in configs:
+        seen = {**config, "teacher": config["teacher"] if reads_teachers(config) else {}}
+        for group in groups:
+            with suppress(ConfigError):
+                check_alike([*group, seen])
+                if len(group) < size:
+                    group.append(seen)
+                    break
+        else:
+            groups.append([seen])
+    return groups
+
+
+def reads_teachers(config: Config) -> bool:
+    """Whether the run's method reads any; a run whose method does not is the same beside all."""
+    return build_method(config["method"], config["seed"]).num_teachers != 0
 
 
 def _check_one(key: str, values: Iterable[Any]) -> None:

@@ -12,6 +12,7 @@ from kdbench.config import Config, check_evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.metrics import evaluate
+from kdbench.precision import allow_tf32
 from kdbench.runtime import Runtime
 from kdbench.weights import find_checkpoint, load_weights
 
@@ -26,6 +27,7 @@ def evaluate_checkpoint(config: Config) -> None:
         raise ConfigError("no checkpoint is named: set checkpoint=FILE, or a run's folder or name")
     runtime: Runtime = make(config["runtime"])
     runtime.apply()
+    allow_tf32(False)
     path = find_checkpoint(config["checkpoint"], Path(config["runs_dir"]))
     dataset: Dataset = make(config["dataset"])
     network = build_network(config["student"], dataset)

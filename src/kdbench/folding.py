@@ -1,6 +1,7 @@
 """Batch norms of a frozen network, folded into the convolutions before them."""
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> tuple[nn.Module, int
 
     A frozen BN is an affine map of each channel, so that a convolution whose output nothing else
     reads can take it over: w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta. What
-    reads a convolution is not written in the network, so every pair is tried, in float64 on
+    reads a convolution is not written in the network, so foldings are tried, in float64 on
     `images` [B, C, H, W]; one that changes the logits or any tap stays. A WRN's stem does: the
     first shortcut and a tap read it too.
 
@@ -34,8 +35,7 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> tuple[nn.Module, int
     sample = images.double()
     with torch.no_grad():
         pairs = _find_pairs(folded, sample)
-        expected = folded(sample) if pairs else None
-        count = sum(_fold(folded, pair, sample, expected) for pair in pairs)
+        count = _fold(folded, pairs, sample, folded(sample)) if pairs else 0
     if count == 0:
         return network, 0
     parameter = next(network.parameters())
@@ -75,29 +75,40 @@ def _find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
     ]
 
 
-def _fold(network: nn.Module, pair: Pair, images: Tensor, expected: Output) -> bool:
-    """Fold one pair; undo it and return False where that changes an output."""
+def _fold(network: nn.Module, pairs: list[Pair], images: Tensor, expected: Output) -> int:
+    """Fold all of these; where that changes an output, each half of them by itself.
+
+    Returns:
+        How many are folded.
+    """
+    undo = [_merge(network, pair) for pair in pairs]
+    if _same(network(images), expected):
+        return len(pairs)
+    for restore in undo:
+        restore()
+    if len(pairs) == 1:
+        return 0
+    middle = len(pairs) // 2
+    halves = pairs[:middle], pairs[middle:]
+    return sum(_fold(network, half, images, expected) for half in halves)
+
+
+def _merge(network: nn.Module, pair: Pair) -> Callable[[], None]:
+    """Fold one pair; what is returned undoes it."""
     owner_path, _, name = pair.norm.rpartition(".")
     owner, conv = network.get_submodule(owner_path), pair.convolution
-    norm = getattr(owner, name)
-    before = conv.weight, conv.bias
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
+    norm, weight, bias = getattr(owner, name), conv.weight, conv.bias
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(weight, bias, *statistics)
     stand_in = nn.Identity()
     stand_in._forward_hooks.update(norm._forward_hooks)  # a foreign network's tap may be here
     setattr(owner, name, stand_in)
-    if _same(network(images), expected):
-        return True
-    conv.weight, conv.bias = before
-    setattr(owner, name, norm)
-    return False
+
+    def restore() -> None:
+        conv.weight, conv.bias = weight, bias
+        setattr(owner, name, norm)
+
+    return restore
 
 
 def _same(found: Output, expected: Output) -> bool:

@@ -101,9 +101,11 @@ def compile_frozen(
     It fails for want of a C++ compiler, on a network that cannot be traced, and on one whose
     compiled numbers are not the eager ones.
     """
+    from torch._inductor import config as inductor  # takes a second to import, and is seldom used
+
     compiled = torch.compile(network, dynamic=False)
     try:
-        with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+        with torch.no_grad(), inductor.patch(freezing=True):
             found, expected = compiled(images).logits, network(images).logits
         worst = (found - expected).abs().max() / expected.abs().max()
         if not bool(worst <= CLOSE):

@@ -103,6 +103,11 @@ class Replayed:
             kept.copy_(fresh, non_blocking=True)
         return recording.replay()
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is known that it can be recorded, or that it cannot."""
+        return self.refused or bool(self.recordings)
+
     def refuse(self, reason: str) -> None:
         """Record nothing any more."""
         self.refused = True

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-from torch import nn
 
 from kdbench.answers import LiveTeachers, TabledTeachers
 from kdbench.console import Console, Display
@@ -17,7 +16,6 @@ from kdbench.data.strong import StrongView, stack_views
 from kdbench.data.views import TrainImages, epoch_plan
 from kdbench.member import Member
 from kdbench.seeds import derive
-from kdbench.step import teacher_outputs
 from kdbench.types import Batch
 
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
@@ -39,12 +37,11 @@ class Cohort:
     def __init__(
         self,
         members: Sequence[Member],
-        teachers: Sequence[nn.Module],
         answers: Answers,
         images: TrainImages,
         console: Console,
     ) -> None:
-        self.members, self.teachers, self.answers = members, teachers, answers
+        self.members, self.answers = members, answers
         self.images, self.console = images, console
         self.run = members[0].run  # for what all share
         self.device = self.run.runtime.device
@@ -117,12 +114,7 @@ class Cohort:
 
     def train_step(self, batches: dict[int, Batch]) -> None:
         """One update of every member."""
-        outputs = {
-            views: self.answers.outputs(batch)
-            if views == 1
-            else teacher_outputs(self.teachers, batch)  # tables hold single views
-            for views, batch in batches.items()
-        }
+        outputs = {views: self.answers.outputs(batch) for views, batch in batches.items()}
         self.each(lambda m: m.step(batches[m.run.method.views], outputs[m.run.method.views]))
         self.step += 1
 

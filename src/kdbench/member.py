@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,14 +13,16 @@ from kdbench.checkpoint import load_checkpoint, save_checkpoint
 from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
+from kdbench.graphs import Replayed, recorder_for
 from kdbench.log import RunLogger
 from kdbench.methods.base import Method
 from kdbench.metrics import evaluate
 from kdbench.optim import Optimizer, Schedule
+from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
 from kdbench.seeds import derive
 from kdbench.snapshot import Moving, Position, Row, own_randomness, restore, start_randomness, take
-from kdbench.step import train_step
+from kdbench.step import Sums, train_step, update
 from kdbench.types import Batch, Output
 
 
@@ -53,6 +56,10 @@ class Member:
         optimizer = Optimizer(run.schedule, run.student, run.method)
         random = start_randomness(derive(run.seed, "train"), device)
         self.moving = Moving(run.student, run.method, optimizer, generator, random)
+        self.student = at_precision(run.student, run.schedule.precision)
+        recorder, report = recorder_for(run.runtime), console.message
+        whole = partial(update, self.student, run.method, optimizer)
+        self.replayed = recorder and Replayed(whole, recorder, run.run_id, report)
         self.position = Position()
         self.error: Exception | None = None  # why it left its cohort
         self.companions = 0  # runs that trained beside it
@@ -70,22 +77,33 @@ class Member:
     def start_epoch(self, epoch: int) -> None:
         """Ready for the steps of `epoch` (from 1)."""
         self.moving.optimizer.start_epoch(epoch)
-        self.run.student.train()
+        self.student.train()
 
     def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
         """One update; nothing waits for the device."""
-        with own_randomness(self.moving):
-            sums = train_step(
-                self.run.student,
-                self.run.method,
-                teachers,
-                self.moving.optimizer,
-                batch,
-                self.moving.generator,
-            )
+        before, moving = self.moving.random, self.moving
+        with own_randomness(moving):
+            if self.replayed is not None:
+                sums = self._replay(self.replayed, batch, teachers)
+            else:
+                parts = moving.optimizer, batch, moving.generator
+                sums = train_step(self.student, self.run.method, teachers, *parts)
+        drew = any(not torch.equal(moving.random[key], before[key]) for key in before)
+        if self.replayed is not None and not self.replayed.settled and drew:
+            self.replayed.refuse("its forward pass draws random numbers")
         position = self.position
         position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
         position.step += 1
+
+    def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
+        """`train_step` with all that follows the draw as one recording, where it can be."""
+        method = self.run.method
+        batch = batch._replace(drawn=method.draw(batch, self.moving.generator))
+        read = tuple(  # what it does not read need not be copied
+            Output(logits, {tap: taps[tap] for tap in method.taps})
+            for logits, taps in (teachers if method.num_teachers != 0 else ())
+        )
+        return replayed(batch, read)
 
     def finish_epoch(self, epoch: int) -> Row:
         """Score the epoch and start its row, whose "seconds" are not in yet.
@@ -96,7 +114,7 @@ class Member:
         run = self.run
         count = len(run.dataset.train.labels)
         means = {name: value.item() / count for name, value in self.position.sums.items()}
-        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.sgd.param_groups[0]["lr"]}
+        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.lr}
         for name, value in means.items():
             if name != "hits":
                 row[name if name.startswith("method/") else f"train/{name}"] = value
@@ -105,7 +123,7 @@ class Member:
             if split is not None:
                 runtime = run.runtime
                 scores = evaluate(
-                    run.student, split, run.dataset, runtime.device, runtime.memory_format
+                    self.student, split, run.dataset, runtime.device, runtime.memory_format
                 )
                 row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
         if not all(math.isfinite(value) for value in row.values()):

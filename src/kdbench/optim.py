@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
+from kdbench.precision import Precision, TablePrecision
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Schedule:
     gamma: float = 0.1  # factor of each drop
     momentum: float = 0.9
     weight_decay: float = 5e-4  # on every parameter: batch norm, biases and the method's own
+    precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
+    table_precision: TablePrecision = "fp32"  # what a teacher's table stores
 
     def __post_init__(self) -> None:
         """Check every setting."""
@@ -72,25 +75,40 @@ class Optimizer:
 
     A method's parameter groups may carry their own `lr` and `weight_decay`; the schedule's factor
     applies to them too. A method with a `momentum_gap` is trained by DOT's rule.
+
+    On a GPU the update is one fused kernel and the learning rates are tensors there, so that a
+    recorded step reads the one of its epoch. On the CPU it is torch's plain loop: the fused kernel
+    takes 0.4 (resnet8) to 0.9 (resnet8x4) of its time, which is below 0.4% of a step, and rounds
+    otherwise.
     """
 
     def __init__(self, schedule: Schedule, student: nn.Module, method: Method) -> None:
         self.schedule = schedule
         groups = [{"params": list(student.parameters())}, *method.param_groups()]
+        device = groups[0]["params"][0].device
         self.sgd = torch.optim.SGD(
             groups,
             lr=schedule.lr,
             momentum=schedule.momentum,
             weight_decay=schedule.weight_decay,
+            fused=device.type == "cuda" or None,
         )
         self.dot = DOT(self.sgd, method.momentum_gap) if method.momentum_gap > 0 else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
+        self.lr = schedule.lr  # of the student, in the running epoch
+        if device.type == "cuda":
+            for group in self.sgd.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=device)
 
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1)."""
         factor = self.schedule.lr_factor(epoch)
         for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(base * factor)  # in place: a recorded step reads this very tensor
+            else:
+                group["lr"] = base * factor
+        self.lr = self._base_lrs[0] * factor
 
     def update(self, losses: Losses) -> None:
         """One step on a step's losses."""
@@ -99,7 +117,20 @@ class Optimizer:
             return
         self.sgd.zero_grad(set_to_none=True)
         losses.total().backward()
+        if self.sgd.defaults["fused"]:
+            align_gradients(self.sgd)
         self.sgd.step()
+
+
+def align_gradients(sgd: torch.optim.SGD) -> None:
+    """Give each gradient its parameter's strides: the fused kernel walks both as flat memory.
+
+    They differ where the layout of a 1x1 convolution is ambiguous.
+    """
+    for group in sgd.param_groups:
+        for param in group["params"]:
+            if param.grad is not None and param.grad.stride() != param.stride():
+                param.grad = torch.empty_like(param, requires_grad=False).copy_(param.grad)
 
 
 class DOT:

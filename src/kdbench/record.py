@@ -15,6 +15,10 @@ FORMAT = 1
 # Raised when a change of the code changes results at unchanged settings.
 RESULTS_VERSION = 1
 
+# Settings that came later, by their group, and the value that all earlier runs had: at that value
+# they are left out of the hash, so that earlier runs keep their names.
+LATER: dict[str, dict[str, Any]] = {"schedule": {"precision": "fp32", "table_precision": "fp32"}}
+
 Record = dict[str, Any]
 
 
@@ -45,7 +49,7 @@ def identify(
     student, method = config["student"]["name"], config["method"]["name"]
     labels = [teacher_label(name, config["teacher"][name]) for name in teachers]
     cell = "-".join([dataset, "+".join(labels) or "none", student, method]).replace("/", "_")
-    settings = recorded(config)
+    settings = without_later(recorded(config))
     del settings["seed"], settings["runtime"]
     settings["teacher"] = {
         name: [config["teacher"][name]["network"], sha256] for name, sha256 in teachers.items()
@@ -72,6 +76,16 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
         name: {"network": node["network"]} for name, node in config["teacher"].items()
     }
     return kept
+
+
+def without_later(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without later settings (`LATER`) that have the value of earlier runs."""
+    return {
+        group: {k: v for k, v in node.items() if k not in LATER[group] or v != LATER[group][k]}
+        if group in LATER
+        else node
+        for group, node in config.items()
+    }
 
 
 def without_names(node: Any) -> Any:

@@ -10,6 +10,11 @@ from kdbench.errors import ConfigError, KdbenchError
 class Runtime:
     """Where and how a run computes; may change rounding, never the recipe.
 
+    `compile` says how far networks are rewritten before they are run. off: not at all. auto: the
+    batch norms of frozen teachers are folded; on a CPU teachers are also compiled, where the run
+    has so many images to show them that it pays (`kdbench.frozen.WORTH_COMPILING`); on a GPU steps
+    are recorded as CUDA graphs. on: as auto, with every teacher compiled.
+
     Raises:
         ConfigError: a setting that makes no sense.
         KdbenchError: `device=cuda` on a machine without a GPU.
@@ -23,6 +28,7 @@ class Runtime:
         checkpoint_epochs: int = 1,
         teacher: Literal["auto", "live", "table"] = "auto",
         table_dir: str | None = None,
+        compile: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
@@ -39,11 +45,9 @@ class Runtime:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.checkpoint_epochs = checkpoint_epochs
         self.teacher, self.table_dir = teacher, table_dir
+        self.compile = compile
 
     def apply(self) -> None:
         """Set what is global to the process."""
-        # PyTorch would let convolutions on a GPU round to TF32; precision changes results and is
-        # not the machine's to choose.
-        torch.backends.cudnn.allow_tf32 = False
         if self.threads is not None:
             torch.set_num_threads(self.threads)

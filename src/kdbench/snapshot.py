@@ -96,6 +96,9 @@ def restore(moving: Moving, checkpoint: Checkpoint) -> Position:
         buffers.setdefault(int(index), {})[name] = value
     groups = moving.optimizer.sgd.state_dict()["param_groups"]
     moving.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
+    for param, state in moving.optimizer.sgd.state.items():
+        for name, value in state.items():  # contiguous in the file; fused kernels want the
+            state[name] = torch.empty_like(param, requires_grad=False).copy_(value)  # same strides
     moving.generator.set_state(owned["random"].pop("draw"))
     moving.random |= {key: owned["random"][key] for key in moving.random if key in owned["random"]}
     sums = {key: value.to(moving.device) for key, value in owned.get("sums", {}).items()}

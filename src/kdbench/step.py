@@ -52,6 +52,19 @@ def losses_and_sums(
     return losses, sums
 
 
+def update(
+    student: nn.Module,
+    method: Method,
+    optimizer: Optimizer,
+    batch: Batch,
+    teachers: tuple[Output, ...],
+) -> Sums:
+    """What follows the draw: all of it on the device, from tensors to tensors."""
+    losses, sums = losses_and_sums(student, method, batch, teachers)
+    optimizer.update(losses)
+    return sums
+
+
 def train_step(
     student: nn.Module,
     method: Method,
@@ -62,6 +75,4 @@ def train_step(
 ) -> Sums:
     """One update of the student and of the method's own parameters; returns the batch's sums."""
     batch = batch._replace(drawn=method.draw(batch, generator))
-    losses, sums = losses_and_sums(student, method, batch, teachers)
-    optimizer.update(losses)
-    return sums
+    return update(student, method, optimizer, batch, teachers)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
-from kdbench.record import Record, find_records
+from kdbench.record import Record, find_records, without_later
 
 HEADER = (
     "| dataset | teacher | student | method | top-1 last epoch | n | best on test | minutes |",
@@ -39,9 +39,8 @@ def row(cell: str, records: Sequence[Record]) -> str:
         KdbenchError: its runs have different settings.
     """
     if len({record["hash"] for record in records}) > 1:
-        keys = (
-            ", ".join(differing_keys([record["config"] for record in records])) or "data or teacher"
-        )
+        configs = [without_later(record["config"]) for record in records]
+        keys = ", ".join(differing_keys(configs)) or "data or teacher"
         raise KdbenchError(f"{cell} mixes runs of different settings ({keys}): remove one kind")
     config = records[0]["config"]
     minutes = statistics.mean(record["seconds"] for record in records) / 60

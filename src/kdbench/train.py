@@ -23,6 +23,7 @@ from kdbench.log import MetricsFile
 from kdbench.loop import Cohort
 from kdbench.member import Member, Run
 from kdbench.optim import Schedule
+from kdbench.precision import allow_tf32
 from kdbench.recording import close_job, summary, table_facts
 from kdbench.runtime import Runtime
 from kdbench.teachers import load_teacher
@@ -36,14 +37,17 @@ def train(config: Config) -> Path:
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
-    (job,) = train_together([config])
-    if job.error is not None:
-        raise job.error
-    return job.folder
+    (outcome,) = train_together([config])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def train_together(configs: Sequence[Config]) -> list[Job]:
-    """Train, resume or recognise as done these runs, side by side; one that fails has its error.
+def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
+    """Train, resume or recognise as done these runs, side by side.
+
+    Returns:
+        Each run's folder, or why it has no result; one that fails leaves the others untouched.
 
     Raises:
         ConfigError: they cannot train side by side.
@@ -55,17 +59,28 @@ def train_together(configs: Sequence[Config]) -> list[Job]:
     make_folder(runs_dir)
     runtime: Runtime = make(configs[0]["runtime"])
     runtime.apply()
+    allow_tf32(False)
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
     dataset: Dataset = make(configs[0]["dataset"])
-    jobs = [open_job(config, dataset, runs_dir) for config in configs]
-    for job in jobs:
-        if job.record is not None:
-            console.message(f"{job.identity.run_id} is done: {summary(job.record)}")
-    todo = [job for job in jobs if job.record is None]
+    jobs = [try_job(config, dataset, runs_dir, console) for config in configs]
+    todo = [job for job in jobs if isinstance(job, Job) and job.record is None]
     if todo:
         train_jobs(todo, dataset, runtime, console)
-    return jobs
+    return [job if isinstance(job, Exception) else job.error or job.folder for job in jobs]
+
+
+def try_job(
+    config: Config, dataset: Dataset, runs_dir: Path, console: Console
+) -> Job | KdbenchError:
+    """The job that a configuration describes, or why there is none."""
+    try:
+        job = open_job(config, dataset, runs_dir)
+    except KdbenchError as error:
+        return error
+    if job.record is not None:
+        console.message(f"{job.identity.run_id} is done: {summary(job.record)}")
+    return job
 
 
 def with_teachers(config: Config) -> Config:
@@ -81,11 +96,16 @@ def with_teachers(config: Config) -> Config:
         teachers = {}
     for name, node in teachers.items():
         if node["checkpoint"] == "train":
-            method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
-            alone = {"method": method, "teacher": {}, "student": node["network"]}
-            folder = train({**config, **alone, "seed": TEACHER_SEED})
+            folder = train(self_teacher(config, node))
             teachers[name] = {**node, "checkpoint": str(folder)}
     return {**config, "teacher": teachers}
+
+
+def self_teacher(config: Config, node: Config) -> Config:
+    """The run that makes the teacher of `node`, whose checkpoint is "train"."""
+    method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
+    alone = {"method": method, "teacher": {}, "student": node["network"]}
+    return {**config, **alone, "seed": TEACHER_SEED}
 
 
 def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
@@ -107,12 +127,14 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
             except Exception as error:
                 job.error = error
         for members in by_step(job.member for job in jobs if job.member is not None):
+            allow_tf32(members[0].run.schedule.precision == "tf32")
             answers = choose_answers(members, networks, facts, dataset, images, runtime, runs_dir)
-            Cohort(members, list(networks.values()), answers, images, console).train()
+            Cohort(members, answers, images, console).train()
             for job in jobs:
                 if job.member in members:
                     close_job(job, dataset, runtime, teachers, console)
     finally:
+        allow_tf32(False)
         for job in jobs:
             if job.logger is not None:
                 job.logger.finish(1)

@@ -1,0 +1,225 @@
+"""(f) A GPU: ms a step against batch and cohort, how near to its ceilings, what a table would cost.
+
+The ceilings are measured in the same run: large matrix products, and copies of a large tensor. The
+operations of a step are counted on the plain loop's step; the bytes are those that its operators
+read and write one by one, so that a step which fuses operators may exceed the measured bandwidth.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import common
+from benchmarks.common import DEVICE, Sizes, seconds
+from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
+from benchmarks.plain_loop import PlainLoop
+from kdbench.answers import untabled
+from kdbench.build import build_method, set_up
+from kdbench.cli import compose_group
+from kdbench.config import conf_dir
+from kdbench.metrics import evaluate
+from kdbench.schema import check_node
+
+BATCHES, COHORTS, STEPS, TURNS = (64, 128, 256, 512), (1, 2, 4, 8), 50, 5
+EPOCHS, STEPS_PER_EPOCH, SEEDS, TEST_IMAGES = 240, 782, 3, 10_000  # CIFAR-100, batch 64
+MATRIX, COPIED = 8192, 2**28  # side; numbers of four bytes
+
+
+class Traffic(TorchDispatchMode):
+    """Sums the bytes of every operator's inputs and outputs; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            leaves = tree_leaves([args, kwargs, result])
+            self.bytes += sum(x.numel() * x.element_size() for x in leaves if isinstance(x, Tensor))
+        return result
+
+
+def ceilings(side: int = MATRIX, numbers: int = COPIED) -> dict[str, float]:
+    """FLOP/s of matrix products by precision, and bytes/s of a copy, read and written."""
+    found = {}
+    before = torch.backends.cuda.matmul.allow_tf32
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        one = torch.randn(side, side, device=DEVICE).to(dtype)
+        found[name] = 2 * side**3 / _best(lambda matrix=one: matrix @ matrix)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    source = torch.randn(numbers, device=DEVICE)
+    target = torch.empty_like(source)
+    found["bytes"] = 2 * source.numel() * 4 / _best(lambda: target.copy_(source))
+    return found
+
+
+def _best(call: Any) -> float:
+    call()
+    return min(seconds(call) for _ in range(10))
+
+
+def demands(sizes: Sizes, batch: int) -> dict[str, dict[str, float]]:
+    """FLOP and bytes of the student's part of a KD step, and of the teacher's forward."""
+    data = common.dataset(batch)
+    student, teacher = common.network(sizes.student, data), common.teacher(sizes.teacher, data)
+    plain = PlainLoop(student, teacher)
+    images = torch.randn(batch, 3, 32, 32, device=DEVICE)
+    labels = data.train.labels[:batch].to(DEVICE)
+    plain.step(images, labels)
+
+    def forward() -> None:
+        with torch.no_grad():
+            plain.teacher(images)
+
+    found = {}
+    for name, call in (("step", lambda: plain.step(images, labels)), ("teacher", forward)):
+        with FlopCounterMode(display=False) as flops:
+            call()
+        with Traffic() as traffic:
+            call()
+        found[name] = {"flop": float(flops.get_total_flops()), "bytes": float(traffic.bytes)}
+    found["student"] = {key: found["step"][key] - found["teacher"][key] for key in found["step"]}
+    return found
+
+
+def timed(
+    methods: Sequence[str], pair: tuple[str, str], batch: int, answers: str, folder: Path
+) -> dict[str, float]:
+    """ms a step of a cohort, kernels a step, and the seconds of a student's evaluation."""
+    data = common.dataset(batch * STEPS, TEST_IMAGES)
+    teacher = common.teacher(pair[0], data)
+    bench = Bench(pair[1], teacher, data, batch, folder, "auto")
+    one = Contestant(methods, bench, answers)
+    one.epoch()
+    taken = statistics.median(seconds(one.epoch) for _ in range(TURNS))
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        one.epoch()
+        common.synchronise()
+    kernels = sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
+    run = one.members[0].run
+    given = run.student, data.test, data, DEVICE, run.runtime.memory_format
+    evaluate(*given)
+    return {
+        "ms": 1000 * taken / STEPS,
+        "kernels": kernels / STEPS,
+        "evaluation_seconds": seconds(lambda: evaluate(*given)),
+    }
+
+
+def grid(sizes: Sizes, folder: Path, ceiling: dict[str, float]) -> list[dict[str, Any]]:
+    """Every batch and cohort, with the live teacher and from a table."""
+    rows = []
+    for batch in BATCHES:
+        needs = demands(sizes, batch)
+        for count in COHORTS:
+            for answers in ("live", "table"):
+                pair = sizes.teacher, sizes.student
+                row = timed(LOGIT_METHODS[:count], pair, batch, answers, folder)
+                need = {
+                    key: count * needs["student"][key] + (answers == "live") * value
+                    for key, value in needs["teacher"].items()
+                }
+                rate = {key: value / (row["ms"] / 1000) for key, value in need.items()}
+                for key in ("float32", "tf32", "bfloat16"):
+                    row[f"of_{key}"] = rate["flop"] / ceiling[key]
+                row["of_bandwidth"] = rate["bytes"] / ceiling["bytes"]
+                rows.append({"batch": batch, "cohort": count, "teacher": answers, **row})
+                print(
+                    f"  batch {batch:4d}  cohort of {count}  {answers:<5}  {row['ms']:7.2f} ms a "
+                    f"step  {row['kernels']:6.0f} kernels  {100 * row['of_float32']:5.1f}% of fp32 "
+                    f"products  {100 * row['of_bandwidth']:5.1f}% of bandwidth",
+                    flush=True,
+                )
+    return rows
+
+
+def hours(row: dict[str, float], epochs: int = EPOCHS) -> float:
+    """Of a whole run or cohort at batch 64, one member's evaluation in each epoch included."""
+    return epochs * (STEPS_PER_EPOCH * row["ms"] / 1000 + row["evaluation_seconds"]) / 3600
+
+
+def recipes() -> tuple[list[str], list[str]]:
+    """The recipes of conf/method with one teacher, by whether a table is enough for them."""
+    named: dict[tuple[str, ...], str] = {}
+    for path in sorted((conf_dir() / "method").glob("*.yaml")):
+        node, targets = compose_group("method", path.stem), ()
+        while node:
+            targets, node = (*targets, node["_target_"]), node.get("inner")
+        named.setdefault(targets, path.stem)
+    data = common.dataset(2 * common.CLASSES)
+    teachers = {"teacher": common.teacher("resnet32x4", data)}
+    tabled, live = [], []
+    for name in named.values():
+        method = build_method(check_node("method", compose_group("method", name)), 0)
+        if method.num_teachers == 1:  # what it reads may be known after its set-up only
+            set_up(method, common.network("resnet8x4", data), teachers, data, 0)
+            (live if untabled([method]) else tabled).append(name)
+    return tabled, live
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Teacher and student of every file of conf/pair."""
+    found = []
+    for path in sorted((conf_dir() / "pair").glob("*.yaml")):
+        if path.stem != "none":
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                node = hydra.compose("config", [f"pair={path.stem}"])
+            found.append((str(next(iter(node.teacher))), str(node.student.name)))
+    return found
+
+
+def projection(methods: dict[str, dict[str, float]] | None, folder: Path) -> dict[str, Any]:
+    """GPU-hours of three seeds of every recipe on every pair.
+
+    Those that a table is enough for train in cohorts of eight, the others alone and live, with the
+    ratio of their step to KD's where part (e) has measured it.
+    """
+    tabled, live = recipes()
+    weight = sum((methods or {}).get(name, {}).get("with_teacher", 1.0) for name in live)
+    total, each = 0.0, {}
+    for pair in pairs():
+        cohort = timed(LOGIT_METHODS, pair, 64, "table", folder)
+        alone = timed(LOGIT_METHODS[:1], pair, 64, "live", folder)
+        cohort["evaluation_seconds"] *= len(LOGIT_METHODS)
+        taken = SEEDS * (len(tabled) / len(LOGIT_METHODS) * hours(cohort) + weight * hours(alone))
+        each[" -> ".join(pair)] = round(taken, 2)
+        total += taken
+    print(f"  the whole CIFAR-100 table: {total:.0f} GPU-hours (projected)", flush=True)
+    return {"recipes": {"tabled": tabled, "live": live}, "pairs": each, "gpu_hours": total}
+
+
+def measure(sizes: Sizes, methods: dict[str, dict[str, float]] | None) -> dict[str, Any] | None:
+    """Everything about the GPU; None where there is none."""
+    if DEVICE.type != "cuda":
+        print("(f) no GPU")
+        return None
+    print(f"(f) {torch.cuda.get_device_name()}")
+    ceiling = ceilings()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = grid(sizes, folder, ceiling)
+        base = {
+            row["cohort"]: row for row in rows if row["batch"] == 64 and row["teacher"] != "live"
+        }
+        base[8]["evaluation_seconds"] *= 8
+        minutes = {f"cohort{k}_from_table": 60 * hours(base[k]) for k in (1, 8)}
+        print(f"  240 epochs with evaluation, minutes: {minutes}", flush=True)
+        projected = projection(methods, folder)
+    return {"ceilings": ceiling, "steps": rows, "minutes_240": minutes, "table": projected}

@@ -1,0 +1,1 @@
+"""`hydra/launcher=cohort`: a sweep's runs trained side by side."""

@@ -1,0 +1,52 @@
+"""`make bench` runs, in small, and ends with the one JSON line that it promises."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+PROMISED = ("input_pipeline_ratio", "cohort8_cost_per_method", "table_run_cost", "live_run_cost")
+
+
+@pytest.fixture(scope="module")
+def output() -> list[str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", "--tiny"],
+        cwd=ROOT,
+        # One thread, so that other work on the machine does not stretch it; no GPU, for the same.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().splitlines()
+
+
+@pytest.mark.slow
+def test_the_last_line_is_json_with_the_promised_keys(output):
+    found = json.loads(output[-1])
+    assert all(found[key] > 0 for key in PROMISED)
+    assert found["gpu"] is None
+    assert {"hardware", "versions", "load", "date", "commit"} <= found.keys()
+    for name in ("lone_live", "lone_table", *(f"cohort{k}" for k in (1, 2, 4, 8)), "cohort8_table"):
+        spread = found["steps"]["ratios"][name]
+        assert spread["min"] <= spread["q1"] <= spread["median"] <= spread["q3"] <= spread["max"]
+        assert spread["n"] >= 3
+
+
+@pytest.mark.slow
+def test_the_same_thing_is_timed_on_both_sides(output):
+    losses = json.loads(output[-1])["steps"]["first_losses"]
+    assert losses["lone_live"] == pytest.approx(losses["plain"], rel=1e-3)
+    assert losses["lone_table"] == pytest.approx(losses["plain"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_people_can_read_it_too(output):
+    text = "\n".join(output[:-1])
+    for word in ("input pipeline", "cohort of 8 methods", "filled table", "no GPU", "quartiles"):
+        assert word in text
