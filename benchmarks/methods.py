@@ -12,7 +12,7 @@ teacher that the method reads. "state_bytes" are the method's own parameters and
 import json
 import statistics
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from torch import nn
 
 from benchmarks.common import DEVICE, seconds
 from kdbench.build import build_method, set_up
+from kdbench.catalogue import recipes
 from kdbench.cli import compose_group
-from kdbench.config import conf_dir
 from kdbench.data.base import Dataset
 from kdbench.data.synthetic import synthetic
 from kdbench.hardware import hardware, versions
@@ -35,9 +35,10 @@ from kdbench.types import Batch, Output
 BATCH, CLASSES, STEPS = 64, 100, 3
 
 
-def dataset() -> Dataset:
-    """Random images of CIFAR-100's number and size."""
-    sizes = {"num_classes": CLASSES, "num_train": 50_000, "num_test": 100, "image_size": 32}
+@cache
+def dataset(images: int) -> Dataset:
+    """So many random images of CIFAR-100's size."""
+    sizes = {"num_classes": CLASSES, "num_train": images, "num_test": 100, "image_size": 32}
     settings = {"mean": [0.5] * 3, "std": [0.25] * 3, "pad": 0, "flip": False, "val_split": 0}
     return synthetic(**sizes, **settings, seed=0)
 
@@ -50,9 +51,12 @@ def on_device(module: nn.Module) -> nn.Module:
 class Stepper:
     """One method between the two networks, and a step of it with the teachers' answers at hand."""
 
-    def __init__(self, name: str, data: Dataset, teacher: nn.Module) -> None:
+    def __init__(self, name: str, teacher: nn.Module) -> None:
         node = check_node("method", compose_group("method", name))
         self.method: Method = build_method(node, seed=0)
+        # Banks have the real number of rows; the others' steps do not know how many images there
+        # are, and a teacher's class means over all of them would take long.
+        data = dataset(50_000 if hasattr(self.method, "num_negatives") else 1000)
         count = 3 if self.method.num_teachers is None else self.method.num_teachers
         teachers = {f"teacher{i}": teacher for i in range(count)}
         student = on_device(set_up(self.method, resnet8x4(CLASSES), teachers, data, seed=0))
@@ -78,12 +82,12 @@ Given = tuple[dict[int, Batch], dict[int, Output]]
 
 
 def compare(
-    name: str, data: Dataset, teacher: nn.Module, kd: Stepper, given: Given, forward: float, n: int
+    name: str, teacher: nn.Module, kd: Stepper, given: Given, forward: float, n: int
 ) -> dict[str, float]:
     """A method's costs; `forward` is the time of a teacher's forward, `n` the number of steps."""
     on_gpu = DEVICE.type == "cuda"
     before = torch.cuda.memory_allocated() if on_gpu else 0
-    method = Stepper(name, data, teacher)
+    method = Stepper(name, teacher)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     method.step(*given)
@@ -100,12 +104,11 @@ def compare(
 
 
 def measure(steps: int = STEPS) -> dict[str, Any]:
-    """Every file of conf/method."""
-    data = dataset()
+    """The first file of each recipe in conf/method; the others are settings of it."""
     teacher = on_device(resnet32x4(CLASSES)).eval().requires_grad_(False)
     images = torch.randn(BATCH, 3, 32, 32).to(DEVICE, memory_format=torch.channels_last)
     index = torch.arange(BATCH, device=DEVICE)
-    labels, epoch = data.train.labels[:BATCH].to(DEVICE), torch.tensor(30.0, device=DEVICE)
+    labels, epoch = dataset(1000).train.labels[:BATCH].to(DEVICE), torch.tensor(30.0, device=DEVICE)
     batches = {
         views: Batch(stack, labels, index, epoch)
         for views, stack in ((1, images), (2, torch.stack([images, images])))
@@ -114,11 +117,11 @@ def measure(steps: int = STEPS) -> dict[str, Any]:
     forward = statistics.median(
         seconds(lambda: teacher_outputs([teacher], batches[1])) for _ in range(steps)
     )
-    kd, given = Stepper("kd", data, teacher), (batches, answers)
+    kd, given = Stepper("kd", teacher), (batches, answers)
     kd.step(*given)
     found = {}
-    for name in sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml")):
-        found[name] = compare(name, data, teacher, kd, given, forward, steps)
+    for name in recipes():
+        found[name] = compare(name, teacher, kd, given, forward, steps)
         print(f"(e) {name}: {found[name]}", file=sys.stderr)
     machine = hardware(DEVICE)
     note = (

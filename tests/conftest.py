@@ -29,22 +29,6 @@ class Result(NamedTuple):
         return lines[0].removeprefix("kdbench: error: ")
 
 
-def method_names() -> list[str]:
-    """Every file of conf/method."""
-    return sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-
-
-def recipes() -> list[str]:
-    """Of the files of conf/method the first of each recipe; the others are settings of it."""
-    named: dict[tuple[str, ...], str] = {}
-    for name in method_names():
-        node, targets = compose_method(name), ()
-        while node:
-            targets, node = (*targets, node["_target_"]), node.get("inner")
-        named.setdefault(targets, name)
-    return list(named.values())
-
-
 def compose_method(name: str, *overrides: str) -> dict:
     """The node of conf/method/<name>.yaml as a command would compose it."""
     from kdbench.cli import compose_group

@@ -4,8 +4,9 @@ import hydra
 import pytest
 import torch
 
-from conftest import ROOT, recipes
+from conftest import ROOT
 from kdbench import cli
+from kdbench.catalogue import recipes
 from kdbench.config import check_train
 from kdbench.errors import ConfigError
 from kdbench.loop import Interrupted

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import compose_method, recipes
+from conftest import compose_method
 from kdbench.build import build_method, set_up
+from kdbench.catalogue import recipes
 from kdbench.data.base import Split
 from kdbench.data.digits import digits
 from kdbench.data.views import normalise

@@ -9,8 +9,9 @@ import torch
 import yaml
 from torch._dynamo.backends.debugging import aot_eager
 
-from conftest import ROOT, compose_method, recipes
+from conftest import ROOT, compose_method
 from kdbench.build import build_method, build_network, set_up
+from kdbench.catalogue import recipes
 from kdbench.data.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.optim import Optimizer, Schedule

@@ -98,6 +98,17 @@ def _settings(lines: list[str]) -> list[Setting]:
     return settings
 
 
+def recipes() -> list[str]:
+    """Of the files of conf/method the first of each recipe; the others are settings of it."""
+    named: dict[tuple[str, ...], str] = {}
+    for path in sorted((conf_dir() / "method").glob("*.yaml")):
+        node, targets = compose_group("method", path.stem), ()
+        while node:
+            targets, node = (*targets, node["_target_"]), node.get("inner")
+        named.setdefault(targets, path.stem)
+    return list(named.values())
+
+
 @cache
 def networks() -> tuple[Dataset, nn.Module, nn.Module]:
     """A data set of 100 classes, a teacher and a student; made once."""

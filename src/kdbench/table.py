@@ -43,7 +43,9 @@ def row(cell: str, records: Sequence[Record]) -> str:
         keys = ", ".join(differing_keys(configs)) or "data or teacher"
         raise KdbenchError(f"{cell} mixes runs of different settings ({keys}): remove one kind")
     config = records[0]["config"]
-    minutes = statistics.mean(record["seconds"] for record in records) / 60
+    # A run's share of the time that it spent beside others.
+    shares = [record["seconds"] / (1 + record.get("companions", 0)) for record in records]
+    minutes = statistics.mean(shares) / 60
     fields = [
         records[0]["data"]["name"],
         "+".join(teacher["name"] for teacher in records[0]["teachers"]) or "none",
