@@ -1,6 +1,5 @@
 """Precision is a setting of the recipe: it changes results and names, and little accuracy."""
 
-import json
 import statistics
 
 import hydra
@@ -12,12 +11,15 @@ from kdbench import cli
 from kdbench.config import check_train
 from kdbench.errors import ConfigError
 from kdbench.methods.ce import CE
+from kdbench.metrics import evaluate
 from kdbench.networks.resnet import resnet8
 from kdbench.optim import Optimizer, Schedule, align_gradients
 from kdbench.precision import allow_tf32, at_precision
 from kdbench.record import identify, read_record
+from kdbench.step import train_step
 from kdbench.train import train, train_together
 from test_cohorts import config
+from test_learning import batch_of, dataset
 from test_train import same, weights
 
 RECORDS = sorted((ROOT / "results" / "runs").glob("*.json"))
@@ -111,19 +113,32 @@ def test_gradients_are_given_their_parameters_strides():
 
 
 @pytest.mark.slow
-def test_bfloat16_costs_no_accuracy_with_paired_seeds(tmp_path, monkeypatch):
-    """resnet8 on the digits: the mean difference over seeds is within its noise of a point."""
-    monkeypatch.chdir(tmp_path)
-    differences = []
-    for seed in (0, 1, 2):
+def test_bfloat16_costs_no_accuracy_with_paired_seeds():
+    """resnet8 on small digits: equal first weights and batches, and on average a few points apart.
+
+    A minute on a CPU without bfloat16 units, where a step takes eight times as long.
+    """
+    data, differences = dataset(), []
+    for seed in (0, 1):
         scores = {}
         for precision in ("fp32", "bf16"):
-            given = ["student=resnet8", f"seed={seed}", f"schedule.precision={precision}"]
-            folder = train(compose(*given, "runtime=cpu", "runtime.threads=1"))
-            scores[precision] = read_record(folder / "record.json")["top1_last"]
-        assert scores["fp32"] > 90
+            torch.manual_seed(seed)
+            network = resnet8(num_classes=10).to(memory_format=torch.channels_last)
+            student = at_precision(network, precision)
+            optimizer = Optimizer(Schedule(4, 32, 0.05, [2, 3]), student, CE())
+            generator = torch.Generator().manual_seed(seed)
+            for epoch in range(1, 5):
+                optimizer.start_epoch(epoch)
+                student.train()
+                for rows in torch.randperm(640, generator=generator).split(32):
+                    batch = batch_of(rows, float(epoch), CE())
+                    images = batch.images.to(memory_format=torch.channels_last)
+                    batch = batch._replace(images=images)
+                    train_step(student, CE(), (), optimizer, batch, generator)
+            scores[precision] = evaluate(student, data.test, data, torch.device("cpu")).top1
+        assert scores["fp32"] > 80
         differences.append(scores["bf16"] - scores["fp32"])
-    assert abs(statistics.mean(differences)) <= 2, json.dumps(differences)
+    assert abs(statistics.mean(differences)) <= 3, differences
 
 
 def test_bfloat16_trains_resumes_and_is_another_run(tmp_path, monkeypatch):

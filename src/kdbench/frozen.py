@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdbench.folding import fold_batch_norms
 from kdbench.precision import at_precision
@@ -49,7 +50,7 @@ def in_chunks(network: Callable[[Tensor], Output], images: Tensor, size: int) ->
     count = len(images)
     missing = -count % size
     if missing:
-        images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        images = F.pad(images, (0, 0) * 3 + (0, missing))  # keeps channels_last, as cat would not
     outputs = [network(part) for part in images.split(size)]
     taps = {
         name: torch.cat([output.taps[name] for output in outputs])[:count]
