@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
     {"__version__", "types", "errors", "seeds", "files"},
-    {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table"}
+    {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
     | {"precision", "folding", "graphs", "frozen"}
     | {"schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"},
     {"data", "networks", "table", "weights", "log", "config"},

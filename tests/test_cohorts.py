@@ -69,6 +69,7 @@ def test_together_equals_alone(teachers):
     assert_same_runs("alone", "together")
     record = read_record(jobs[0] / "record.json")
     assert record["companions"] == len(MIXED) - 1
+    assert record["seconds"] / record["seconds_share"] == pytest.approx(len(MIXED), rel=0.1)
 
 
 @pytest.mark.slow

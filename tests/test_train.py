@@ -61,6 +61,13 @@ def test_a_run_leaves_weights_metrics_and_record(command):
     assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.05, 0.005])
     assert record["top1_last"] == rows[-1]["test/top1"]
     assert record["top1_best_on_test"] == max(row["test/top1"] for row in rows)
+    assert record["protocol"] == "synthetic-3ep-b16-last"
+    assert record["seconds"] >= record["seconds_share"] >= 0
+    assert record["cpu_seconds"] > 0
+    assert record["gpu_seconds"] is None
+    assert record["peak_memory_mb"] > 50, "torch alone takes more"
+    assert 0 <= record["ece_last"] <= 100
+    assert record["agreement"] == {}, "it has no teacher"
     assert not checkpoint_paths(folder), "a finished run needs no checkpoints"
 
 
@@ -96,6 +103,8 @@ def test_a_trained_run_is_a_teacher_at_once(command, teacher):
     assert record["teachers"][0]["source"].startswith("kdbench run synthetic-none-resnet14-ce-s0")
     passport = json.loads((runs()[teacher] / "student.passport.json").read_text())
     assert record["teachers"][0]["sha256"] == passport["sha256"]
+    assert record["agreement"].keys() == {"resnet14"}
+    assert 0 <= record["agreement"]["resnet14"] <= 100
     assert not any(Path("runs").glob("*/.writable"))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import wandb
 
 from kdbench.console import Console
-from kdbench.record import Identity
+from kdbench.record import Identity, Record
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -26,6 +26,9 @@ class RunLogger:
 
     def epoch(self, row: Row) -> None:
         """An epoch is finished."""
+
+    def record(self, record: Record) -> None:
+        """The run is done, with this result; `finish` follows."""
 
     def finish(self, exit_code: int) -> None:
         """The run has ended; 0 is done."""

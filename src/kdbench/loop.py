@@ -16,6 +16,7 @@ from kdbench.data.strong import StrongView, stack_views
 from kdbench.data.views import TrainImages, epoch_plan
 from kdbench.member import Member
 from kdbench.seeds import derive
+from kdbench.snapshot import Position
 from kdbench.types import Batch
 
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
@@ -25,6 +26,20 @@ Answers = LiveTeachers | TabledTeachers
 
 class Interrupted(KeyboardInterrupt):
     """Stopped at a step boundary, with checkpoints written."""
+
+
+class Clock:
+    """The time since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+    def charge(self, position: Position, sharers: int) -> None:
+        """Add the time to a run that shares it with others, itself counted."""
+        wall = time.monotonic() - self.wall
+        position.seconds += wall
+        position.seconds_share += wall / sharers
+        position.cpu_seconds += (time.process_time() - self.cpu) / sharers
 
 
 class Cohort:
@@ -74,7 +89,7 @@ class Cohort:
 
     def train_epoch(self, display: Display, stop: threading.Event) -> None:
         """Finish the running epoch, score it, and write checkpoints where they are due."""
-        started, epoch = time.monotonic(), self.epochs_done + 1
+        started, epoch = Clock(), self.epochs_done + 1
         self.each(lambda member: member.start_epoch(epoch))
         read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
         for batches in self.batches(epoch, stop):
@@ -86,7 +101,7 @@ class Cohort:
                 display.step(epoch, *self.running_means(done))
         self.finish_epoch(epoch, started, display)
         if stop.is_set() and epoch < self.run.schedule.epochs:
-            self.stop(epoch, time.monotonic())
+            self.stop(epoch, Clock())
         if epoch % self.run.runtime.checkpoint_epochs == 0 or epoch == self.run.schedule.epochs:
             self.each(Member.save)
 
@@ -135,7 +150,7 @@ class Cohort:
         loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
         return count, loss / count, 100 * hits / count
 
-    def finish_epoch(self, epoch: int, started: float, display: Display) -> None:
+    def finish_epoch(self, epoch: int, started: Clock, display: Display) -> None:
         """Score the epoch and add every member's row."""
         rows = {}
 
@@ -143,22 +158,23 @@ class Cohort:
             rows[member.run.run_id] = member.finish_epoch(epoch)
 
         def close(member: Member) -> None:
-            member.position.seconds += time.monotonic() - started
+            started.charge(member.position, sharers)
             member.close_epoch(rows[member.run.run_id])
             display.epoch(member.run.run_id, rows[member.run.run_id])
 
         self.each(score)
+        sharers = len(self.alive)
         self.each(close)
         self.epochs_done += 1
 
-    def stop(self, epoch: int, started: float) -> None:
+    def stop(self, epoch: int, started: Clock) -> None:
         """Leave at a step boundary, resumable.
 
         Raises:
             Interrupted: always.
         """
         for member in self.alive:
-            member.position.seconds += time.monotonic() - started
+            started.charge(member.position, len(self.alive))
         self.each(Member.save)
         raise Interrupted(
             f"stopped in epoch {epoch} after step {self.step}; the same command goes on from there"

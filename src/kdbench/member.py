@@ -11,12 +11,12 @@ from torch import nn
 
 from kdbench.checkpoint import load_checkpoint, save_checkpoint
 from kdbench.console import Console
-from kdbench.data.base import Dataset
+from kdbench.data.base import Dataset, Split
 from kdbench.errors import KdbenchError
 from kdbench.graphs import Replayed, recorder_for
 from kdbench.log import RunLogger
 from kdbench.methods.base import Method
-from kdbench.metrics import evaluate
+from kdbench.metrics import Scores, evaluate
 from kdbench.optim import Optimizer, Schedule
 from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
@@ -121,10 +121,7 @@ class Member:
         row["train/top1"] = 100 * means["hits"]
         for name, split in (("val", run.dataset.val), ("test", run.dataset.test)):
             if split is not None:
-                runtime = run.runtime
-                scores = evaluate(
-                    self.student, split, run.dataset, runtime.device, runtime.memory_format
-                )
+                scores = self.score(split)
                 row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
         if not all(math.isfinite(value) for value in row.values()):
             raise DivergedError(
@@ -132,6 +129,12 @@ class Member:
                 "lower schedule.lr or the method's weights"
             )
         return row
+
+    def score(self, split: Split) -> Scores:
+        """The student's scores on a split."""
+        runtime = self.run.runtime
+        where = runtime.device, runtime.memory_format
+        return evaluate(self.student, split, self.run.dataset, *where)
 
     def close_epoch(self, row: Row) -> None:
         """Add a finished epoch's row, with the time so far, to the history and the logs."""

@@ -11,7 +11,7 @@ from kdbench.errors import KdbenchError
 from kdbench.files import write_atomically
 
 RECORD_FILE = "record.json"
-FORMAT = 1
+FORMAT = 2
 # Raised when a change of the code changes results at unchanged settings.
 RESULTS_VERSION = 1
 
@@ -113,7 +113,7 @@ def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        KdbenchError: it is torn, altered or no record.
+        KdbenchError: it is torn, altered, of another format or no record.
     """
     try:
         record = json.loads(path.read_text())
@@ -122,6 +122,11 @@ def read_record(path: Path) -> Record:
         raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
     if not intact:
         raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
+    if record.get("format") != FORMAT:
+        raise KdbenchError(
+            f"{path} is a record of format {record.get('format')}, this version reads {FORMAT}: "
+            "remove it and rerun, or use the version that wrote it"
+        )
     return record
 
 
@@ -131,11 +136,11 @@ def checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def find_records(paths: Iterable[Path]) -> list[Record]:
-    """All records among and below `paths`: run folders, folders of run folders or of records.
+def record_files(paths: Iterable[Path]) -> list[Path]:
+    """Files of records among and below `paths`: run folders, folders of them or of records.
 
     Raises:
-        KdbenchError: a path that does not exist, or a damaged record.
+        KdbenchError: a path that does not exist.
     """
     found: set[Path] = set()
     for path in paths:
@@ -146,7 +151,16 @@ def find_records(paths: Iterable[Path]) -> list[Record]:
         else:
             found.update(path.glob(RECORD_FILE), path.glob(f"*/{RECORD_FILE}"))
             found.update(p for p in path.glob("*-s*-*.json") if p.is_file())
-    return [read_record(path) for path in sorted(found)]
+    return sorted(found)
+
+
+def find_records(paths: Iterable[Path]) -> list[Record]:
+    """All records among and below `paths`.
+
+    Raises:
+        KdbenchError: a path that does not exist, or a damaged record.
+    """
+    return [read_record(path) for path in record_files(paths)]
 
 
 def code_version() -> str | None:

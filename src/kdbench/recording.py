@@ -1,15 +1,20 @@
 """What becomes of a run that has ended: its weights, its passport and its record."""
 
+import statistics
 from datetime import UTC, datetime
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.cohorts import Job
 from kdbench.console import Console
 from kdbench.data.base import Dataset
-from kdbench.hardware import hardware, versions
-from kdbench.member import Run
+from kdbench.hardware import hardware, peak_memory_mb, versions
+from kdbench.member import Member
 from kdbench.passport import Passport, beside, sha256_of, write_passport
+from kdbench.protocol import protocol_of
 from kdbench.record import (
     FORMAT,
     RECORD_FILE,
@@ -25,6 +30,8 @@ from kdbench.snapshot import Position
 from kdbench.teachers import Teacher, TeacherFile
 from kdbench.weights import STUDENT_FILE, save_weights
 
+FINAL_EPOCHS = 5  # whose mean top-1 a record keeps besides the last
+
 
 def close_job(
     job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
@@ -32,16 +39,22 @@ def close_job(
     """Write the record of a run that has ended, done or failed."""
     assert job.member is not None
     assert job.logger is not None
-    job.logger.finish(int(job.member.error is not None))
     facts = describe(job, dataset, runtime)
     facts["teachers"] = [teacher_facts(file, teachers[file.name]) for file in job.files]
     facts["companions"] = job.member.companions
     if job.member.error is not None:
         job.error = job.member.error
         failed = {**facts, "status": "failed", "error": str(job.error)}
+        failed |= costs(job.member.position, runtime.device)
         write_record(failed, job.folder / RECORD_FILE)
+        job.logger.finish(1)
         return
-    record = finish(job.member.run, facts, job.member.position)
+    own = {
+        teacher_label(file.name, {"network": file.node}): teachers[file.name] for file in job.files
+    }
+    record = finish(job.member, facts, own)
+    job.logger.record(record)
+    job.logger.finish(0)
     console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")
 
 
@@ -55,6 +68,7 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
         "hash": identity.hash,
         "seed": identity.seed,
         "config": recorded(job.config),
+        "protocol": protocol_of(job.config),
         "data": {
             "name": dataset.name,
             "sha256": dataset.fingerprint,
@@ -84,45 +98,80 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def finish(run: Run, facts: Record, position: Position) -> Record:
-    """Write the student with its passport, then the record; "done" is written last."""
-    last = position.history[-1]
-    best = max(position.history, key=lambda row: row["test/top1"])
+def finish(member: Member, facts: Record, teachers: dict[str, Teacher]) -> Record:
+    """Write the student with its passport, then the record; "done" is written last.
+
+    Args:
+        member: the run.
+        facts: what `describe` says of it, and its teachers' lines.
+        teachers: those that it reads, by the names in its record.
+    """
+    run, position = member.run, member.position
     weights = run.folder / STUDENT_FILE
     save_weights(run.student, weights)
+    record = {**facts, "status": "done", **results(position)}
     passport = Passport(
         sha256=sha256_of(weights),
         network=facts["config"]["student"]["name"],
         dataset=run.dataset.name,
         mean=run.dataset.mean,
         std=run.dataset.std,
-        top1=last["test/top1"],
+        top1=record["top1_last"],
         source=f"kdbench run {run.run_id}",
     )
     write_passport(passport, beside(weights))
+    record["student_sha256"] = passport.sha256
+    scores = member.score(run.dataset.test)
+    record["ece_last"] = scores.ece
+    record["agreement"] = {
+        name: agreement(scores.chosen, teacher.chosen) for name, teacher in teachers.items()
+    }
+    record |= costs(position, run.runtime.device)
+    write_record(record, run.folder / RECORD_FILE)
+    for path in checkpoint_paths(run.folder):
+        path.unlink()
+    return record
+
+
+def results(position: Position) -> Record:
+    """A finished run's scores: the last epoch is the headline, and all epochs are kept."""
+    last = position.history[-1]
+    best = max(position.history, key=lambda row: row["test/top1"])
+    final = [row["test/top1"] for row in position.history[-FINAL_EPOCHS:]]
     record: Record = {
-        **facts,
-        "status": "done",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(position.seconds, 1),
         "epochs": len(position.history),
         "top1_last": last["test/top1"],
         "top1_best_on_test": best["test/top1"],
         "epoch_best_on_test": best["epoch"],
+        "top1_last5": statistics.mean(final),
         "top5_last": last["test/top5"],
         "loss_last": last["test/loss"],
-        "student_sha256": passport.sha256,
         "curve": {
             key: [round(row[key], 4) for row in position.history]
             for key in ("train/loss", "train/top1", "test/top1")
         },
     }
-    if run.dataset.val is not None:
+    if "val/top1" in last:
         record["top1_val_last"] = last["val/top1"]
-    write_record(record, run.folder / RECORD_FILE)
-    for path in checkpoint_paths(run.folder):
-        path.unlink()
     return record
+
+
+def agreement(ours: Tensor, theirs: Tensor) -> float:
+    """Percent of images [n] for which two networks choose the same class."""
+    return 100 * int((ours == theirs).sum()) / len(ours)
+
+
+def costs(position: Position, device: torch.device) -> Record:
+    """What a run has cost, teachers included, as far as it trained."""
+    share = round(position.seconds_share, 1)
+    return {
+        "seconds": round(position.seconds, 1),
+        "seconds_share": share,
+        "cpu_seconds": round(position.cpu_seconds, 1),
+        "gpu_seconds": share if device.type == "cuda" else None,
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+    }
 
 
 def summary(record: Record) -> str:

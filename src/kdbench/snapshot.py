@@ -21,6 +21,8 @@ class Position:
 
     step: int = 0  # steps done, over all epochs
     seconds: float = 0.0  # spent training and evaluating, resumes included
+    seconds_share: float = 0.0  # of these, divided by the runs that trained side by side
+    cpu_seconds: float = 0.0  # of the process, over all its threads, divided alike
     history: list[Row] = field(default_factory=list)  # finished epochs
     sums: Sums = field(default_factory=dict)  # of the running epoch
 
@@ -78,7 +80,7 @@ def take(moving: Moving, position: Position) -> Checkpoint:
     tensors |= {f"sums/{key}": value for key, value in position.sums.items()}
     random = {"draw": moving.generator.get_state(), **moving.random}
     tensors |= {f"random/{key}": value for key, value in random.items()}
-    state = {"step": position.step, "seconds": position.seconds, "history": position.history}
+    state = {key: value for key, value in vars(position).items() if key != "sums"}
     return Checkpoint(tensors, state)
 
 

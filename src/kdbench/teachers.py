@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from kdbench.build import build_network
 from kdbench.data.base import Dataset
@@ -36,6 +37,7 @@ class Teacher(NamedTuple):
 
     network: nn.Module
     top1: float  # percent, measured on the run's test set
+    chosen: Tensor  # [n] int64 on the CPU, the class that it chooses for each test image
 
 
 def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
@@ -81,14 +83,17 @@ def load_teacher(
     network.requires_grad_(False).eval()
     network.to(runtime.device, memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
-    top1 = read_measurement(path)
-    if top1 is None:
+    labels = dataset.test.labels
+    chosen = read_measurement(path, len(labels))
+    if chosen is None:
         report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
-        top1 = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format).top1
+        where = runtime.device, runtime.memory_format
+        chosen = evaluate(network, dataset.test, dataset, *where).chosen
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"top1": top1}).encode())
-    compare(file, top1, len(dataset.test.labels), report)
-    return Teacher(network, top1)
+        write_atomically(path, json.dumps({"chosen": chosen.tolist()}).encode())
+    top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
+    compare(file, top1, len(labels), report)
+    return Teacher(network, top1, chosen)
 
 
 def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
@@ -97,12 +102,13 @@ def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
-def read_measurement(path: Path) -> float | None:
-    """A score measured before; None where there is none that can be read."""
+def read_measurement(path: Path, n: int) -> Tensor | None:
+    """The classes that a teacher chose before [n]; None where there are none that can be read."""
     try:
-        return float(json.loads(path.read_text())["top1"])
-    except (OSError, ValueError, KeyError, TypeError):
+        chosen = torch.tensor(json.loads(path.read_text())["chosen"], dtype=torch.int64)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
+    return chosen if chosen.shape == (n,) else None
 
 
 def check_passport(file: TeacherFile, dataset: Dataset) -> None:

@@ -1,0 +1,27 @@
+"""What must be equal for two scores to stand in one table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PLAIN = {"precision": "fp32", "table_precision": "fp32"}
+
+
+def protocol_of(config: Mapping[str, Any]) -> str:
+    """The protocol of a run, such as "cifar100-240ep-b64-last".
+
+    Data set, epochs, batch size, and that the last epoch is what counts; arithmetic other than
+    fp32 and held-out training images show as further parts. Learning rate, milestones and weight
+    decay are the method's and the student's to tune: they are in the record, and in its hash.
+
+    Args:
+        config: a checked configuration, or a record's.
+    """
+    dataset, schedule = config["dataset"], config["schedule"]
+    parts = [dataset["name"], f"{schedule['epochs']}ep", f"b{schedule['batch_size']}"]
+    for key, plain in PLAIN.items():
+        value = schedule.get(key, plain)
+        if value != plain:
+            parts.append(f"{key.removesuffix('precision').strip('_')}{value}")
+    if dataset.get("val_split"):
+        parts.append(f"val{dataset['val_split']}")
+    return "-".join([*parts, "last"])
