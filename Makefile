@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check lint bench bench-torchdistill clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu table test check lint bench bench-torchdistill clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,27 @@ quickstart: setup  ## Train a teacher and nine students on digits, print the tab
 	@echo
 	@echo "Records:           runs/quickstart/*/record.json"
 	@echo "Offline W&B runs:  runs/quickstart/*/wandb/offline-run-* (send them with: wandb sync)"
+
+# Stopped at any point and started again, these go on. ARGS: further overrides, as ARGS='seed=0 method=ce,kd'.
+# TEACHER: a checkpoint to load instead of training one. Without KDBENCH_DATA, CIFAR-100 is downloaded into data/.
+TRAIN = $(BIN)/python -m kdbench.train
+DOWNLOAD = $(if $(KDBENCH_DATA),,dataset.download=true)
+TEACHER_ARGS = method=ce seed=1000 $(DOWNLOAD) $(filter-out method=% student=% seed=%,$(ARGS))
+
+reproduce-cifar100: setup  ## Teacher, every method, five seeds, table: resnet32x4 -> resnet8x4 (TEACHER=FILE, ARGS=...)
+	$(if $(TEACHER),,$(TRAIN) +experiments=teachers_cifar100 student=resnet32x4 $(TEACHER_ARGS))
+	$(TRAIN) +experiments=cifar100_resnet32x4_resnet8x4 $(DOWNLOAD) $(ARGS) \
+	  $(if $(TEACHER),teacher.resnet32x4.checkpoint=$(TEACHER))
+	$(BIN)/python -m kdbench.table runs/cifar100
+
+reproduce-cpu: setup  ## Nine methods on CIFAR-100 in a night on two CPU cores: resnet32 -> resnet8 (TEACHER=FILE, ARGS=...)
+	$(if $(TEACHER),,$(TRAIN) dataset=cifar100 schedule=cifar100_15_epochs runs_dir=runs/cifar100_cpu \
+	  student=resnet32 $(TEACHER_ARGS))
+	$(TRAIN) +experiments=cifar100_cpu $(DOWNLOAD) $(ARGS) $(if $(TEACHER),teacher.resnet32.checkpoint=$(TEACHER))
+	$(BIN)/python -m kdbench.table runs/cifar100_cpu
+
+table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
+	$(BIN)/python -m kdbench.report $(if $(RUNS),--take $(RUNS))
 
 test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where there is one
 	@$(MAKE) --no-print-directory lint

@@ -44,10 +44,10 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Run an entry of kdbench as the shell would, in this process and in an empty folder."""
-    from kdbench import estimate, evaluate, table, train
+    from kdbench import estimate, evaluate, report, table, train
 
-    modules = {"train": train, "evaluate": evaluate, "table": table, "estimate": estimate}
-    entries = {name: module.main for name, module in modules.items()}
+    modules = (train, evaluate, table, estimate, report)
+    entries = {module.__name__.split(".")[1]: module.main for module in modules}
     monkeypatch.chdir(tmp_path)
 
     def run(entry: str, *arguments: str) -> Result:

@@ -45,6 +45,13 @@ def test_a_missing_checkpoint(command):
     assert "no checkpoint nothing.pth: no such file, and no such run in runs" in line
 
 
+def test_a_teacher_that_was_not_trained_yet(command):
+    result = command("train", "method=kd", "teacher=resnet20", "student=resnet8")
+    assert result.code == 1
+    assert "no checkpoint digits-none-resnet20-ce-s1000: no such file" in result.error_line
+    assert "Train it with method=ce student=resnet20, or set teacher.resnet20" in result.error_line
+
+
 def test_a_checkpoint_of_another_network(command, checkpoint):
     arguments = [a.replace("teacher=resnet8", "teacher=resnet14") for a in KD_RUN]
     result = command("train", *arguments, f"teacher.resnet14.checkpoint={checkpoint}")

@@ -172,33 +172,3 @@ def test_teacher_forward_is_shared(teachers, monkeypatch):
     train_together(configs)
     assert calls == [16, 16, 8] * 2
     assert torch.is_grad_enabled()
-
-
-SWEEP = ["-m", *SMALL, *TWO_EPOCHS, "hydra/launcher=cohort", "student=resnet8"]
-
-
-def test_the_launcher_trains_a_sweep_side_by_side(command, teachers):
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teachers[0]}"]
-    sweep = [*SWEEP, *named, "method=ce,kd,dkd", "seed=0,1"]
-    result = command("train", *sweep)
-    assert result.code == 0, result.err
-    records = {name: read_record(folder / "record.json") for name, folder in runs().items()}
-    students = {name: record for name, record in records.items() if "resnet8" in name}
-    assert len(students) == 6
-    assert all(record["companions"] == 2 for record in students.values())
-    assert command("train", *sweep).out.count("is done") == 6
-    assert command("train", *sweep, "runs_dir=alone", "hydra/launcher=basic").code == 0
-    for name, folder in runs("alone").items():
-        assert same(weights(folder), weights(runs()[name]))
-
-
-def test_the_launcher_ends_with_an_error_if_a_run_has_no_result(command, teachers):
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teachers[0]}"]
-    result = command("train", *SWEEP, *named, "method=kd,logit_l2", "+method.l2_weight=null")
-    assert result.code == 2
-    result = command("train", *SWEEP, "method=ce,kd")
-    assert result.code == 1
-    first, last = result.err.strip().splitlines()
-    assert "method kd reads 1 teacher(s), not 0" in first
-    assert "1 of 2 runs have no result; the same command tries them again" in last
-    assert command("train", *SWEEP, "method=ce", "hydra.launcher.size=0").code == 2

@@ -38,8 +38,10 @@ def dataset():
 def test_every_file_composes_and_builds(group, name, dataset):
     config = compose(f"{group}={name}")
     if group == "pair":
-        teacher, student = next(iter(config["teacher"]), None), config["student"]["name"]
-        assert name == ("none" if teacher is None else f"{teacher}_{student}")
+        teachers, student = list(config["teacher"]), config["student"]["name"]
+        kinds = {node["network"]["name"] for node in config["teacher"].values()}
+        several = "three_" if len(teachers) == 3 else ""
+        assert name == (f"{several}{kinds.pop()}_{student}" if teachers else "none")
         return
     node = config[group]
     if group == "teacher":
@@ -123,7 +125,7 @@ def test_equal_settings_are_equal_however_written():
         ),
         (["method._target_=kdbench.nothing"], "method._target_=kdbench.nothing does not exist"),
         (["method=kd"], "method kd reads 1 teacher(s), not 0: set teacher=NAME"),
-        (["method=kd", "teacher=resnet20"], "teacher resnet20 has no checkpoint"),
+        (["method=kd", "teacher=timm", "teacher.timm.network.model=x"], "teacher timm has no"),
         (
             ["method=kd", "teacher=resnet20", "teacher.checkpoint=x"],
             "unknown key 'teacher.checkpoint': did you mean 'teacher.resnet20.checkpoint'?",

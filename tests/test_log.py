@@ -1,16 +1,19 @@
 """Weights & Biases mirrors a run and never endangers it."""
 
-import struct
+import contextlib
+import json
+import os
+import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
+import wandb_files
 from kdbench.record import read_record
+from kdbench.sync import sync
+from kdbench.wandb_log import Mirror, Target
 
 RUN = [
     "dataset=synthetic",
@@ -22,62 +25,27 @@ RUN = [
 ]
 
 
-BLOCK = 32768
-HEADER = struct.Struct("<IHB")  # checksum, length, type: 1 whole, 2 first, 3 middle, 4 last
-
-
-def chunks(content: bytes) -> Iterator[bytes]:
-    """The entries of a W&B file: LevelDB's log format after a header of seven bytes."""
-    position, entry = 7, b""
-    while position + HEADER.size <= len(content):
-        left = BLOCK - position % BLOCK
-        if left < HEADER.size:
-            position += left
-            continue
-        _, length, kind = HEADER.unpack_from(content, position)
-        position += HEADER.size
-        if position + length > len(content):  # still being written
-            return
-        entry += content[position : position + length]
-        position += length
-        if kind in (1, 4):
-            yield entry
-            entry = b""
-
-
-def written(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """What W&B wrote of a run, offline; its service may still be writing when `finish` returns."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    deadline = time.monotonic() + 60
-    while True:
-        entries = list(chunks(path.read_bytes()))
-        records = [wandb_internal_pb2.Record.FromString(entry) for entry in entries]
-        if records and records[-1].HasField("exit"):
-            return records
-        assert time.monotonic() < deadline, "W&B did not finish its file"
-        time.sleep(0.05)
-
-
-def test_offline_run_holds_config_group_and_history(command):
+def test_offline_run_holds_all_of_the_run(command):
     assert command("train", *RUN).code == 0
     folder = next(Path("runs").glob("*-s0-*"))
-    records = written(folder)
-    (run,) = [record.run for record in records if record.HasField("run")]
+    entries = wandb_files.written(folder)
     record = read_record(folder / "record.json")
+    run = next(entry.run for entry in entries if entry.HasField("run"))
     assert (run.run_id, run.run_group, run.job_type) == (record["run_id"], record["cell"], "train")
-    assert "schedule" in {update.key for update in run.config.update}
-    rows = [
-        {
-            item.nested_key[0] if item.nested_key else item.key: item.value_json
-            for item in r.history.item
-        }
-        for r in records
-        if r.HasField("history")
-    ]
-    assert [float(row["epoch"]) for row in rows] == [1, 2]
-    assert float(rows[-1]["test/top1"]) == record["top1_last"]
-    metrics = {r.metric.name for r in records if r.HasField("metric")}
-    assert {"epoch", "test/top1"} <= metrics
+    assert set(run.tags) == {"synthetic", "none_resnet8", "ce", record["protocol"]}
+    config = wandb_files.config(entries)
+    assert {key: config[key] for key in record["config"]} == record["config"]
+    assert (config["hash"], config["teachers"]) == (record["hash"], {})
+    metrics = (folder / "metrics.jsonl").read_text().splitlines()
+    assert wandb_files.history(entries) == [json.loads(line) for line in metrics]
+    summary = wandb_files.summary(entries)
+    for key in ("top1_last", "top1_last5", "ece_last", "seconds_share", "student_sha256"):
+        assert summary[key] == record[key]
+    (model,) = [entry.artifact for entry in entries if entry.HasField("artifact")]
+    assert (model.type, model.name) == ("model", record["run_id"])
+    files = {Path(entry.local_path) for entry in model.manifest.contents}
+    names = ("student.safetensors", "student.passport.json")
+    assert files == {folder.resolve() / name for name in names}
 
 
 @pytest.mark.parametrize("broken", ["init", "log"])
@@ -90,6 +58,39 @@ def test_a_failure_of_wandb_is_said_once_and_stops_nothing(command, monkeypatch,
     assert result.code == 0
     assert result.out.count("Weights & Biases failed") == 1
     assert len(next(Path("runs").glob("*-s0-*/metrics.jsonl")).read_text().splitlines()) == 2
+
+
+def kill_service():
+    """Kill this process's own W&B service."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, name, _, parent = path.read_text().split()[:4]
+            if name == "(wandb-core)" and int(parent) == os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the process in /proc")
+def test_the_service_may_die_while_a_run_trains(command, monkeypatch):
+    log = Mirror.epoch
+
+    def log_and_kill(mirror, row):
+        log(mirror, row)
+        kill_service()
+
+    monkeypatch.setattr(Mirror, "epoch", log_and_kill)
+    try:
+        result = command("train", *RUN)
+    finally:
+        with contextlib.suppress(Exception):  # the next test gets a service of its own
+            wandb.teardown()
+    assert result.code == 0
+    assert result.out.count("Weights & Biases failed") == 1
+    folder = next(Path("runs").glob("*-s0-*"))
+    assert read_record(folder / "record.json")["status"] == "done"
+    monkeypatch.setattr(Mirror, "epoch", log)
+    assert sync([Path("runs")], Target("kdbench", None, "offline", Path("sync"))) == (1, 0, [])
+    entries = wandb_files.written(Path("sync"), folder.name)
+    assert [row["epoch"] for row in wandb_files.history(entries)] == [1, 2]
 
 
 def test_no_logger_starts_no_wandb(command, monkeypatch):

@@ -1,11 +1,14 @@
-"""The committed records are intact, and the README says what they say."""
+"""The committed records are intact, and every table follows from them."""
 
 from conftest import ROOT
+from kdbench.formats import markdown
+from kdbench.ledger import open_ledger, tables
 from kdbench.record import find_records
-from kdbench.table import table
+from kdbench.report import differing, made
 
-RUNS = ROOT / "results" / "runs"
-SMOKE = ROOT / "results" / "smoke"
+RESULTS = ROOT / "results"
+RUNS = RESULTS / "runs"
+SMOKE = RESULTS / "smoke"
 
 
 def test_committed_records_are_intact_and_named_after_their_run():
@@ -19,9 +22,18 @@ def test_smoke_runs_are_kept_apart_and_their_table_is_generated():
     assert {record["run_id"] for record in records} == {path.stem for path in SMOKE.glob("*.json")}
     assert {record["config"]["schedule"]["name"] for record in records} == {"cifar100_smoke"}
     assert {record["status"] for record in records} == {"done"}, "a value that is not finite"
-    assert table(records) in (SMOKE / "README.md").read_text()
+    (table,) = tables(open_ledger([SMOKE], None))
+    assert markdown(table) in (SMOKE / "README.md").read_text()
 
 
-def test_the_readme_s_table_is_generated():
+def test_every_table_of_the_readme_is_generated():
     readme = (ROOT / "README.md").read_text()
-    assert table(find_records([RUNS])) in readme, "run python -m kdbench.table results/runs"
+    ledger = open_ledger([RUNS], RESULTS / "published.csv")
+    shown = [table for table in tables(ledger) if markdown(table) in readme]
+    assert shown, "copy a table of results/tables into the README"
+    assert readme.count("| method ") == len(shown)
+
+
+def test_generated_results_are_up_to_date():
+    files, _ = made(RESULTS)
+    assert differing(RESULTS, files) == [], "run python -m kdbench.report"

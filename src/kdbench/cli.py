@@ -73,7 +73,14 @@ def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
 
 
 def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
-    """Every job of a command, composed as Hydra's sweeper would; nothing is run.
+    """Every job of a command, composed as Hydra's sweeper would; nothing is run."""
+    jobs = product(*swept(config_name, arguments).values())
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return [plain(hydra.compose(config_name, list(job))) for job in jobs]
+
+
+def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
+    """The overrides of a command by their key, one for each value; the jobs are their product.
 
     A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in both;
     the command wins.
@@ -83,11 +90,9 @@ def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         first = [values_of(override)[0] for override in parser.parse_overrides(overrides)]
         head = hydra.compose(config_name, first, return_hydra_config=True)
-        params = head.hydra.sweeper.params or {}
-        lines = [f"{key}={value}" for key, value in params.items()] + overrides
-        swept = {one.get_key_element(): values_of(one) for one in parser.parse_overrides(lines)}
-        jobs = product(*swept.values())
-        return [plain(hydra.compose(config_name, list(job))) for job in jobs]
+    params = head.hydra.sweeper.params or {}
+    lines = [f"{key}={value}" for key, value in params.items()] + overrides
+    return {one.get_key_element(): values_of(one) for one in parser.parse_overrides(lines)}
 
 
 def values_of(override: Override) -> list[str]:

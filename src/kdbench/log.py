@@ -1,13 +1,10 @@
-"""Where metrics go: the local file is the truth, Weights & Biases mirrors it."""
+"""Where metrics go: the local file is the truth, a logger mirrors it."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import wandb
-
-from kdbench.console import Console
 from kdbench.record import Identity, Record
 
 METRICS_FILE = "metrics.jsonl"
@@ -28,7 +25,7 @@ class RunLogger:
         """An epoch is finished."""
 
     def record(self, record: Record) -> None:
-        """The run is done, with this result; `finish` follows."""
+        """The record is written, of a run that is done or has failed; its files are in place."""
 
     def finish(self, exit_code: int) -> None:
         """The run has ended; 0 is done."""
@@ -48,68 +45,3 @@ class MetricsFile(RunLogger):
         """Append one."""
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-class WandbLogger(RunLogger):
-    """`logger=wandb`: one W&B run a run, grouped by cell.
-
-    Offline by default: `wandb sync` sends the folder later. A failure of W&B is reported once and
-    never touches the training.
-    """
-
-    def __init__(
-        self,
-        project: str = "kdbench",
-        entity: str | None = None,
-        mode: Literal["offline", "online"] = "offline",
-    ) -> None:
-        self._project, self._entity, self._mode = project, entity, mode
-        self._run: wandb.Run | None = None
-
-    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
-        """Start the W&B run under the run's own id."""
-        try:
-            self._run = wandb.init(
-                project=self._project,
-                entity=self._entity,
-                mode=self._mode,
-                id=identity.run_id,
-                name=identity.run_id,
-                group=identity.cell,
-                job_type="distil" if config["teacher"] else "train",
-                config={**config, "hash": identity.hash},
-                dir=folder,
-                reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-            self._run.define_metric("epoch")
-            self._run.define_metric("*", step_metric="epoch")
-            self._run.define_metric("test/top1", step_metric="epoch", summary="last,max")
-        except Exception as error:
-            self._give_up(error)
-
-    def start(self, history: Sequence[Row]) -> None:
-        """Repeat the finished epochs, so that the history is whole after a resume."""
-        for row in history:
-            self.epoch(row)
-
-    def epoch(self, row: Row) -> None:
-        """Log one epoch."""
-        if self._run is not None:
-            try:
-                self._run.log(dict(row))
-            except Exception as error:
-                self._give_up(error)
-
-    def finish(self, exit_code: int) -> None:
-        """Close the W&B run."""
-        if self._run is not None:
-            try:
-                self._run.finish(exit_code=exit_code)
-            except Exception as error:
-                self._give_up(error)
-            self._run = None
-
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        Console().message(f"Weights & Biases failed, training goes on without it: {error}")

@@ -47,6 +47,7 @@ def close_job(
         failed = {**facts, "status": "failed", "error": str(job.error)}
         failed |= costs(job.member.position, runtime.device)
         write_record(failed, job.folder / RECORD_FILE)
+        job.logger.record(failed)
         job.logger.finish(1)
         return
     own = {

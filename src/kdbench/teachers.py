@@ -48,11 +48,15 @@ def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherF
         KdbenchError: it is not there, or is not the file of its passport.
     """
     if node["checkpoint"] is None:
-        raise ConfigError(
-            f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE, or train one "
-            f"with method=ce student={name} and name its run"
-        )
-    path = find_checkpoint(node["checkpoint"], runs_dir)
+        raise ConfigError(f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE")
+    try:
+        path = find_checkpoint(node["checkpoint"], runs_dir)
+    except KdbenchError as error:
+        network = node["network"]["name"]
+        raise KdbenchError(
+            f"{error}. Train it with method=ce student={network}, or set "
+            f"teacher.{name}.checkpoint=FILE"
+        ) from None
     sha256 = sha256_of(path)
     stated = Passport(**(node["passport"] or {}))
     passport = stated.filled_from(find_passport(path, sha256))

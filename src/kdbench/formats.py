@@ -1,0 +1,271 @@
+"""A table's text: Markdown and LaTeX for people, CSV for programs."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Sequence
+
+from kdbench.ledger import Cell, Table
+from kdbench.record import Record
+from kdbench.significance import LEVEL, Difference, Estimate
+
+FORMATS = ("md", "csv", "tex")
+DAGGER = "†"
+HOUR = 3600.0
+
+# Columns of people's tables: those of every table, and those that need published scores.
+SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
+COMPACT = (*SCORES, "gain over KD", "cost")
+FULL = (*SCORES, "last 5", "gain over KD", "claimed gain", "published", "gap", "verdict")
+FULL += ("cost", "hardware")
+
+
+def render(made: Sequence[Table], form: str) -> str:
+    """Tables as text; `form` is one of FORMATS."""
+    if form == "csv":
+        return comma_separated(made)
+    return "\n\n".join((markdown if form == "md" else latex)(table) for table in made)
+
+
+def markdown(table: Table) -> str:
+    """The table with its title and notes."""
+    columns, rows = _text(table)
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    lines = [columns, ["-" * width for width in widths], *rows]
+    padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
+    drawn = [f"| {' | '.join(line)} |" for line in padded]
+    notes = [f"- {note}" for note in _notes(table)]
+    return "\n".join([f"**{_title(table)}**", "", *drawn, "", *notes])
+
+
+def latex(table: Table) -> str:
+    """The table as a tabular of the package booktabs, its title and notes as comments."""
+    columns, rows = _text(table)
+    lines = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            f"% {_title(table)}",
+            rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+            r"\toprule",
+            " & ".join(_escape(column) for column in columns) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {note}" for note in _notes(table)),
+        ]
+    )
+
+
+def comma_separated(made: Sequence[Table]) -> str:
+    """All numbers of some tables under one header, a line a cell."""
+    out = io.StringIO()
+    lines = [
+        # Further digits would depend on the versions of libraries.
+        {k: round(v, 6) if isinstance(v, float) else v for k, v in _numbers(cell).items()}
+        for table in made
+        for cell in table.cells
+    ]
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue().rstrip("\n")
+
+
+def _title(table: Table) -> str:
+    return f"{table.dataset}, {table.pair}, protocol {table.protocol}"
+
+
+def _text(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows for people; without published scores only what was measured."""
+    columns = FULL if any(cell.published for cell in table.cells) else COMPACT
+    return list(columns), [[_field(cell, column) for column in columns] for cell in table.cells]
+
+
+def _field(cell: Cell, column: str) -> str:
+    return FIELDS[column](cell)
+
+
+def _method(cell: Cell) -> str:
+    return cell.method + DAGGER * cell.reconstructed
+
+
+def _score(score: Estimate | None) -> str:
+    if score is None:
+        return ""
+    spread = "" if score.std is None else f" ± {score.std:.2f}"
+    return f"{score.mean:.2f}{spread} ({score.n})"
+
+
+def _interval(estimate: Estimate | Difference | None, sign: str = "") -> str:
+    if estimate is None or estimate.low is None:
+        return ""
+    return f"{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def _selected(cell: Cell) -> float | None:
+    """What the choice of the best epoch on the test set would add, in points."""
+    if cell.top1 is None or cell.best_on_test is None:
+        return None
+    return cell.best_on_test.mean - cell.top1.mean
+
+
+def _gain(cell: Cell) -> str:
+    gain = cell.gain
+    if gain is None:
+        return ""
+    shared = "" if cell.top1 and gain.n == cell.top1.n else f", {gain.n} shared"
+    if cell.gain_p is None:
+        return _signed(gain.mean) + shared
+    tie = "tie, " if cell.gain_p >= LEVEL else ""
+    p = "p < 0.001" if cell.gain_p < 0.001 else f"p {cell.gain_p:.2g}"
+    return f"{tie}{_signed(gain.mean)} ({_interval(gain, '+')}), {p}{shared}"
+
+
+def _published(cell: Cell) -> str:
+    score = cell.published
+    if score is None:
+        return ""
+    spread = "" if score.top1_std is None else f" ± {score.top1_std:.2f}"
+    epoch = {"last": "last epoch", "best": "best epoch", "unknown": "epoch unknown"}
+    return f"{score.top1:.2f}{spread} ({score.source}, {epoch[score.protocol]})"
+
+
+def _claimed(cell: Cell) -> str:
+    source = cell.published.source if cell.published else None
+    other = f" ({cell.claim_source})" if cell.claim_source not in (source, None) else ""
+    return _signed(cell.claimed_gain) + other
+
+
+def _verdict(cell: Cell) -> str:
+    failed = f", {len(cell.failed)} failed" if cell.failed else ""
+    return f"{cell.verdict}{failed}"
+
+
+def _cost(cell: Cell) -> tuple[float, str] | None:
+    """Mean hours of a run, and of what: of a GPU, of CPU time, or of waiting."""
+    for key, what in (("gpu_seconds", "GPU"), ("cpu_seconds", "CPU"), ("seconds_share", "wall")):
+        values = [record[key] for record in cell.records if record[key] is not None]
+        if values and len(values) == len(cell.records):
+            return statistics.mean(values) / HOUR, what
+    return None
+
+
+def _cost_text(cell: Cell) -> str:
+    cost = _cost(cell)
+    if cost is None:
+        return ""
+    hours, what = cost
+    return f"{hours:.1f} {what}-h" if hours >= 1 else f"{hours * 60:.1f} {what}-min"
+
+
+def _hardware(cell: Cell) -> str:
+    """What the runs were computed on."""
+    machines = {
+        f"{facts['cpu']}, {facts['threads']} threads" if "gpu" not in facts else facts["gpu"]
+        for facts in (record["hardware"] for record in cell.records)
+    }
+    return "; ".join(sorted(machines))
+
+
+FIELDS: dict[str, Callable[[Cell], str]] = {
+    "method": _method,
+    "top-1 last epoch": lambda cell: _score(cell.top1),
+    "95% interval": lambda cell: _interval(cell.top1),
+    "best-last": lambda cell: _signed(_selected(cell)),
+    "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
+    "gain over KD": _gain,
+    "claimed gain": _claimed,
+    "published": _published,
+    "gap": lambda cell: _signed(cell.gap),
+    "verdict": _verdict,
+    "cost": _cost_text,
+    "hardware": _hardware,
+}
+
+
+def _notes(table: Table) -> list[str]:
+    """What the reader of this table must know: only what occurs in it."""
+    cells = table.cells
+    notes = []
+    if any(cell.records for cell in cells):
+        notes.append("top-1 in percent: mean ± sample standard deviation over (n) seeds.")
+    if any(cell.gain for cell in cells):
+        notes.append(
+            "gain over KD: points over the same seeds, 95% interval, p adjusted over this table "
+            f"(Holm); a tie is p ≥ {LEVEL}."
+        )
+    if any(cell.gap is not None for cell in cells):
+        notes.append("gap: ours minus published, at the best epoch on test where theirs is.")
+    if any(cell.reconstructed for cell in cells):
+        notes.append(f"{DAGGER} settings that no source gives in full: reconstructed.")
+    machines = sorted({machine for cell in cells if (machine := _hardware(cell))})
+    if machines and not any(cell.published for cell in cells):
+        notes.append(f"hardware: {'; '.join(machines)}.")
+    return notes + [_failure(record) for cell in cells for record in cell.failed]
+
+
+def _failure(record: Record) -> str:
+    error = " ".join(record["error"].split())
+    return f"failed: {record['config']['method']['name']}, seed {record['seed']}: {error}"
+
+
+def _numbers(cell: Cell) -> dict[str, object]:
+    top1, gain, published, cost = cell.top1, cell.gain, cell.published, _cost(cell)
+    return {
+        "dataset": cell.dataset,
+        "teacher": cell.teacher,
+        "student": cell.student,
+        "protocol": cell.protocol,
+        "method": cell.method,
+        "reconstructed": cell.reconstructed,
+        "verdict": cell.verdict,
+        "n": len(cell.records),
+        "seeds": " ".join(str(record["seed"]) for record in cell.records),
+        "failed": len(cell.failed),
+        "top1": top1 and top1.mean,
+        "top1_std": top1 and top1.std,
+        "top1_low": top1 and top1.low,
+        "top1_high": top1 and top1.high,
+        "best_on_test": cell.best_on_test and cell.best_on_test.mean,
+        "last5": cell.last5 and cell.last5.mean,
+        "gain": gain and gain.mean,
+        "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high,
+        "gain_n": gain and gain.n,
+        "gain_p_holm": cell.gain_p,
+        "tie": None if cell.gain_p is None else cell.gain_p >= LEVEL,
+        "claimed_gain": cell.claimed_gain,
+        "claim_source": cell.claim_source,
+        "published": published and published.top1,
+        "published_std": published and published.top1_std,
+        "published_protocol": published and published.protocol,
+        "published_source": published and published.source,
+        "published_url": published and published.url,
+        "gap": cell.gap,
+        "cost_hours": cost and cost[0],
+        "cost_of": cost and cost[1],
+        "hardware": _hardware(cell),
+        "hash": cell.hash,
+    }
+
+
+def _escape(text: str) -> str:
+    """Text as LaTeX."""
+    for plain, escaped in LATEX:
+        text = text.replace(plain, escaped)
+    return text
+
+
+LATEX = (
+    *((character, "\\" + character) for character in "%&_#"),
+    ("±", r"$\pm$"),
+    ("≥", r"$\geq$"),
+    ("→", r"$\to$"),
+    ("<", "$<$"),
+    (DAGGER, r"$^\dagger$"),
+)

@@ -1,0 +1,200 @@
+"""Published scores, `results/published.csv`: read, checked row by row, chosen from.
+
+Every row is one number of one source. The column `method` is the source's label, `kdbench` our name
+where the label clearly means one of our configurations; docs/results.md describes the others.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.errors import KdbenchError
+
+PROTOCOLS = ("last", "best", "unknown")
+COLUMNS = ("source", "dataset", "teacher", "student", "method", "kdbench", "top1", "top1_std")
+COLUMNS += ("gain_over_kd", "top5", "epochs", "seeds_or_trials", "protocol", "url", "note")
+
+# Whose numbers count first: a method's own source, by source key. Without one a number that is not
+# quoted, from the sources in FIRST, then from any other, and single runs last.
+OWN = {
+    "RepDistiller": {"crd"},
+    "mdistiller-DKD": {"dkd"},
+    "DKD-paper": {"dkd"},
+    "mdistiller-DOT": {"dot"},
+    "ReviewKD": {"reviewkd"},
+    "CTKD": {"ctkd"},
+    "LSKD": {"ls_kd", "ls_dkd", "ls_ctkd", "ls_mlkd"},
+    "DIST": {"dist"},
+    "TTM": {"ttm", "wttm"},
+    "ITRD": {"itrd"},
+    "SimKD": {"simkd"},
+    "WSLD": {"wsld"},
+    "NKD": {"nkd"},
+    "CAT-KD": {"cat_kd"},
+    "ND": {"kd_pp"},
+    "SDD": {"sdd"},
+    "OFD": {"ofd"},
+    "EA-KD": {"ea_kd", "ea_mlkd", "ea_ls_mlkd"},
+    "Tf-KD": {"tfkd_self", "tfkd_reg"},
+    "AT-repo": {"at"},
+    "WKD": {"wkd_l"},
+}
+FIRST = ("RepDistiller", "mdistiller-DKD", "DKD-paper", "LSKD", "TTM", "SDD", "ND", "NORM")
+SINGLE_RUNS = ("KD-Zoo", "LSKD-log", "LSKD-reruns", "WSLD-reruns", "mdistiller-issues")
+BASELINE = "KD"  # the label of the row that a source's gain is counted from
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published score."""
+
+    dataset: str
+    teacher: str  # "none" where the source trains without one
+    student: str
+    method: str  # kdbench's name, or ""
+    label: str  # the source's name
+    top1: float | None  # percent; None where only a gain is published
+    gain: float | None  # points over the source's own KD, where it does not list KD's score
+    top1_std: float | None
+    epochs: int | None
+    seeds: int | None
+    protocol: str  # which epoch is scored: one of PROTOCOLS
+    source: str
+    url: str
+    note: str
+
+    @property
+    def quoted(self) -> bool:
+        """Whether the source copies the number from another one."""
+        return any(word in self.note for word in ("quoted", "as listed", "re-listed", "as cited"))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published gain over KD, in points, and where it stands."""
+
+    gain: float
+    source: str
+
+
+def read_published(path: Path) -> tuple[list[Published], list[str]]:
+    """The rows of a file of published scores, and one line for each bad row, which is left out.
+
+    Raises:
+        KdbenchError: the file does not exist, or is not a table of these columns.
+    """
+    rows, problems = [], []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise KdbenchError(f"{path} lacks the columns {', '.join(missing)}")
+            for fields in reader:
+                try:
+                    rows.append(_row(fields))
+                except ValueError as error:
+                    problems.append(f"{path}, line {reader.line_num}: left out, {error}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise KdbenchError(f"{path} cannot be read ({error}): name a CSV file") from None
+    return rows, problems
+
+
+def choose(rows: Iterable[Published], method: str) -> Published | None:
+    """The score of `method` among a pair's rows: its own paper's, else by the order of sources."""
+    scores = (row for row in rows if row.method == method and row.top1 is not None)
+    return min(scores, key=_rank, default=None)
+
+
+def claim(rows: Sequence[Published], method: str) -> Claim | None:
+    """What `method` gains over KD in one and the same source, among a pair's rows of one schedule.
+
+    Its own paper's gain, else that of the first source in order which lists both.
+    """
+    for row in sorted((row for row in rows if row.method == method), key=_rank):
+        gain = _gain(row, rows)
+        if gain is not None:
+            return Claim(gain, row.source)
+    return None
+
+
+def _gain(row: Published, rows: Iterable[Published]) -> float | None:
+    if row.gain is not None or row.top1 is None:
+        return row.gain
+    bases = [
+        base
+        for base in rows
+        if base.source == row.source and base.label == BASELINE and base.top1 is not None
+    ]
+    # A source with two KD rows: the one scored as the method is.
+    bases.sort(key=lambda base: base.protocol != row.protocol)
+    return round(row.top1 - bases[0].top1, 4) if bases else None
+
+
+def _rank(row: Published) -> tuple[bool, bool, bool, int, str, str]:
+    own = row.method in OWN.get(row.source, ())
+    place = FIRST.index(row.source) if row.source in FIRST else len(FIRST)
+    return not own, row.source in SINGLE_RUNS, row.quoted, place, row.source, row.note
+
+
+def _row(fields: dict[str | None, str | None]) -> Published:
+    if None in fields or None in fields.values():
+        raise ValueError(f"it has not {len(COLUMNS)} cells")
+    text = {name: str(fields[name]).strip() for name in COLUMNS}
+    for name in ("source", "dataset", "teacher", "student", "method"):
+        if not text[name]:
+            raise ValueError(f"its {name} is missing")
+    if not text["url"].startswith("https://"):
+        raise ValueError("its url is missing: name a page that shows the number")
+    if text["protocol"] not in PROTOCOLS:
+        raise ValueError(f"its protocol is {text['protocol']!r}, not one of {', '.join(PROTOCOLS)}")
+    top1, gain = _percent(text, "top1"), _points(text, "gain_over_kd")
+    if top1 is None and gain is None:
+        raise ValueError("its top1 is missing")
+    _percent(text, "top5")
+    return Published(
+        dataset=text["dataset"],
+        teacher=text["teacher"],
+        student=text["student"],
+        method=text["kdbench"],
+        label=text["method"],
+        top1=top1,
+        gain=gain,
+        top1_std=_percent(text, "top1_std"),
+        epochs=_count(text, "epochs"),
+        seeds=_count(text, "seeds_or_trials"),
+        protocol=text["protocol"],
+        source=text["source"],
+        url=text["url"],
+        note=text["note"],
+    )
+
+
+def _percent(text: dict[str, str], name: str) -> float | None:
+    return _number(text, name, 0, 100)
+
+
+def _points(text: dict[str, str], name: str) -> float | None:
+    return _number(text, name, -100, 100)
+
+
+def _number(text: dict[str, str], name: str, least: float, most: float) -> float | None:
+    if not text[name]:
+        return None
+    try:
+        value = float(text[name])
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise ValueError(f"its {name} is {text[name]}, not a number from {least} to {most}")
+    return value
+
+
+def _count(text: dict[str, str], name: str) -> int | None:
+    if not text[name]:
+        return None
+    if not text[name].isdigit() or int(text[name]) == 0:
+        raise ValueError(f"its {name} is {text[name]}, not a whole number above 0")
+    return int(text[name])

@@ -1,0 +1,111 @@
+"""Drawings for the results page: SVG with the colours and the letters of the page around it."""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+WIDTH = 430  # of a drawing, in the units of its SVG, which are pixels at its natural size
+
+# Stand for the page's colours while matplotlib draws; `tidy` puts the page's variables instead.
+INK, SOFT, GRID, PAPER = (f"#0000f{i}" for i in range(4))
+HUES = [f"#0000e{i}" for i in range(7)]  # more are told apart by nobody
+VARIABLES = {INK: "ink", SOFT: "soft", GRID: "rule", PAPER: "paper"}
+VARIABLES |= {hue: f"hue{i}" for i, hue in enumerate(HUES)}
+
+SETTINGS = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # matplotlib's own: measures text alike on every machine
+    "font.size": 12,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.labelcolor": SOFT,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": "none",
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib as it comes, whatever the person who runs it has configured."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        # The reader's fonts draw the letters; matplotlib's only measure them.
+        warnings.filterwarnings("ignore", message="Glyph ")
+        yield
+
+
+def axes_of(height: float, left: float, bottom: float, right: float = 12) -> tuple[Figure, Axes]:
+    """A drawing of `height`, and its axes at `left`, `bottom` and `right` from its edges."""
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    FigureCanvasSVG(figure)
+    inner = (WIDTH - left - right) / WIDTH, (height - bottom - 8) / height
+    axes = figure.add_axes((left / WIDTH, bottom / height, *inner))
+    for background in (figure.patch, axes.patch):  # the page's shows
+        background.set_visible(False)
+    return figure, axes
+
+
+def token(titles: list[str], text: str) -> str:
+    """An id that `tidy` turns into a title, the words of a mark under the pointer."""
+    titles.append(text)
+    return f"mark-{len(titles) - 1}-"
+
+
+def tidy(figure: Figure, titles: Sequence[str], label: str, prefix: str) -> str:
+    """A figure as an SVG element for a page: small, with the page's colours and unique ids.
+
+    Args:
+        figure: drawn under `style`.
+        titles: the words of its marks, see `token`.
+        label: what the drawing is called where it cannot be seen.
+        prefix: of every id in it.
+    """
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "kdbench"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    text = re.sub(r"^.*?<svg[^>]*>|<!--.*?-->|<style.*?</style>", "", file.getvalue(), flags=re.S)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+
+    def tag(match: re.Match[str]) -> str:
+        """One tag; what stands between tags is somebody's text and stays."""
+        text = match[0]
+        mark = re.search(r' id="mark-(\d+)-"', text)
+        text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' * (m[1] in used), text)
+        text = re.sub(r'(?:xlink:)?(href="|url\()#', rf"\1#{prefix}", text)
+        text = re.sub(r"font-family:[^;\"]*;? ?|font-size: 12px;? ?", "", text)
+        text = re.sub(r"#0000[ef]\d", lambda m: f"var(--{VARIABLES[m[0]]})", text)
+        text = re.sub(r' transform="rotate\(-0[^"]*"', "", text)
+        text = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), text)
+        text = re.sub(r"\s+", " ", text)
+        return f"{text}<title>{html.escape(titles[int(mark[1])])}</title>" if mark else text
+
+    text = re.sub(r"<[^>]+>", tag, text)
+    text = re.sub(r">\s*\n\s*<", "><", text)
+    text = re.sub(r"<defs></defs>|<g></g>", "", text)
+    words = f'role="img" aria-label="{html.escape(label)}"'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {round(figure.get_figheight() * 72)}" {words}>{text.strip()}\n'
+    )

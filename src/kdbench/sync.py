@@ -1,0 +1,247 @@
+"""Finished runs to Weights & Biases, whole and under their own ids, from local files alone.
+
+    python -m kdbench.sync runs results/runs --mode online
+
+A second call sends what is new or has changed. W&B replaces a run that is sent again.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.cli import fail, print_error
+from kdbench.errors import KdbenchError
+from kdbench.files import write_atomically
+from kdbench.ledger import Cell, Ledger, open_ledger
+from kdbench.log import METRICS_FILE
+from kdbench.record import RECORD_FILE, Identity, Record, checksum, read_record, record_files
+from kdbench.wandb_log import Mirror, Target, UnreachableError, describe, log_table
+
+CONFIG_FILE = "config.json"
+STATE_FILE = "state.json"
+LEDGER = "ledger"  # the run that holds the table of cells
+PUBLISHED = Path("results/published.csv")
+
+
+class State:
+    """Which version of which run a target has: the checksums of the records that were sent."""
+
+    def __init__(self, target: Target) -> None:
+        self._path = target.folder / STATE_FILE
+        self._key = f"{target.mode} {target.entity or ''}/{target.project}"
+        try:
+            self._sent = json.loads(self._path.read_text())
+            self._sent.setdefault(self._key, {})
+        except (OSError, ValueError, AttributeError):  # lost: all is sent again, to the same ids
+            self._sent = {self._key: {}}
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether this version was sent."""
+        return self._sent[self._key].get(name) == version
+
+    def keep(self, name: str, version: str) -> None:
+        """Remember it."""
+        self._sent[self._key][name] = version
+        write_atomically(self._path, (json.dumps(self._sent, indent=1) + "\n").encode())
+
+
+def sync(paths: Sequence[Path], target: Target) -> tuple[int, int, list[str]]:
+    """Send the runs at and below `paths`, then the table of their cells.
+
+    Returns:
+        How many were sent, how many the target has already, and a line for each whose files are
+        damaged.
+
+    Raises:
+        KdbenchError: a path does not exist, or W&B cannot be reached.
+    """
+    found: dict[str, Path] = {}
+    for path in record_files(paths):
+        name = path.parent.name if path.name == RECORD_FILE else path.stem
+        if name not in found or path.name == RECORD_FILE:  # a run's folder holds more
+            found[name] = path
+    target.folder.mkdir(parents=True, exist_ok=True)
+    state = State(target)
+    sent, problems = 0, []
+    for name, path in found.items():
+        try:
+            record = read_record(path)
+            if not state.has(name, record["checksum"]):
+                send(record, path, target)
+                state.keep(name, record["checksum"])
+                sent += 1
+        except UnreachableError:
+            raise
+        except KdbenchError as error:
+            problems.append(str(error))
+        except Exception as error:  # W&B's
+            problems.append(
+                f"{path} was not sent ({describe(error)}): the same command tries again"
+            )
+    known = len(found) - sent - len(problems)
+    ledger = open_ledger(paths, PUBLISHED if PUBLISHED.is_file() else None)
+    problems += [line for line in ledger.problems if line not in problems]
+    send_ledger(ledger, target, state)
+    return sent, known, problems
+
+
+def send(record: Record, path: Path, target: Target) -> None:
+    """Replay one run.
+
+    Raises:
+        KdbenchError: its files are damaged.
+        Exception: whatever W&B raises.
+    """
+    identity = Identity(record["cell"], record["hash"], record["seed"])
+    folder = path.parent if path.name == RECORD_FILE else None
+    rows = history(record, folder)
+    config = read_config(folder) if folder is not None else None
+    forget(identity.run_id, target)
+    mirror = Mirror(target, identity, record["config"], live=False)
+    try:
+        for row in rows:
+            mirror.epoch(row)
+        mirror.record(record, folder, config)
+    finally:
+        mirror.finish(int(record["status"] != "done"))
+
+
+def forget(run_id: str, target: Target) -> None:
+    """Remove what an earlier call wrote of a run, so that only its last version can be sent."""
+    for old in target.folder.glob(f"wandb/offline-run-*-{run_id}"):
+        shutil.rmtree(old)
+
+
+def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
+    """The rows of every epoch: the run's own, or what the record keeps of them.
+
+    Raises:
+        KdbenchError: the file is torn, or is not the record's.
+    """
+    path = None if folder is None else folder / METRICS_FILE
+    if path is None or not path.is_file():
+        curve = record.get("curve", {})
+        values = zip(*curve.values(), strict=True)
+        return [
+            {"epoch": epoch, **dict(zip(curve, row, strict=True))}
+            for epoch, row in enumerate(values, start=1)
+        ]
+    try:
+        rows = [json.loads(text) for text in path.read_text().splitlines()]
+        epochs = [row["epoch"] for row in rows]
+        whole = epochs == list(range(1, len(rows) + 1))
+        if record["status"] == "done":
+            whole &= len(rows) == record["epochs"]
+            whole &= rows[-1]["test/top1"] == record["top1_last"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        whole = False
+    if not whole:
+        raise KdbenchError(
+            f"{path} is torn or not of this run's record: remove it to send the record's own curve"
+        )
+    return rows
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The whole configuration of a run.
+
+    Raises:
+        KdbenchError: it is damaged.
+    """
+    try:
+        return json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        raise KdbenchError(
+            f"{folder / CONFIG_FILE} is missing or torn: the run's command writes it again"
+        ) from None
+
+
+def unfinished(paths: Iterable[Path]) -> list[Path]:
+    """Folders of runs that have no record yet."""
+    configs = {c for p in paths for c in (*p.glob(CONFIG_FILE), *p.glob(f"*/{CONFIG_FILE}"))}
+    return sorted(c.parent for c in configs if not (c.parent / RECORD_FILE).is_file())
+
+
+def send_ledger(ledger: Ledger, target: Target, state: State) -> None:
+    """Send the table of the cells that were run, if it has changed.
+
+    Raises:
+        UnreachableError: W&B cannot be reached.
+    """
+    cells = [cell for cell in ledger.cells if cell.records]
+    rows = [columns(cell) for cell in cells]
+    version = checksum({"rows": rows})
+    if rows and not state.has(LEDGER, version):
+        forget(LEDGER, target)
+        log_table(target, LEDGER, rows, Counter(cell.verdict.value for cell in cells))
+        state.keep(LEDGER, version)
+
+
+def columns(cell: Cell) -> dict[str, Any]:
+    """A cell as a row: scores in percent at the last epoch, differences in points."""
+    top1, gain = cell.top1, cell.gain
+    best, last5 = cell.best_on_test, cell.last5
+    assert top1 is not None
+    return {
+        "dataset": cell.dataset,
+        "teacher": cell.teacher,
+        "student": cell.student,
+        "method": cell.method,
+        "protocol": cell.protocol,
+        "n": top1.n,
+        "failed": len(cell.failed),
+        "top1": top1.mean,
+        "std": top1.std,
+        "low": top1.low,
+        "high": top1.high,
+        "best_on_test": best and best.mean,
+        "last5": last5 and last5.mean,
+        "gain_over_kd": gain and gain.mean,
+        "gain_p": cell.gain_p,
+        "published": cell.published and cell.published.top1,
+        "published_source": cell.published and cell.published.source,
+        "claimed_gain": cell.claimed_gain,
+        "verdict": cell.verdict.value,
+        "reconstructed": cell.reconstructed,
+    }
+
+
+def main() -> None:
+    """`kdbench-sync`."""
+    parser = argparse.ArgumentParser(prog="kdbench-sync", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[Path("runs")], help="folders of runs or of records"
+    )
+    parser.add_argument("--project", default="kdbench", help="of W&B (default: %(default)s)")
+    parser.add_argument("--entity", help="user or team (default: the one of your login)")
+    parser.add_argument("--mode", choices=("offline", "online"), default="offline")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("runs/.sync"),
+        help="for offline runs, and the note of what was sent (default: %(default)s)",
+    )
+    given = parser.parse_args()
+    target = Target(given.project, given.entity, given.mode, given.dir)
+    try:
+        sent, known, problems = sync(given.paths, target)
+    except (KdbenchError, OSError) as error:
+        fail(str(error), KdbenchError.exit_code)
+    for folder in unfinished(given.paths):
+        print(f"{folder} has no record yet: its command goes on with it")
+    for line in problems:
+        print_error(line)
+    print(f"{sent} runs sent, {known} sent before")
+    if given.mode == "offline" and sent + known:
+        print(f"send them with: wandb sync {given.dir}/wandb/offline-run-*")
+    if problems:
+        sys.exit(KdbenchError.exit_code)
+
+
+if __name__ == "__main__":
+    main()
