@@ -3,8 +3,9 @@
 Hydra imports every plugin at every start, so what training needs is imported when it launches.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -19,20 +20,34 @@ class CohortLauncherConf:
 
     _target_: str = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
     size: int = 16  # runs side by side at most; each needs its student in memory
+    executor: str = "local"  # local: processes of this machine; submitit: Slurm; ray: Ray
+    processes: int | None = None  # cohorts at a time; null: one on each GPU, or one on the CPU
+    submitit: dict[str, Any] = field(  # a day, where submitit would give five minutes
+        default_factory=lambda: {"cluster": None, "timeout_min": 1440}
+    )
+    ray: dict[str, Any] = field(default_factory=dict)  # parameters of ray.init
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="cohort", node=CohortLauncherConf)
 
 
 class CohortLauncher(Launcher):
-    """Groups the sweep's runs into cohorts and trains one cohort after the other.
+    """Groups the sweep's runs into cohorts and trains each in a process of its own.
 
-    Runs that are done are recognised, incomplete ones go on. A run that fails is reported at once
+    Runs that are done are skipped, incomplete ones go on. A run that fails is reported at once
     and leaves the others untouched; the command ends with an error if any run has no result.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(
+        self,
+        size: int,
+        executor: str,
+        processes: int | None,
+        submitit: Mapping[str, Any],
+        ray: Mapping[str, Any],
+    ) -> None:
+        self.settings = {"size": size, "executor": executor, "processes": processes}
+        self.settings |= {"submitit": _plain(submitit), "ray": _plain(ray)}
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -48,30 +63,13 @@ class CohortLauncher(Launcher):
         Raises:
             KdbenchError: some runs have no result.
         """
-        from kdbench.cli import print_error
-        from kdbench.cohorts import group_alike
         from kdbench.config import check_train
-        from kdbench.errors import ConfigError, KdbenchError
-        from kdbench.train import train_together
+        from kdbench.launch import Settings, launch
 
         setup_globals()
-        if self.size < 1:
-            raise ConfigError(f"hydra.launcher.size must be 1 or more, not {self.size}")
+        settings = Settings(**self.settings)
         configs = [check_train(self.compose(overrides)) for overrides in job_overrides]
-        missing = 0
-        for group in group_alike(configs, self.size):
-            try:
-                failures = [one for one in train_together(group) if isinstance(one, Exception)]
-            except KdbenchError as error:
-                failures = [error] * len(group)
-            for line in dict.fromkeys(str(failure) for failure in failures):
-                print_error(line)
-            missing += len(failures)
-        if missing:
-            raise KdbenchError(
-                f"{missing} of {len(configs)} runs have no result; the same command tries them "
-                "again and leaves the others alone"
-            )
+        launch(configs, settings)
         return [_done() for _ in configs]
 
     def compose(self, overrides: Sequence[str]) -> dict:
@@ -81,6 +79,10 @@ class CohortLauncher(Launcher):
         plain = OmegaConf.to_container(composed, resolve=False)
         del plain["hydra"]
         return OmegaConf.to_container(OmegaConf.create(plain), resolve=True, throw_on_missing=True)
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
 def _done() -> JobReturn:

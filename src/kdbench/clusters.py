@@ -1,0 +1,195 @@
+"""Where a sweep's cohorts train: as jobs of Slurm, or as tasks of Ray."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.config import Config
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.executors import Ended, Task
+from kdbench.worker import Outcome, outcomes, stop_on_sigterm
+
+
+class Submission:
+    """A cohort as submitit runs it.
+
+    A job that is preempted or comes to its time limit is queued again; its runs go on from their
+    last checkpoints.
+    """
+
+    def __init__(self, folder: Path, configs: Sequence[Config]) -> None:
+        self.folder, self.text = str(folder), json.dumps(configs)
+
+    def __call__(self) -> list[Outcome]:
+        """Train the cohort."""
+        os.chdir(self.folder)
+        stop_on_sigterm()
+        return outcomes(json.loads(self.text))
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class SubmititExecutor:
+    """Cohorts as submitit jobs.
+
+    Args:
+        folder: where submitit keeps its files.
+        parameters: of `AutoExecutor.update_parameters`, and `cluster`: slurm, local, debug, or None
+            for Slurm where there is one.
+        processes: how many jobs at a time; None: all.
+
+    Raises:
+        KdbenchError: submitit is not installed.
+        ConfigError: submitit refuses the parameters.
+    """
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any], processes: int | None) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise missing("submitit", "slurm") from None
+        settings = dict(parameters)
+        try:
+            self.executor = submitit.AutoExecutor(folder, cluster=settings.pop("cluster", None))
+            self.executor.update_parameters(**{"name": "kdbench", **settings})
+        except (NameError, ValueError, AssertionError, RuntimeError) as error:
+            line = str(error).split("\n")[0]
+            raise ConfigError(f"hydra.launcher.submitit: {line}") from None
+        self.processes = processes
+        self.running: list[tuple[Task, Any]] = []
+        self.stopped = False
+
+    def room(self) -> bool:
+        """Whether another job may be queued."""
+        return self.processes is None or len(self.running) < self.processes
+
+    def start(self, task: Task) -> None:
+        """Queue a job."""
+        job = self.executor.submit(Submission(Path.cwd(), task.configs))
+        task.log = job.paths.stdout
+        self.running.append((task, job))
+
+    def ended(self) -> list[Ended]:
+        """The cohorts whose jobs have ended."""
+        found = [self._ended(task, job) for task, job in self.running if job.done()]
+        tasks = [ended.task for ended in found]
+        self.running = [(task, job) for task, job in self.running if task not in tasks]
+        return found
+
+    def _ended(self, task: Task, job: Any) -> Ended:
+        if self.stopped:
+            return Ended(task, None, "its job was cancelled")
+        try:
+            return Ended(task, job.result())
+        except Exception:  # submitit's own, of several kinds; their text is that of the log
+            why = f"its job {job.job_id} ended without a result ({job.state})"
+            return Ended(task, None, why)
+
+    def stop(self) -> None:
+        """Cancel the jobs; Slurm gives them the time to write checkpoints."""
+        self.stopped = True
+        for _, job in self.running:
+            job.cancel(check=False)
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        self.stop()
+        self.running = []
+
+
+class RayExecutor:
+    """Cohorts as Ray tasks, with a GPU each where there are any.
+
+    Args:
+        parameters: of `ray.init`.
+        needs_gpu: whether the runs use one where the cluster has it.
+        threads: CPUs that a cohort takes.
+        processes: how many cohorts at a time; None: as many as the cluster has room for.
+
+    Raises:
+        KdbenchError: Ray is not installed.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Any], needs_gpu: bool, threads: int, processes: int | None
+    ) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise missing("ray", "ray") from None
+        self.ray, self.parameters = ray, parameters
+        self.needs_gpu, self.threads, self.processes = needs_gpu, threads, processes
+        self.running: dict[Any, Task] = {}
+        self.remote: Any = None
+
+    def room(self) -> bool:
+        """Whether another task may be handed over; Ray queues what it has no room for."""
+        return self.processes is None or len(self.running) < self.processes
+
+    def start(self, task: Task) -> None:
+        """Hand a cohort over; the first one starts Ray, or connects to it."""
+        if self.remote is None:
+            self._connect()
+        self.running[self.remote.remote(os.getcwd(), json.dumps(task.configs))] = task
+
+    def _connect(self) -> None:
+        ours = {"log_to_driver": False, "logging_level": "error"}
+        try:
+            self.ray.init(**{**ours, **self.parameters})
+        except (TypeError, ValueError, RuntimeError, ConnectionError) as error:
+            line = str(error).split("\n")[0]
+            raise KdbenchError(f"hydra.launcher.ray: Ray does not start: {line}") from None
+        found = self.ray.cluster_resources()
+        options = {
+            "num_cpus": min(self.threads, int(found.get("CPU", 1))),
+            "num_gpus": int(self.needs_gpu and found.get("GPU", 0) > 0),
+            "max_retries": 0,
+        }
+        self.remote = self.ray.remote(**options)(ray_outcomes)
+
+    def ended(self) -> list[Ended]:
+        """The cohorts whose tasks have ended."""
+        references = list(self.running)
+        if not references:
+            return []
+        ready, _ = self.ray.wait(references, num_returns=len(references), timeout=0)
+        return [self._ended(reference) for reference in ready]
+
+    def _ended(self, reference: Any) -> Ended:
+        task = self.running.pop(reference)
+        try:
+            return Ended(task, self.ray.get(reference))
+        except Exception as error:  # Ray's own, of several kinds
+            line = str(error).strip().split("\n")[0]
+            return Ended(task, None, f"its Ray task ended without a result: {line}")
+
+    def stop(self) -> None:
+        """Interrupt the tasks, as Ctrl-C would."""
+        for reference in self.running:
+            self.ray.cancel(reference)
+
+    def close(self) -> None:
+        """Disconnect; a Ray that was started here ends."""
+        self.running = {}
+        if self.remote is not None:
+            self.ray.shutdown()
+
+
+def ray_outcomes(folder: str, text: str) -> list[Outcome]:
+    """Train a cohort in a process of Ray."""
+    os.chdir(folder)
+    return outcomes(json.loads(text))
+
+
+def missing(package: str, extra: str) -> KdbenchError:
+    """The error for an executor whose package is not installed."""
+    return KdbenchError(
+        f"hydra.launcher.executor={package} needs {package}: pip install 'kdbench[{extra}]'"
+    )
