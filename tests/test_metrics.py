@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdbench.data.base import Dataset
 from kdbench.data.synthetic import synthetic
+from kdbench.hardware import CLEAR_REFS, peak_memory_mb, reset_peak_memory
 from kdbench.metrics import evaluate
 from kdbench.protocol import protocol_of
 from kdbench.recording import agreement, results
@@ -83,6 +84,15 @@ def test_the_last_epoch_is_the_headline():
     )
     assert found["top1_last5"] == 42
     assert "top1_val_last" not in found
+
+
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="the system keeps one peak a process")
+def test_the_peak_of_memory_is_that_since_the_reset():
+    before = torch.ones(50_000_000)  # 200 MB
+    high = peak_memory_mb(CPU)
+    del before
+    reset_peak_memory(CPU)
+    assert peak_memory_mb(CPU) < high - 150
 
 
 def test_a_protocol_names_what_must_be_equal():

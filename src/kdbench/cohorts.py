@@ -1,7 +1,6 @@
 """Who trains with whom: runs that can share batches and teachers, and what keeps others apart."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +70,26 @@ def check_alike(configs: Sequence[Config]) -> None:
 def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
     """Runs that can train side by side, together in groups of at most `size`, in order."""
     groups: list[list[Config]] = []
+    open_groups: dict[str, list[list[Config]]] = {}
     for config in configs:
         seen = {**config, "teacher": config["teacher"] if reads_teachers(config) else {}}
-        for group in groups:
-            with suppress(ConfigError):
-                check_alike([*group, seen])
-                if len(group) < size:
-                    group.append(seen)
-                    break
-        else:
-            groups.append([seen])
+        common = [seen[key] for key in SHARED] + [seen["schedule"][key] for key in SHARED_SCHEDULE]
+        beside = open_groups.setdefault(canonical(common), [])
+        group = next((one for one in beside if _teachers_fit(one, seen)), None)
+        if group is None:
+            group = []
+            groups.append(group)
+            beside.append(group)
+        group.append(seen)
+        if len(group) == size:
+            beside.remove(group)
     return groups
+
+
+def _teachers_fit(group: Sequence[Config], config: Config) -> bool:
+    """Whether a run's teachers are the group's; one that reads none fits everywhere."""
+    found = [one["teacher"] for one in (*group, config) if one["teacher"]]
+    return all(teacher == found[0] for teacher in found)
 
 
 def reads_teachers(config: Config) -> bool:

@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from kdbench import __version__
 
+CLEAR_REFS = Path("/proc/self/clear_refs")
 LIBRARIES = ("torch", "torchvision", "timm", "hydra-core", "numpy")
 
 
@@ -38,8 +40,17 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return facts
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Count the peak anew, where the system can: a process may train one cohort after another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            CLEAR_REFS.write_text("5")  # proc(5): the peak becomes what is in memory now
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory that this process has had so far, in MB: of the GPU where it uses one."""
+    """The most memory since the last reset, in MB: of the GPU where one is used, or the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,6 +19,7 @@ from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.data.views import TrainImages
 from kdbench.errors import KdbenchError
+from kdbench.hardware import reset_peak_memory
 from kdbench.log import MetricsFile
 from kdbench.loop import Cohort
 from kdbench.member import Member, Run
@@ -110,6 +111,7 @@ def self_teacher(config: Config, node: Config) -> Config:
 
 def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
     """Train jobs that share data and teachers, each from wherever its folder says it is."""
+    reset_peak_memory(runtime.device)
     files = max((job.files for job in jobs), key=len)
     runs_dir = jobs[0].folder.parent
     teachers = {
@@ -174,7 +176,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have been quicker
     except OSError as error:
         raise KdbenchError(
             f"cannot write to {folder} ({error.strerror}): set runs_dir=DIR to a folder that can "
