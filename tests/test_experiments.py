@@ -1,5 +1,6 @@
 """Every file in experiments/ is a sweep whose jobs all compose, each a row of its own."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +49,24 @@ def test_every_job_composes_and_is_told_apart(path):
             names = [config[key]["name"] for key in ("dataset", "student", "method")]
             rows.add((*names, *config["teacher"], config["seed"]))
     assert len(rows) == len(list(jobs(path))), "two jobs would share a row of the table"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_head_gives_command_cost_and_protocol(path):
+    head = path.read_text().split("defaults:")[0]
+    count = math.prod(len(values) for values in swept(path))
+    assert f"Cost: {count} runs" in head
+    for word in ("# Command: ", "# Protocol: ", "xpected"):
+        assert word in head, word
+
+
+def test_every_method_is_in_a_sweep():
+    swept_methods = {
+        choice.removeprefix("method=")
+        for path in FILES
+        for values in swept(path)
+        for choice in values
+        if choice.startswith("method=")
+    }
+    files = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert files - swept_methods == {"dynamickd_frozen"}, "its presets are"
