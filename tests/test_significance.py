@@ -210,6 +210,8 @@ def test_holm_never_lowers_a_p_value_nor_changes_their_order():
         (1.2, 0.4, 0.05, 1.2, Verdict.TIE),  # inside the noise after Holm
         (-0.1, 0.4, 0.6, 9.0, Verdict.TIE),
         (1.0, 0.0, 0.0, 72.08 - 71.08, Verdict.REPRODUCED),  # 1 but for rounding
+        (-0.5, 0.2, 0.01, -8.8, Verdict.NOT_REPRODUCED),  # a loss, but not that one
+        (-8.5, 0.4, 0.01, -8.8, Verdict.REPRODUCED),
     ],
 )
 def test_verdict_of_gain(mean, half, p, claimed, verdict):

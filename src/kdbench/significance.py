@@ -128,13 +128,16 @@ def verdict_of_gain(ours: Difference | None, p_adjusted: float | None, claimed: 
         p_adjusted: its p-value, adjusted for the other methods of its table.
         claimed: the published gain over the same source's KD, in points.
     """
-    if ours is None or ours.high is None or p_adjusted is None:
+    if ours is None or ours.low is None or ours.high is None or p_adjusted is None:
         return Verdict.TOO_FEW
     if p_adjusted >= LEVEL:
         return Verdict.TIE
     same_sign = ours.mean * claimed > 0
     reached = round(claimed, DIGITS) <= round(ours.high, DIGITS)
-    return Verdict.REPRODUCED if same_sign and reached else Verdict.NOT_REPRODUCED
+    # More than a claimed gain confirms it; a smaller loss than a claimed one does not.
+    as_bad = claimed > 0 or round(ours.low, DIGITS) <= round(claimed, DIGITS)
+    reproduced = same_sign and reached and as_bad
+    return Verdict.REPRODUCED if reproduced else Verdict.NOT_REPRODUCED
 
 
 def verdict_of_score(
