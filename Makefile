@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu table test check lint bench bench-torchdistill clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long check lint bench bench-torchdistill chaos clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,18 @@ reproduce-cpu: setup  ## Nine methods on CIFAR-100 in a night on two CPU cores: 
 	$(TRAIN) +experiments=cifar100_cpu $(DOWNLOAD) $(ARGS) $(if $(TEACHER),teacher.resnet32.checkpoint=$(TEACHER))
 	$(BIN)/python -m kdbench.table runs/cifar100_cpu
 
+# IMAGENET holds train/WNID and val/WNID; TEACHERS holds torchvision's resnet34-333f7ec4.pth and resnet50-19c8e357.pth.
+PAIR ?= resnet34_resnet18 resnet50_mobilenetv1
+IMAGENET_TEACHER_resnet34_resnet18 = teacher.ResNet34.checkpoint='$(TEACHERS)/resnet34-333f7ec4.pth'
+IMAGENET_TEACHER_resnet50_mobilenetv1 = teacher.ResNet50.checkpoint='$(TEACHERS)/resnet50-19c8e357.pth'
+
+reproduce-imagenet: setup  ## Two pairs, sixteen methods, three seeds on ImageNet (IMAGENET=DIR TEACHERS=DIR, PAIR=..., ARGS=...)
+	@test -n "$(IMAGENET)" -a -n "$(TEACHERS)" || \
+	  { echo "make reproduce-imagenet needs IMAGENET=DIR and TEACHERS=DIR"; exit 1; }
+	$(foreach pair,$(PAIR),$(TRAIN) +experiments=imagenet_$(pair) dataset.root='$(IMAGENET)' \
+	  $(IMAGENET_TEACHER_$(pair)) $(ARGS) &&) true
+	$(BIN)/python -m kdbench.table runs/imagenet
+
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take $(RUNS))
 
@@ -54,14 +66,22 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-lint: setup  ## Ruff: style and format
+test-long: setup  ## The tests that take more than a minute each: every method under exact, 14,000 bad inputs
+	$(BIN)/python -m pytest -m long
+
+lint: setup  ## Ruff: style and format; mypy: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Side by side in one run, ratios with their spread, one JSON line last. QUICK=1: under four minutes
 # on two CPU cores. TORCHDISTILL=1: torchdistill's step too, from a venv beside the same PyTorch.
 bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench against the plain loop (QUICK=1, TORCHDISTILL=1)
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(TORCHDISTILL),--torchdistill)
+
+# The quick part is among the tests. A run of it that was stopped goes on, as long as the code is the same.
+chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0)
+	$(BIN)/python -m chaos.run --count $(or $(COUNT),200) --seed $(or $(SEED),0) --page docs/reliability.md
 
 bench-torchdistill: setup
 	@$(BIN)/python benchmarks/torchdistill_venv.py
@@ -69,5 +89,5 @@ bench-torchdistill: setup
 check: test  ## What continuous integration runs
 
 clean:  ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -170,7 +170,7 @@ def recipes() -> tuple[list[str], list[str]]:
         method = build_method(check_node("method", compose_group("method", name)), 0)
         if method.num_teachers == 1:  # what it reads may be known after its set-up only
             set_up(method, common.network("resnet8x4", data), teachers, data, 0)
-            (live if untabled([method]) else tabled).append(name)
+            (live if untabled([method], data.views) else tabled).append(name)
     return tabled, live
 
 

@@ -10,12 +10,23 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
-    {"__version__", "types", "errors", "seeds", "files"},
+    {"__version__", "types", "errors", "seeds", "files", "confidential"},
     {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
     | {"precision", "folding", "graphs", "frozen"}
-    | {"schema", "passport", "record", "hardware", "checkpoint", "runtime", "console"}
+    | {
+        "schema",
+        "passport",
+        "record",
+        "record_fields",
+        "hardware",
+        "checkpoint",
+        "runtime",
+        "console",
+    }
+    | {"divergence", "exact", "locks"}
     | {"published", "cells", "significance"},
-    {"data", "networks", "weights", "log", "wandb_log", "config"} | {"ledger", "formats", "table"}
+    {"data", "networks", "weights", "log", "wandb_log", "config"}
+    | {"ledger", "formats", "table"}
     | {"svg", "charts", "leaderboard", "page"},
     {"methods"},
     {"optim", "metrics", "cli"},

@@ -19,7 +19,9 @@ FILES = sorted(
     for path in (ROOT / "conf").glob("*/*.yaml")
     if path.parent.name not in ("experiments", "tuned")
 )
-NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"}
+NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"} | {
+    *("tiny_imagenet", "imagenet")
+}
 
 
 def compose(*overrides: str, name: str = "config"):
@@ -40,8 +42,10 @@ def test_every_file_composes_and_builds(group, name, dataset):
     if group == "pair":
         teachers, student = list(config["teacher"]), config["student"]["name"]
         kinds = {node["network"]["name"] for node in config["teacher"].values()}
-        several = "three_" if len(teachers) == 3 else ""
-        assert name == (f"{several}{kinds.pop()}_{student}" if teachers else "none")
+        prefix = "three_" if len(teachers) == 3 else ""
+        kind = "self" if teachers == ["self"] else "".join(kinds)
+        expected = f"{prefix}{kind}_{student}" if teachers else "none"
+        assert name.removeprefix("imagenet_") == expected
         return
     node = config[group]
     if group == "teacher":
@@ -51,7 +55,7 @@ def test_every_file_composes_and_builds(group, name, dataset):
         build_network(node, dataset)
     elif group == "dataset" and name in NEEDS_DATA:
         with pytest.raises(KdbenchError, match=r"dataset\.root"):
-            make({**node, "root": "nowhere", "download": False} if "download" in node else node)
+            make({**node, "root": node["root"] and "nowhere"})
     elif (group, name) == ("runtime", "cuda") and not torch.cuda.is_available():
         with pytest.raises(KdbenchError, match="no GPU"):
             make(node)

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from conftest import ROOT
+from kdbench.build import make
+from kdbench.cli import compose_group
 from kdbench.errors import ConfigError
 from kdbench.networks.external import timm_model, torchvision_model
+from kdbench.networks.heads import with_class_maps
 from zoo import constructor, mac_count, network_names, parameter_count, read_yaml
 
 
@@ -58,7 +61,23 @@ SIZES = {
     "ResNet18": Size(11_220_132, 555.47, 122, "64x32 64x32 128x16 256x8 512x4 512"),
     "ResNet34": Size(21_328_292, 1159.45, 218, "64x32 64x32 128x16 256x8 512x4 512"),
     "ResNet50": Size(23_705_252, 1298.01, 320, "64x32 256x32 512x16 1024x8 2048x4 2048"),
+    # Counted here: Tf-KD's networks, whose sizes are known as 2.4, 1.3, 6.2, 7.0 and 34.4 M.
+    "MobileNetV2Tiny": Size(2_369_380, 64.95, 373, "32x34 24x17 32x9 96x5 320x5 1280"),
+    "ShuffleNetV2": Size(1_360_896, 43.68, 394, "24x32 116x16 232x8 464x4 1024"),
+    "GoogLeNet": Size(6_258_500, 1521.85, 450, "192x32 480x32 832x16 1024x8 1024"),
+    "DenseNet121": Size(7_048_548, 888.44, 722, "64x32 256x32 512x16 1024x8 1024x4 1024"),
+    "ResNeXt29": Size(34_518_948, 5387.36, 188, "64x32 256x32 512x16 1024x8 1024"),
+    "MobileNetV1": Size(3_309_476, 11.69, 164, "32x16 128x8 256x4 512x2 1024x1 1024"),
 }
+# At the classes and sides that recipes state: Tiny-ImageNet (mdistiller) and ImageNet.
+AS_USED = [
+    ("MobileNetV2Tiny", 200, 64, 2_497_480, 215.7),
+    ("ResNet18", 200, 64, 11_271_432, 2221.8),
+    ("MobileNetV1", 1000, 224, 4_231_976, 568.7),
+    ("imagenet_ResNet18", 1000, 224, 11_689_512, 1814.1),
+    ("imagenet_ResNet34", 1000, 224, 21_797_672, 3663.8),
+    ("imagenet_ResNet50", 1000, 224, 25_557_032, 4089.2),
+]
 
 
 def tap_shapes(sizes: str) -> dict[str, list[int]]:
@@ -72,6 +91,11 @@ def tap_shapes(sizes: str) -> dict[str, list[int]]:
         taps |= {f"stage{number}": shape, f"stage{number}_pre": shape}
     # The map has the last stage's size; MobileNetV2 and ShuffleV2 widen it by one more convolution.
     return taps | {"map": [int(pooled), *shape[1:]], "pooled": [int(pooled)]}
+
+
+def build_network_of(name: str, num_classes: int) -> nn.Module:
+    """The network of conf/student/<name>.yaml."""
+    return make(compose_group("student", name), num_classes=num_classes)
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
@@ -90,6 +114,32 @@ def test_size_is_the_published_one(name):
     assert len(network.state_dict()) == expected.tensors
 
 
+@pytest.mark.parametrize(("name", "classes", "side", "parameters", "mega_macs"), AS_USED)
+def test_size_at_the_images_it_is_used_for(name, classes, side, parameters, mega_macs):
+    network = build_network_of(name, classes).eval()
+    assert parameter_count(network) == parameters
+    macs = mac_count(network, torch.zeros(1, 3, side, side)) / 1e6
+    assert macs == pytest.approx(mega_macs, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["imagenet_ResNet18", "imagenet_ResNet34", "imagenet_ResNet50"])
+def test_imagenet_resnets_tap_the_sum_before_each_stage_s_last_relu(name):
+    taps = build_network_of(name, 10).eval()(torch.randn(2, 3, 64, 64)).taps
+    assert [tap for tap in taps if not tap.endswith("_pre")] == [
+        *("stem", "stage1", "stage2", "stage3", "stage4", "map", "pooled")
+    ]
+    for stage in ("stage1", "stage2", "stage3", "stage4"):
+        assert torch.equal(taps[stage], taps[f"{stage}_pre"].relu())
+        assert (taps[f"{stage}_pre"] < 0).any()
+
+
+def test_class_maps_of_a_foreign_network():
+    network = with_class_maps(build_network_of("imagenet_ResNet18", 10)).eval()
+    output = network(torch.randn(2, 3, 64, 64))
+    assert tuple(output.taps) == network.TAPS
+    torch.testing.assert_close(output.taps["class_map"].mean(dim=(2, 3)), output.logits)
+
+
 @pytest.mark.parametrize("name", network_names())
 def test_one_training_pass_gives_the_taps_and_sees_each_norm_once(name):
     network = constructor(name)(num_classes=10)
@@ -106,10 +156,21 @@ def test_files_name_the_network(name):
     assert read_yaml(ROOT / f"conf/student/{name}.yaml")["name"] == name
     teacher = read_yaml(ROOT / f"conf/teacher/{name}.yaml")
     assert teacher.pop("defaults") == [{f"/student@{name}.network": name}, "_self_"]
-    assert teacher == {name: {"checkpoint": None, "passport": None}}
+    checkpoint = f"${{dataset.name}}-none-{name}-ce-s1000"
+    assert teacher == {name: {"checkpoint": checkpoint, "passport": None}}
 
 
-SMALL = ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet18"]
+SMALL = [
+    "ShuffleNetV2",
+    "MobileNetV2Tiny",
+    "resnet8",
+    "wrn_16_1",
+    "vgg8",
+    "MobileNetV2",
+    "ShuffleV1",
+    "ShuffleV2",
+    "ResNet18",
+]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -138,7 +199,7 @@ def test_every_parameter_and_input_gets_a_gradient(name):
     assert [key for key, value in network.named_parameters() if value.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vgg8", "ShuffleV1", "ResNet18"])
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "ShuffleV1", "ResNet18", "GoogLeNet"])
 def test_a_stage_is_the_activated_one_before(name):
     taps = constructor(name)(num_classes=10)(torch.randn(2, 3, 32, 32)).taps
     stages = [tap for tap in taps if f"{tap}_pre" in taps]

@@ -66,7 +66,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 def test_a_row_in_another_rows_place_is_noticed(tmp_path):
     rows = table(tmp_path)
     rows.write(INDEX, VIEW, answers())
-    content = rows._rows
+    content = np.memmap(rows.folder / "rows", np.uint8, "r+", shape=rows._rows.shape)
     content[0 * VIEWS + VIEW[0]] = content[1 * VIEWS + VIEW[1]]
     assert not rows.read(INDEX, VIEW)[1][0]
 

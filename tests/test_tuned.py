@@ -21,9 +21,10 @@ def test_it_changes_a_recipe_for_a_pair(path: Path):
 
 
 def test_dkd_s_beta_by_pair():
-    """mdistiller's settings; two pairs of ours have none, and keep the default."""
+    """mdistiller's settings; other pairs have none, and keep the default."""
     six = ["vgg13_vgg8", "vgg13_MobileNetV2", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1"]
     expected = {"resnet56_resnet20": 2, "resnet110_resnet32": 2} | dict.fromkeys(six, 6)
+    expected |= {"imagenet_ResNet34_ResNet18": 0.5, "imagenet_ResNet50_MobileNetV1": 2}
     pairs = [path.stem for path in (ROOT / "conf" / "pair").glob("*.yaml")]
     found = {pair: compose_method("dkd", f"pair={pair}")["nckd_weight"] for pair in pairs}
     assert found == {pair: expected.get(pair, 8) for pair in pairs}

@@ -10,11 +10,13 @@ import yaml
 from torch import Tensor, nn
 
 STUDENTS = Path(__file__).parents[1] / "conf" / "student"
-FOREIGN = ("timm", "torchvision")  # these files need a model's name
+FOREIGN = ("timm", "torchvision", "imagenet_")  # other libraries' networks, by name
 
 
 def network_names() -> list[str]:
-    return sorted(path.stem for path in STUDENTS.glob("*.yaml") if path.stem not in FOREIGN)
+    return sorted(
+        path.stem for path in STUDENTS.glob("*.yaml") if not path.stem.startswith(FOREIGN)
+    )
 
 
 def read_yaml(path: Path) -> dict:

@@ -45,10 +45,14 @@ def match_smaller(feature: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the map with the larger side [B, C, H, W] down to the other's size."""
     side, wanted = feature.shape[-1], other.shape[-1]
     if side > wanted:
-        return F.adaptive_avg_pool2d(feature, other.shape[-2:]), other
+        return F.adaptive_avg_pool2d(feature, _sides(other)), other
     if side < wanted:
-        return feature, F.adaptive_avg_pool2d(other, feature.shape[-2:])
+        return feature, F.adaptive_avg_pool2d(other, _sides(feature))
     return feature, other
+
+
+def _sides(feature: Tensor) -> tuple[int, int]:
+    return feature.shape[-2], feature.shape[-1]
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Sequential:

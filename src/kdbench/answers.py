@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.data.base import Dataset
-from kdbench.data.views import TrainImages
+from kdbench.data.streamed import StreamedImages
+from kdbench.data.views import AnyViews, TrainImages
 from kdbench.errors import ConfigError
+from kdbench.exact import exact_facts
 from kdbench.frozen import CHUNK, FrozenTeacher, freeze
 from kdbench.graphs import Replayed, recorder_for
 from kdbench.member import Member
@@ -119,11 +121,12 @@ class TabledTeachers:
         return Output(logits, dict(zip(teacher.taps, taps, strict=True)))
 
 
-def untabled(methods: Sequence[Method]) -> list[str]:
+def untabled(methods: Sequence[Method], views: AnyViews) -> list[str]:
     """What these methods read of a teacher that no table holds."""
     taps = {tap for method in methods if method.num_teachers != 0 for tap in method.taps}
     unheld = sorted(taps - set(TABLED_TAPS))
-    return unheld + ["several views"] * any(method.views > 1 for method in methods)
+    unheld += ["several views"] * any(method.views > 1 for method in methods)
+    return unheld if views.finite else [*unheld, "views out of a continuum"]
 
 
 def choose_answers(
@@ -131,7 +134,7 @@ def choose_answers(
     teachers: Mapping[str, nn.Module],
     facts: Mapping[str, Facts],
     dataset: Dataset,
-    images: TrainImages,
+    images: TrainImages | StreamedImages,
     runtime: Runtime,
     runs_dir: Path,
 ) -> LiveTeachers | TabledTeachers:
@@ -152,7 +155,7 @@ def choose_answers(
     settings = schedule.precision, runtime, count * schedule.epochs, report
     networks = [freeze(network, sample, *settings) for network in teachers.values()]
     methods = [member.run.method for member in members]
-    unheld, live = untabled(methods), LiveTeachers(networks, runtime, report)
+    unheld, live = untabled(methods, dataset.views), LiveTeachers(networks, runtime, report)
     if runtime.teacher == "live" or not networks:
         return live
     if unheld and runtime.teacher == "auto":
@@ -193,10 +196,11 @@ def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Fa
         "answers": ["logits", *taps],
         "device": runtime.device.type,
         "channels_last": runtime.memory_format == torch.channels_last,
+        **({"exact": exact_facts(runtime)} if runtime.exact else {}),
     }
 
 
-def _sample(images: TrainImages, count: int) -> Tensor:
+def _sample(images: TrainImages | StreamedImages, count: int) -> Tensor:
     """The first training images, [B, C, H, W] of at most `CHUNK`."""
     first = torch.arange(min(CHUNK, count), device=images.device)
     return images.batch(first, torch.zeros_like(first))

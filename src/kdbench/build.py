@@ -1,6 +1,6 @@
 """From a checked configuration to objects; the only place that instantiates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from kdbench.data.views import normalise
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method
 from kdbench.record import without_names
+from kdbench.schema import check_targets
 from kdbench.seeds import derive
 from kdbench.types import Affine, NetworkProbe, Output, Probe
 
@@ -26,16 +27,22 @@ def make(node: Mapping[str, Any], **given: Any) -> Any:
 
     Raises:
         KdbenchError: the constructor's own complaint, freed of Hydra's wrapping.
+        ConfigError: the node would have code called that is not of this package, or its settings
+            make the constructor fail in another way.
     """
+    check_targets(str(node.get("name", "node")), node)
     try:
         return instantiate(without_names(node), _convert_="all", **given)
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, KdbenchError):
-                raise cause from None
-            cause = cause.__cause__
-        raise
+        first: BaseException = error
+        while first.__cause__ is not None and not isinstance(first, KdbenchError):
+            first = first.__cause__
+        if isinstance(first, KdbenchError):
+            raise first from None
+        said = " ".join(f"{type(first).__name__} {first}".split())
+        raise ConfigError(
+            f"{node['_target_']} cannot be built with these settings: {said}"
+        ) from error
 
 
 def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
@@ -57,11 +64,11 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
         blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
         output: Output = network.eval()(blank)
     network.train(training)
-    norms = network.stage_norms() if hasattr(network, "stage_norms") else ()
+    norms: Callable[[], Iterable[nn.BatchNorm2d]] = getattr(network, "stage_norms", tuple)
     return NetworkProbe(
         taps={name: tap.shape[1:] for name, tap in output.taps.items()},
         classifier=_classifier(network, dataset.num_classes),
-        stage_norms=tuple(_affine(norm) for norm in norms),
+        stage_norms=tuple(_affine(norm) for norm in norms()),
         image=dataset.train.images.shape[1:],
         class_means=partial(class_means, network, dataset),
     )
@@ -75,7 +82,7 @@ def _classifier(network: nn.Module, num_classes: int) -> Affine | None:
     return _affine(linears[-1])
 
 
-def _affine(module: nn.Module) -> Affine:
+def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
     return Affine(module.weight.detach().cpu().clone(), module.bias.detach().cpu().clone())
 
 

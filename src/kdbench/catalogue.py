@@ -75,7 +75,8 @@ def read_page(text: str) -> Page:
         raise ValueError(f"the second line must be '# kind: ...; status: ...', not {lines[1]!r}")
     first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     notes = [line.removeprefix("#").strip() for line in lines[2:first]]
-    return Page(title, paper, *found.groups(), notes, list(_settings(lines[first:])))
+    kind, status = found.groups()
+    return Page(title, paper, kind, status, notes, _settings(lines[first:]))
 
 
 def _settings(lines: list[str]) -> list[Setting]:
@@ -102,7 +103,8 @@ def recipes() -> list[str]:
     """Of the files of conf/method the first of each recipe; the others are settings of it."""
     named: dict[tuple[str, ...], str] = {}
     for path in sorted((conf_dir() / "method").glob("*.yaml")):
-        node, targets = compose_group("method", path.stem), ()
+        node: Any = compose_group("method", path.stem)
+        targets: tuple[str, ...] = ()
         while node:
             targets, node = (*targets, node["_target_"]), node.get("inner")
         named.setdefault(targets, path.stem)
@@ -137,7 +139,9 @@ def built(name: str) -> tuple[type, Method, int]:
     student = copy.deepcopy(fresh)
     before = _trained(student)
     adapted = set_up(method, student, teachers, dataset, seed=0)
-    return locate("method", node["_target_"]), method, _trained(method) + _trained(adapted) - before
+    cls = locate("method", node["_target_"])
+    assert inspect.isclass(cls)
+    return cls, method, _trained(method) + _trained(adapted) - before
 
 
 def _trained(module: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,8 +37,9 @@ def cost(cell: Cell) -> Cost | None:
     """Hours a run of a cell, of the dearest device that all of its records have measured."""
     for key, unit in (("gpu", "GPU-h"), ("cpu", "CPU-h"), ("share", "h")):
         name = "seconds_share" if key == "share" else f"{key}_seconds"
-        seconds = [record.get(name) for record in cell.records]
-        if seconds and None not in seconds:
+        known = (record.get(name) for record in cell.records)
+        seconds = [value for value in known if value is not None]
+        if seconds and len(seconds) == len(cell.records):
             return Cost(mean(seconds) / 3600, unit)
     return None
 
@@ -81,17 +82,17 @@ def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
 
 def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
     figure, axes = _rows(cells, names)
-    titles = []
+    titles: list[str] = []
     for y, cell in enumerate(cells):
         assert cell.top1 is not None
         ours, published = cell.top1, cell.published
-        if published is not None:
+        if published is not None and published.top1 is not None:
             if published.top1_std is not None:
                 ends = published.top1 - published.top1_std, published.top1 + published.top1_std
                 axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
             text = f"{names[cell.method]}, published: {published.top1:.2f} ({published.source})"
-            look = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1], "ls": ""}
-            axes.plot(published.top1, y + 0.2, gid=token(titles, text), **look)
+            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
+            axes.plot(published.top1, y + 0.2, gid=token(titles, text), ls="", **look)
         text = f"{names[cell.method]}, ours: {ours.mean:.2f} (n = {ours.n})"
         if ours.low is not None and ours.high is not None:
             axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
@@ -109,7 +110,7 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
     if all(len(cell.records) < 2 for cell in cells):
         return None
     figure, axes = _rows(cells, names)
-    titles = []
+    titles: list[str] = []
     base = next((cell.top1 for cell in cells if cell.method == BASELINE), None)
     if base is not None:
         axes.axvline(base.mean, color=SOFT, lw=1, ls=(0, (4, 3)))
@@ -119,7 +120,7 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
         for record in cell.records:
             text = f"{names[cell.method]}, seed {record['seed']}: {record['top1_last']:.2f}"
-            look = {"color": HUES[0], "alpha": 0.65, "mew": 0}
+            look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
             axes.plot(record["top1_last"], y, "o", ms=6, gid=token(titles, text), **look)
     note = "Dots: one seed each, at the last epoch. Bars: their mean."
     note += " Dashed: the mean of KD." if base is not None else ""
@@ -187,7 +188,7 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     for point in points:
         hours, score, method = point
         text = f"{names[method]}: {score:.2f} in {hours:.2g} {unit}"
-        look = {"color": HUES[0] if point in front else SOFT, "mew": 0}
+        look: dict[str, Any] = {"color": HUES[0] if point in front else SOFT, "mew": 0}
         axes.plot(hours, score, "o", ms=6, gid=token(titles, text), **look)
     if points[0][0] > 0 and points[-1][0] > 4 * points[0][0]:
         axes.set_xscale("log")

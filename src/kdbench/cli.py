@@ -5,22 +5,28 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdbench.confidential import masked
 from kdbench.config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 
 INTERRUPTED = 130
+# How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.
+MISTAKES = ("Unable to configure", "Only one of --")
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra looks for them
 
 
-def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
+def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
     """Compose `config_name` from the command line, check it and give it to `task`.
 
     Exit codes: 0 done, 1 something outside the command is wrong, 2 the command or a
@@ -38,6 +44,7 @@ def run(config_name: str, check: Check, task: Callable[[Config], None]) -> None:
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     with one_line_errors(config_name, check):
+        check_hydra(config_name, sys.argv[1:])
         main(job)()
     if failures:
         sys.exit(failures[0].exit_code)
@@ -67,9 +74,82 @@ def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
         fail(str(stop) or "interrupted", INTERRUPTED)
+    except ValueError as error:
+        if not str(error).startswith(MISTAKES):
+            raise
+        fail(f"{error}{f' ({error.__cause__})' if error.__cause__ else ''}", ConfigError.exit_code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{where}", KdbenchError.exit_code)
+
+
+def check_hydra(config_name: str, arguments: list[str]) -> None:
+    """Refuse a command whose files would have Hydra itself call what they name.
+
+    Hydra builds its launcher and its sweeper, which must be plugins, but also callbacks, and what
+    is nested in any of them, before a line of ours runs.
+
+    Raises:
+        ConfigError: names the key; or the command is none, which Hydra would say in many lines.
+    """
+    try:
+        head = compose_head(config_name, arguments)
+    except (HydraException, OmegaConfBaseException, KdbenchError, OSError):
+        raise
+    except Exception as error:  # Hydra's own assertions, about hydra=null and its like
+        raise ConfigError(f"the command makes no sense to Hydra: {error}") from error
+    OmegaConf.update(head, "hydra.runtime.output_dir", ".", force_add=True)  # known by then only
+    nodes = {}
+    for name in ("launcher", "sweeper", "job_logging", "hydra_logging"):
+        node = head.hydra[name]
+        nodes[name] = (
+            OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
+        )
+        if not isinstance(nodes[name], dict):
+            raise ConfigError(f"hydra.{name} must be a mapping, not {node!r}")
+    if head.hydra.callbacks:
+        raise ConfigError("hydra.callbacks is not allowed: a command runs no callbacks")
+    for path, value in _leaves("hydra", nodes):
+        key, text = path.rpartition(".")[2], str(value)
+        plugin = path in ("hydra.launcher._target_", "hydra.sweeper._target_")
+        if (
+            (key == "_target_" and not (plugin and text.startswith(PLUGINS)))
+            or key == "()"
+            or (key == "class" and not text.startswith("logging."))
+        ):
+            raise ConfigError(f"{path}={text} is not allowed: Hydra would call it")
+
+
+def _leaves(path: str, node: object) -> Iterator[tuple[str, object]]:
+    """The single values of a node, each with its dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(f"{path}.{key}", value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _leaves(f"{path}.{i}", value)
+    else:
+        yield path, node
+
+
+def compose_head(config_name: str, arguments: list[str]) -> DictConfig:
+    """A command's first job with Hydra's own node; nothing is run."""
+    parser = get_args_parser()
+    parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
+    given = parser.parse_args(arguments)
+    overrides = list(given.overrides)
+    if given.config_dir and Path(given.config_dir).is_dir():  # Hydra says what is wrong else
+        overrides.append(f"hydra.searchpath=[{Path(given.config_dir).resolve().as_uri()}]")
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    first = [values_of(override)[0] for override in parsed]
+    folder = str(Path(given.config_path).resolve()) if given.config_path else str(conf_dir())
+    with hydra.initialize_config_dir(folder, version_base="1.3"):
+        return hydra.compose(given.config_name or config_name, first, return_hydra_config=True)
+
+
+def refuse_argument(message: str) -> NoReturn:
+    """What argparse says of a command line, as an error of ours."""
+    raise ConfigError(message)
 
 
 def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
@@ -134,7 +214,7 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
         check(plain(composed))
     except ConfigError as mistake:
         return str(mistake)
-    except (HydraException, OmegaConfBaseException):
+    except Exception:  # of this second attempt; the first one is what must be told
         pass
     first_lines = str(error).split("\nSee ")[0].split("\n")[:2]
     return " ".join(" ".join(first_lines).split())
@@ -154,8 +234,8 @@ def forced(override: Override) -> str:
 
 
 def print_error(line: str) -> None:
-    """One line on standard error."""
-    print(f"kdbench: error: {line}", file=sys.stderr)
+    """One line on standard error, without the secrets of the environment."""
+    print(f"kdbench: error: {masked(' '.join(line.split()))}", file=sys.stderr)
 
 
 def fail(line: str, exit_code: int) -> NoReturn:

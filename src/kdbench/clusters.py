@@ -147,7 +147,7 @@ class RayExecutor:
             line = str(error).split("\n")[0]
             raise KdbenchError(f"hydra.launcher.ray: Ray does not start: {line}") from None
         found = self.ray.cluster_resources()
-        options = {
+        options: dict[str, Any] = {
             "num_cpus": min(self.threads, int(found.get("CPU", 1))),
             "num_gpus": int(self.needs_gpu and found.get("GPU", 0) > 0),
             "max_retries": 0,

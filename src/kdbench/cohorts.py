@@ -8,7 +8,9 @@ from typing import Any
 from kdbench.build import build_method, check_teachers
 from kdbench.config import Config
 from kdbench.data.base import Dataset
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, writing
+from kdbench.files import remove_leftovers
+from kdbench.locks import RunLock
 from kdbench.log import RunLogger
 from kdbench.member import Member
 from kdbench.methods.base import Method
@@ -30,6 +32,7 @@ class Job:
     folder: Path
     member: Member | None = None
     logger: RunLogger | None = None
+    lock: RunLock | None = None
     error: Exception | None = None  # why it has no result
 
     @property
@@ -38,6 +41,22 @@ class Job:
         path = self.folder / RECORD_FILE
         record = read_record(path) if path.is_file() else None
         return record if record is not None and record["status"] == "done" else None
+
+    def hold(self) -> None:
+        """Keep other processes from the run, and clear what a killed one left half written.
+
+        Raises:
+            KdbenchError: another process trains it, or its folder cannot be written.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            self.lock = RunLock(self.folder)
+            remove_leftovers(self.folder)
+
+    def release(self) -> None:
+        """Let other processes have the run."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:

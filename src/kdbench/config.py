@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+from kdbench.confidential import refuse_secrets
 from kdbench.errors import ConfigError, nearest
 from kdbench.passport import Passport
 from kdbench.schema import check_node, convert, refuse_unknown
@@ -12,6 +14,15 @@ Config = dict[str, Any]
 Check = Callable[[Mapping[str, Any]], Config]
 
 SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
+# What each node makes, by name: this room lies below theirs.
+KINDS = {
+    "method": "kdbench.methods.base.Method",
+    "dataset": "kdbench.data.base.Dataset",
+    "schedule": "kdbench.optim.Schedule",
+    "runtime": "kdbench.runtime.Runtime",
+    "logger": "kdbench.log.RunLogger",
+}
+NETWORK = "torch.nn.Module"
 
 
 def conf_dir() -> Path:
@@ -65,6 +76,7 @@ def check_evaluate(raw: Mapping[str, Any]) -> Config:
 
 
 def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
+    refuse_secrets(raw)
     for key in raw:
         if key not in keys:
             choices = [*keys, "experiments"]
@@ -80,11 +92,12 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
 
 
 def _node(path: str, node: Any) -> Config:
-    return _named(path, check_node(path, node))
+    return _named(path, check_node(path, node, kind=resolve_name(KINDS[path])))
 
 
 def _network(path: str, node: Any) -> Config:
-    return _named(path, check_node(path, node, given=SHAPED_BY_DATA))
+    kind = resolve_name(NETWORK)
+    return _named(path, check_node(path, node, given=SHAPED_BY_DATA, kind=kind))
 
 
 def _named(path: str, node: Config) -> Config:

@@ -9,7 +9,7 @@ and protocol of the records at PATHS.
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdbench.cli import fail
 from kdbench.errors import KdbenchError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import BarPlot, LinePlot, Report, ScatterPlot
     from wandb_workspaces.workspaces import Workspace
 
-    Panel = BarPlot | LinePlot | ScatterPlot
+    Panel: TypeAlias = "BarPlot | LinePlot | ScatterPlot"
 
 COLUMNS = ("top1_last", "top1_best_on_test", "top1_last5", "ece_last", "seconds_share")
 

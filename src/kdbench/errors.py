@@ -1,7 +1,9 @@
 """The errors that a user can mend: each is one line that says what is wrong and how to mend it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 SHOWN = 40  # names in one error line; timm alone has over a thousand
 
@@ -16,6 +18,26 @@ class ConfigError(KdbenchError):
     """The command or a configuration file is wrong; exit code 2."""
 
     exit_code = 2
+
+
+class WriteError(KdbenchError):
+    """A file of a run cannot be written; what was written before is unharmed."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line that a run's file, or a file in its folder, cannot be written.
+
+    Raises:
+        WriteError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path} ({error.strerror or error}): make room or let it be written; the "
+            "same command then goes on from the last checkpoint"
+        ) from None
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -130,7 +130,7 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
             yield before
             if before.status == DONE:
                 teachers[name] = {**node, "checkpoint": str(runs_dir / before.name)}
-    tabled = bool(teachers) and not untabled([method])
+    tabled = bool(teachers) and not untabled([method], dataset.views)
     try:
         job = open_job(config, dataset, runs_dir)
     except KdbenchError as error:

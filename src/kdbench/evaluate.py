@@ -32,7 +32,7 @@ def evaluate_checkpoint(config: Config) -> None:
     dataset: Dataset = make(config["dataset"])
     network = build_network(config["student"], dataset)
     load_weights(network, path, config["student"]["name"])
-    network.to(runtime.device, memory_format=runtime.memory_format)
+    network.to(runtime.device).to(memory_format=runtime.memory_format)
     scores = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format)
     print(
         json.dumps(

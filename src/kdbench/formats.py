@@ -16,8 +16,8 @@ HOUR = 3600.0
 # Columns of people's tables: those of every table, and those that need published scores.
 SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
 COMPACT = (*SCORES, "gain over KD", "cost")
-FULL = (*SCORES, "last 5", "gain over KD", "claimed gain", "published", "gap", "verdict")
-FULL += ("cost", "hardware")
+CLAIMS = ("gain over KD", "claimed gain", "published", "gap", "verdict")
+FULL = (*SCORES, "last 5", *CLAIMS, "cost", "hardware")
 
 
 def render(made: Sequence[Table], form: str) -> str:

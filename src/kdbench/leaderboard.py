@@ -211,7 +211,7 @@ def _score(cell: Cell) -> float:
 
 
 def _published(cell: Cell) -> float:
-    return cell.published.top1 if cell.published else 0.0
+    return (cell.published.top1 if cell.published else None) or 0.0
 
 
 def _count(things: Sequence[object], noun: str) -> str:

@@ -36,6 +36,7 @@ from kdbench.significance import (
 # The protocol of published tables, whose cells are shown before anyone has run them.
 EPOCHS = 240
 COMMON = "{dataset}-240ep-b64-last"
+NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,8 @@ def _verdict(cell: Cell) -> Verdict:
 @cache
 def _reconstructed(method: str, pair: str) -> bool:
     """Whether a method's settings, or those it has for this pair, are no source's."""
+    if not (NAME.fullmatch(method) and NAME.fullmatch(pair)):
+        return False
     names = [f"method/{method}.yaml", f"tuned/{method}/{pair}.yaml"]
     texts = [path.read_text() for path in (conf_dir() / name for name in names) if path.is_file()]
     return any("status: reconstructed" in text or "INFERRED" in text for text in texts)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.errors import writing
+from kdbench.files import write_atomically
 from kdbench.record import Identity, Record
 
 METRICS_FILE = "metrics.jsonl"
@@ -38,10 +40,20 @@ class MetricsFile(RunLogger):
         self._path = folder / METRICS_FILE
 
     def start(self, history: Sequence[Row]) -> None:
-        """Write the finished epochs."""
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in history))
+        """Write the finished epochs.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with writing(self._path):
+            text = "".join(json.dumps(row) + "\n" for row in history)
+            write_atomically(self._path, text.encode())
 
     def epoch(self, row: Row) -> None:
-        """Append one."""
-        with self._path.open("a") as file:
+        """Append one.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -12,6 +12,7 @@ import torch
 
 from kdbench.answers import LiveTeachers, TabledTeachers
 from kdbench.console import Console, Display
+from kdbench.data.streamed import StreamedImages
 from kdbench.data.strong import StrongView, stack_views
 from kdbench.data.views import TrainImages, epoch_plan
 from kdbench.member import Member
@@ -19,6 +20,8 @@ from kdbench.seeds import derive
 from kdbench.snapshot import Position
 from kdbench.types import Batch
 
+# The last is what clusters can be told to send before they preempt a job.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
 
 Answers = LiveTeachers | TabledTeachers
@@ -29,17 +32,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Clock:
-    """The time since it was made."""
+    """The time since it was made, or last charged."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
-    def charge(self, position: Position, sharers: int) -> None:
-        """Add the time to a run that shares it with others, itself counted."""
-        wall = time.monotonic() - self.wall
-        position.seconds += wall
-        position.seconds_share += wall / sharers
-        position.cpu_seconds += (time.process_time() - self.cpu) / sharers
+    def charge(self, positions: Sequence[Position]) -> None:
+        """Add the time to runs that share it, and start anew."""
+        wall, cpu = time.monotonic(), time.process_time()
+        for position in positions:
+            position.seconds += wall - self.wall
+            position.seconds_share += (wall - self.wall) / len(positions)
+            position.cpu_seconds += (cpu - self.cpu) / len(positions)
+        self.wall, self.cpu = wall, cpu
 
 
 class Cohort:
@@ -53,7 +58,7 @@ class Cohort:
         self,
         members: Sequence[Member],
         answers: Answers,
-        images: TrainImages,
+        images: TrainImages | StreamedImages,
         console: Console,
     ) -> None:
         self.members, self.answers = members, answers
@@ -74,12 +79,11 @@ class Cohort:
         """Train all members to the end of the schedule, or to their own failure.
 
         Raises:
-            Interrupted: on Ctrl-C or SIGTERM, after checkpoints at the next step boundary.
+            Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after checkpoints at the next step boundary.
         """
         for member in self.members:
             member.companions = len(self.members) - 1
-            for logger in member.loggers:
-                logger.start(member.position.history)
+        self.each(Member.start)
         epochs = self.run.schedule.epochs
         names = [member.run.run_id for member in self.members]
         shown = self.console.display(names, epochs, len(self.labels))
@@ -89,21 +93,34 @@ class Cohort:
 
     def train_epoch(self, display: Display, stop: threading.Event) -> None:
         """Finish the running epoch, score it, and write checkpoints where they are due."""
-        started, epoch = Clock(), self.epochs_done + 1
+        clock, epoch = Clock(), self.epochs_done + 1
         self.each(lambda member: member.start_epoch(epoch))
         read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
         for batches in self.batches(epoch, stop):
             if stop.is_set():
-                self.stop(epoch, started)
-            self.train_step(batches)
+                self.stop(epoch, clock)
+            else:
+                self.train_step(batches)
             done = self.step - (epoch - 1) * self.steps_per_epoch
-            if done % read_every == 0 and self.alive:
+            if done % read_every == 0:
+                self.each(Member.check)
+            if not self.alive:
+                return
+            if done % read_every == 0:
                 display.step(epoch, *self.running_means(done))
-        self.finish_epoch(epoch, started, display)
-        if stop.is_set() and epoch < self.run.schedule.epochs:
-            self.stop(epoch, Clock())
-        if epoch % self.run.runtime.checkpoint_epochs == 0 or epoch == self.run.schedule.epochs:
+            if self.saves_after_step() and done < self.steps_per_epoch:
+                self.save(clock)
+        self.finish_epoch(epoch, clock, display)
+        last = epoch == self.run.schedule.epochs
+        if stop.is_set() and not last:
+            self.stop(epoch, clock)
+        elif epoch % self.run.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
             self.each(Member.save)
+
+    def saves_after_step(self) -> bool:
+        """Whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
+        every = self.run.runtime.checkpoint_steps
+        return every is not None and self.step % every == 0
 
     def batches(self, epoch: int, stop: threading.Event) -> Iterator[dict[int, Batch]]:
         """The epoch's batches from the current step on, by their number of views.
@@ -114,14 +131,12 @@ class Cohort:
         seed = derive(run.seed, "data")
         order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
         self.answers.start_epoch(view, stop.is_set)
-        order, view = order.to(self.device), view.to(self.device)
         epoch_tensor = torch.tensor(float(epoch), device=self.device)
         first = self.step - (epoch - 1) * self.steps_per_epoch
         wanted = {member.run.method.views for member in self.alive}
         strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
-        for step in range(first, self.steps_per_epoch):
-            index = order[step * size : (step + 1) * size]
-            views = [self.images.batch(index, view[index])]
+        for index, cut in self.images.epoch(order, view, size, first):
+            views = [cut]
             if strong is not None:
                 views.append(strong.batch(index))
             stacks = {n: stack_views(views[:n], run.runtime.memory_format) for n in wanted}
@@ -150,7 +165,7 @@ class Cohort:
         loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
         return count, loss / count, 100 * hits / count
 
-    def finish_epoch(self, epoch: int, started: Clock, display: Display) -> None:
+    def finish_epoch(self, epoch: int, clock: Clock, display: Display) -> None:
         """Score the epoch and add every member's row."""
         rows = {}
 
@@ -158,32 +173,36 @@ class Cohort:
             rows[member.run.run_id] = member.finish_epoch(epoch)
 
         def close(member: Member) -> None:
-            started.charge(member.position, sharers)
             member.close_epoch(rows[member.run.run_id])
             display.epoch(member.run.run_id, rows[member.run.run_id])
 
         self.each(score)
-        sharers = len(self.alive)
+        clock.charge([member.position for member in self.alive])
         self.each(close)
         self.epochs_done += 1
 
-    def stop(self, epoch: int, started: Clock) -> None:
-        """Leave at a step boundary, resumable.
+    def save(self, clock: Clock) -> None:
+        """Write checkpoints, the time so far in them."""
+        clock.charge([member.position for member in self.alive])
+        self.each(Member.save)
+
+    def stop(self, epoch: int, clock: Clock) -> None:
+        """Leave at a step boundary, resumable; return only if no member could write a checkpoint.
 
         Raises:
-            Interrupted: always.
+            Interrupted: there are checkpoints.
         """
-        for member in self.alive:
-            started.charge(member.position, len(self.alive))
-        self.each(Member.save)
-        raise Interrupted(
-            f"stopped in epoch {epoch} after step {self.step}; the same command goes on from there"
-        )
+        self.save(clock)
+        if self.alive:
+            raise Interrupted(
+                f"stopped in epoch {epoch} after step {self.step}; the same command goes on from "
+                "there"
+            )
 
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once."""
+    """An event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -193,11 +212,15 @@ def stop_requests() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {
-        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, request) for number in STOPS if is_free(number)}
     try:
         yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def is_free(number: signal.Signals) -> bool:
+    """Whether a signal is ours to take: submitit may have a use of its own for SIGUSR1."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return number != signal.SIGUSR1 or signal.getsignal(number) in defaults

@@ -1,6 +1,7 @@
 """Pure loss functions that two methods or more share; each returns one number per sample."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +109,13 @@ def attention_map(feature: Tensor, power: float) -> Tensor:
     return F.normalize(magnitude.pow(power).mean(dim=1).flatten(1), dim=1)
 
 
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more terms of one shape."""
+    return cast(Tensor, sum(terms))
+
+
 def kd_losses(
-    student_logits: Tensor, teacher_logits: Sequence[Tensor], temperature: float | Tensor
+    student_logits: Tensor, teacher_logits: Sequence[Tensor] | Tensor, temperature: float | Tensor
 ) -> Tensor:
     """`kd_loss` against each of T teachers.
 

@@ -12,7 +12,8 @@ from torch import nn
 from kdbench.checkpoint import load_checkpoint, save_checkpoint
 from kdbench.console import Console
 from kdbench.data.base import Dataset, Split
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, writing
+from kdbench.exact import check_exact, exact_facts
 from kdbench.graphs import Replayed, recorder_for
 from kdbench.log import RunLogger
 from kdbench.methods.base import Method
@@ -27,7 +28,14 @@ from kdbench.types import Batch, Output
 
 
 class DivergedError(KdbenchError):
-    """A loss that is not finite; the last checkpoint before it is kept."""
+    """Numbers that are not finite; the last checkpoint before them is kept."""
+
+    def __init__(self, run_id: str, epoch: int, step: int, what: str) -> None:
+        super().__init__(
+            f"{run_id} diverged in epoch {epoch}: {what} is not finite; lower schedule.lr or the "
+            "method's weights"
+        )
+        self.step = step  # over all epochs, from 1
 
 
 @dataclass
@@ -61,18 +69,30 @@ class Member:
         whole = partial(update, self.student, run.method, optimizer)
         self.replayed = recorder and Replayed(whole, recorder, run.run_id, report)
         self.position = Position()
+        self.exact = exact_facts(run.runtime)
         self.error: Exception | None = None  # why it left its cohort
         self.companions = 0  # runs that trained beside it
 
     def resume(self) -> None:
-        """Go to the newest checkpoint that holds; to the start where there is none."""
+        """Go to the newest checkpoint that holds; to the start where there is none.
+
+        Raises:
+            ConfigError: it was written under something else than `runtime.exact` allows.
+        """
         checkpoint, damaged = load_checkpoint(self.run.folder)
         for path in damaged:
             self.console.message(f"{path} is damaged and is not used")
             path.unlink()
         if checkpoint is not None:
+            check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
             self.position = restore(self.moving, checkpoint)
+            self.moving.optimizer.guard.start(self.position.step)
             self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+
+    def start(self) -> None:
+        """Tell the loggers that training starts or goes on."""
+        for logger in self.loggers:
+            logger.start(self.position.history)
 
     def start_epoch(self, epoch: int) -> None:
         """Ready for the steps of `epoch` (from 1)."""
@@ -105,12 +125,24 @@ class Member:
         )
         return replayed(batch, read)
 
+    def check(self) -> None:
+        """Wait for the device and ask whether all steps so far were sound.
+
+        Raises:
+            DivergedError: one had a loss or a gradient that is not finite.
+        """
+        step = self.moving.optimizer.guard.read()
+        if step is not None:
+            what = f"the loss or a gradient of step {step}"
+            raise DivergedError(self.run.run_id, len(self.position.history) + 1, step, what)
+
     def finish_epoch(self, epoch: int) -> Row:
         """Score the epoch and start its row, whose "seconds" are not in yet.
 
         Raises:
-            DivergedError: a loss is not finite.
+            DivergedError: a step, or a score, is not finite.
         """
+        self.check()
         run = self.run
         count = len(run.dataset.train.labels)
         means = {name: value.item() / count for name, value in self.position.sums.items()}
@@ -123,11 +155,9 @@ class Member:
             if split is not None:
                 scores = self.score(split)
                 row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
-        if not all(math.isfinite(value) for value in row.values()):
-            raise DivergedError(
-                f"{run.run_id} diverged in epoch {epoch}: its loss is not finite; "
-                "lower schedule.lr or the method's weights"
-            )
+        odd = [name for name, value in row.items() if not math.isfinite(value)]
+        if odd:
+            raise DivergedError(run.run_id, epoch, self.position.step, f"its {odd[0]}")
         return row
 
     def score(self, split: Split) -> Scores:
@@ -145,6 +175,15 @@ class Member:
             logger.epoch(row)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            DivergedError: there is nothing worth one.
+            WriteError: it cannot be written; the last one is still there.
+        """
+        self.check()
         checkpoint = take(self.moving, self.position)
-        save_checkpoint(self.run.folder, self.position.step, checkpoint)
+        if self.exact is not None:
+            checkpoint.state["exact"] = self.exact
+        with writing(self.run.folder):
+            save_checkpoint(self.run.folder, self.position.step, checkpoint)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdbench.divergence import Guard
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.precision import Precision, TablePrecision
@@ -80,6 +81,9 @@ class Optimizer:
     recorded step reads the one of its epoch. On the CPU it is torch's plain loop: the fused kernel
     takes 0.4 (resnet8) to 0.9 (resnet8x4) of its time, which is below 0.4% of a step, and rounds
     otherwise.
+
+    `guard` sees every step before its update; from the first loss or gradient that is not finite
+    on, nothing moves.
     """
 
     def __init__(self, schedule: Schedule, student: nn.Module, method: Method) -> None:
@@ -93,12 +97,15 @@ class Optimizer:
             weight_decay=schedule.weight_decay,
             fused=device.type == "cuda" or None,
         )
-        self.dot = DOT(self.sgd, method.momentum_gap) if method.momentum_gap > 0 else None
+        self.guard = Guard(device)
+        gap = method.momentum_gap
+        self.dot = DOT(self.sgd, gap, self.guard) if gap > 0 else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
         self.lr = schedule.lr  # of the student, in the running epoch
         if device.type == "cuda":
             for group in self.sgd.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=device)
+            self.sgd.found_inf = self.guard.tripped  # the fused kernel moves nothing where it is 1
 
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1)."""
@@ -116,9 +123,14 @@ class Optimizer:
             self.dot.step(losses)
             return
         self.sgd.zero_grad(set_to_none=True)
-        losses.total().backward()
+        total = losses.total()
+        total.backward()
+        params = (param for group in self.sgd.param_groups for param in group["params"])
+        self.guard.watch(total, [param.grad for param in params if param.grad is not None])
         if self.sgd.defaults["fused"]:
             align_gradients(self.sgd)
+        elif self.guard.tripped:  # in the CPU's own memory: there is nothing to wait for
+            return
         self.sgd.step()
 
 
@@ -144,8 +156,8 @@ class DOT:
 
     BUFFERS = ("momentum_label", "momentum_distillation")
 
-    def __init__(self, sgd: torch.optim.SGD, gap: float) -> None:
-        self.sgd, self.gap = sgd, gap
+    def __init__(self, sgd: torch.optim.SGD, gap: float, guard: Guard) -> None:
+        self.sgd, self.gap, self.guard = sgd, gap, guard
 
     @torch.no_grad()
     def step(self, losses: Losses) -> None:
@@ -162,6 +174,8 @@ class DOT:
                 torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
                 for loss in (losses.label, losses.distillation)
             )
+        both = (gradient for gradient in (*label, *distillation) if gradient is not None)
+        self.guard.watch(losses.total(), [gradient.contiguous() for gradient in both])
         gradients = iter(zip(params, label, distillation, strict=True))
         for group in self.sgd.param_groups:
             for _ in group["params"]:
@@ -181,7 +195,9 @@ class DOT:
             if gradient is None:
                 continue
             if name in state:
-                state[name].mul_(group["momentum"] + sign * gap).add_(gradient)
+                moved = (state[name] * (group["momentum"] + sign * gap)).add_(gradient)
             else:
-                state[name] = gradient.clone()
-            param.sub_(state[name] * group["lr"])
+                moved, state[name] = gradient, torch.zeros_like(gradient)
+            bad = self.guard.tripped != 0
+            state[name].copy_(torch.where(bad, state[name], moved))
+            param.copy_(torch.where(bad, param, param - state[name] * group["lr"]))

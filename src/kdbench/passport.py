@@ -58,7 +58,7 @@ def read_passport(path: Path) -> Passport:
         fields = json.loads(path.read_text())
         hints = Passport.__annotations__
         return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
-    except (ValueError, KeyError, AttributeError, ConfigError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError, ConfigError) as error:
         raise KdbenchError(f"{path} is not a passport ({error}): mend it or remove it") from None
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 from kdbench.errors import KdbenchError
 
 PROTOCOLS = ("last", "best", "unknown")
-COLUMNS = ("source", "dataset", "teacher", "student", "method", "kdbench", "top1", "top1_std")
+COLUMNS: tuple[str, ...] = (
+    "source",
+    "dataset",
+    "teacher",
+    "student",
+    "method",
+    "kdbench",
+    "top1",
+    "top1_std",
+)
 COLUMNS += ("gain_over_kd", "top5", "epochs", "seeds_or_trials", "protocol", "url", "note")
 
 # Whose numbers count first: a method's own source, by source key. Without one a number that is not
@@ -96,7 +105,8 @@ def read_published(path: Path) -> tuple[list[Published], list[str]]:
                 try:
                     rows.append(_row(fields))
                 except ValueError as error:
-                    problems.append(f"{path}, line {reader.line_num}: left out, {error}")
+                    said = " ".join(str(error).split())  # a cell may hold several lines
+                    problems.append(f"{path}, line {reader.line_num}: left out, {said}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise KdbenchError(f"{path} cannot be read ({error}): name a CSV file") from None
     return rows, problems
@@ -129,8 +139,8 @@ def _gain(row: Published, rows: Iterable[Published]) -> float | None:
         if base.source == row.source and base.label == BASELINE and base.top1 is not None
     ]
     # A source with two KD rows: the one scored as the method is.
-    bases.sort(key=lambda base: base.protocol != row.protocol)
-    return round(row.top1 - bases[0].top1, 4) if bases else None
+    base = min(bases, key=lambda base: base.protocol != row.protocol, default=None)
+    return None if base is None or base.top1 is None else round(row.top1 - base.top1, 4)
 
 
 def _rank(row: Published) -> tuple[bool, bool, bool, int, str, str]:

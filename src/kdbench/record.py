@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdbench.errors import KdbenchError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
+from kdbench.record_fields import check_fields
 
 RECORD_FILE = "record.json"
 FORMAT = 2
@@ -116,9 +117,9 @@ def read_record(path: Path) -> Record:
         KdbenchError: it is torn, altered, of another format or no record.
     """
     try:
-        record = json.loads(path.read_text())
+        record: Record = json.loads(path.read_text())
         intact = record["checksum"] == checksum(record)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
     if not intact:
         raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
@@ -127,6 +128,10 @@ def read_record(path: Path) -> Record:
             f"{path} is a record of format {record.get('format')}, this version reads {FORMAT}: "
             "remove it and rerun, or use the version that wrote it"
         )
+    try:
+        check_fields(record)
+    except ConfigError as error:
+        raise KdbenchError(f"{path} is not a record ({error}): remove it and rerun") from None
     return record
 
 

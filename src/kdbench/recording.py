@@ -1,6 +1,7 @@
 """What becomes of a run that has ended: its weights, its passport and its record."""
 
 import statistics
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,9 @@ from kdbench.checkpoint import checkpoint_paths
 from kdbench.cohorts import Job
 from kdbench.console import Console
 from kdbench.data.base import Dataset
+from kdbench.errors import WriteError, writing
 from kdbench.hardware import hardware, peak_memory_mb, versions
-from kdbench.member import Member
+from kdbench.member import DivergedError, Member
 from kdbench.passport import Passport, beside, sha256_of, write_passport
 from kdbench.protocol import protocol_of
 from kdbench.record import (
@@ -45,15 +47,24 @@ def close_job(
     if job.member.error is not None:
         job.error = job.member.error
         failed = {**facts, "status": "failed", "error": str(job.error)}
+        if isinstance(job.error, DivergedError):
+            failed["diverged_step"] = job.error.step
         failed |= costs(job.member.position, runtime.device)
-        write_record(failed, job.folder / RECORD_FILE)
+        with suppress(OSError):  # on a full disk the error line has to do
+            write_record(failed, job.folder / RECORD_FILE)
         job.logger.record(failed)
         job.logger.finish(1)
         return
     own = {
         teacher_label(file.name, {"network": file.node}): teachers[file.name] for file in job.files
     }
-    record = finish(job.member, facts, own)
+    try:
+        with writing(job.folder):
+            record = finish(job.member, facts, own)
+    except WriteError as error:
+        job.error = error
+        job.logger.finish(1)
+        return
     job.logger.record(record)
     job.logger.finish(0)
     console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")

@@ -1,5 +1,6 @@
 """The machine a run uses; nothing here is part of a run's identity."""
 
+import os
 from typing import Literal
 
 import torch
@@ -15,6 +16,11 @@ class Runtime:
     has so many images to show them that it pays (`kdbench.frozen.WORTH_COMPILING`); on a GPU steps
     are recorded as CUDA graphs. on: as auto, with every teacher compiled.
 
+    `checkpoint_epochs` and `checkpoint_steps` say when checkpoints are written: after so many
+    epochs, and, unless null, after so many steps. `exact` uses deterministic algorithms only, and
+    lets a run go on only under what it was started under (`kdbench.exact`): it then ends with the
+    bits of an undisturbed run.
+
     Raises:
         ConfigError: a setting that makes no sense.
         KdbenchError: `device=cuda` on a machine without a GPU.
@@ -26,6 +32,8 @@ class Runtime:
         threads: int | None = None,
         channels_last: bool = False,
         checkpoint_epochs: int = 1,
+        checkpoint_steps: int | None = None,
+        exact: bool = False,
         teacher: Literal["auto", "live", "table"] = "auto",
         table_dir: str | None = None,
         compile: Literal["auto", "on", "off"] = "auto",
@@ -34,6 +42,10 @@ class Runtime:
             raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
         if checkpoint_epochs < 1:
             raise ConfigError(f"runtime.checkpoint_epochs must be 1 or more: {checkpoint_epochs}")
+        if checkpoint_steps is not None and checkpoint_steps < 1:
+            raise ConfigError(
+                f"runtime.checkpoint_steps must be 1 or more, or null: {checkpoint_steps}"
+            )
         if device == "cuda" and not torch.cuda.is_available():
             raise KdbenchError(
                 "runtime=cuda, but torch sees no GPU: use runtime=cpu or runtime=auto"
@@ -43,7 +55,8 @@ class Runtime:
         self.device = torch.device(device)
         self.threads = threads
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.checkpoint_epochs = checkpoint_epochs
+        self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
+        self.exact = exact
         self.teacher, self.table_dir = teacher, table_dir
         self.compile = compile
 
@@ -51,3 +64,7 @@ class Runtime:
         """Set what is global to the process."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        if torch.are_deterministic_algorithms_enabled() != self.exact:
+            torch.use_deterministic_algorithms(self.exact)
+        if self.exact:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it

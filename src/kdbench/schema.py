@@ -11,19 +11,26 @@ import inspect
 import pkgutil
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from kdbench.errors import ConfigError, nearest
 
 ALLOWED_PACKAGE = "kdbench"
+# Words that Hydra's `instantiate` obeys wherever they stand: plain data may not hold them.
+RESERVED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def locate(path: str, target: object) -> Callable[..., Any]:
+def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]:
     """The callable that `_target_` names; only code of this package can be named.
 
+    Args:
+        path: the node's place in the configuration, for error lines.
+        target: what the node names.
+        kind: what it must make: a class is held against it, a function by its annotation.
+
     Raises:
-        ConfigError: it is outside the package or does not exist.
+        ConfigError: it is outside the package, does not exist or makes something else.
     """
     where = f"{path}._target_"
     if not isinstance(target, str) or not target.startswith(f"{ALLOWED_PACKAGE}."):
@@ -35,23 +42,49 @@ def locate(path: str, target: object) -> Callable[..., Any]:
     module = getattr(found, "__module__", None) or ""
     if not callable(found) or module.split(".")[0] != ALLOWED_PACKAGE:
         raise ConfigError(f"{where}={target} is not allowed: name something in {ALLOWED_PACKAGE}")
-    return found
+    if kind is not object:
+        made = found if inspect.isclass(found) else get_type_hints(found).get("return")
+        if not (inspect.isclass(made) and issubclass(made, kind)):
+            raise ConfigError(
+                f"{where}={target} is not allowed: name a {kind.__name__}, or a function annotated "
+                "to return one"
+            )
+    return cast(Callable[..., Any], found)
 
 
-def check_node(path: str, node: object, given: tuple[str, ...] = ()) -> dict[str, Any]:
+def check_targets(path: str, node: object) -> None:
+    """Refuse a node that would have anything but this package's code called, at any depth.
+
+    Raises:
+        ConfigError: names the target.
+    """
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            locate(path, node["_target_"])
+        for key, value in node.items():
+            check_targets(f"{path}.{key}", value)
+    elif isinstance(node, list | tuple):
+        for i, item in enumerate(node):
+            check_targets(f"{path}[{i}]", item)
+
+
+def check_node(
+    path: str, node: object, given: tuple[str, ...] = (), kind: type = object
+) -> dict[str, Any]:
     """Hold one node with a `_target_` against its target's signature; returns it completed.
 
     Args:
         path: the node's place in the configuration, for error lines.
         node: the node as a plain container.
         given: keywords that the program fills in itself and a user may not set.
+        kind: what the target must make.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{path} must be a mapping with a _target_, not {node!r}")
-    target = locate(path, node["_target_"])
+    target = locate(path, node["_target_"], kind)
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(target).parameters.items()
@@ -93,7 +126,7 @@ def convert(path: str, value: object, hint: Any) -> Any:
     if hint is Any:
         return value
     if inspect.isclass(hint) and _is_node_type(hint) and isinstance(value, Mapping):
-        return check_node(path, value)
+        return check_node(path, value, kind=hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(path, value, arguments)
@@ -105,12 +138,18 @@ def convert(path: str, value: object, hint: Any) -> Any:
     if origin in (list, tuple) and isinstance(value, list | tuple):
         return [convert(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
+        for word in RESERVED:
+            if word in value:
+                raise ConfigError(f"{path}.{word} is not allowed: {path} is plain data")
         return {
             convert(path, key, arguments[0]): convert(f"{path}.{key}", item, arguments[1])
             for key, item in value.items()
         }
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{path} is too large for a number") from None
     if inspect.isclass(hint) and type(value) is hint:
         return value
     raise ConfigError(f"{path} must be {_describe(hint)}, not {value!r}")

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ HUES = [f"#0000e{i}" for i in range(7)]  # more are told apart by nobody
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "rule", PAPER: "paper"}
 VARIABLES |= {hue: f"hue{i}" for i, hue in enumerate(HUES)}
 
-SETTINGS = {
+SETTINGS: Any = {  # matplotlib's annotation spells every key out
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # matplotlib's own: measures text alike on every machine
     "font.size": 12,

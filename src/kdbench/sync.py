@@ -37,7 +37,12 @@ class State:
         try:
             self._sent = json.loads(self._path.read_text())
             self._sent.setdefault(self._key, {})
-        except (OSError, ValueError, AttributeError):  # lost: all is sent again, to the same ids
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ):  # lost: all is sent again, to the same ids
             self._sent = {self._key: {}}
 
     def has(self, name: str, version: str) -> bool:
@@ -135,10 +140,11 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
         rows = [json.loads(text) for text in path.read_text().splitlines()]
         epochs = [row["epoch"] for row in rows]
         whole = epochs == list(range(1, len(rows) + 1))
+        whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
         if record["status"] == "done":
             whole &= len(rows) == record["epochs"]
             whole &= rows[-1]["test/top1"] == record["top1_last"]
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         whole = False
     if not whole:
         raise KdbenchError(
@@ -154,11 +160,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         KdbenchError: it is damaged.
     """
     try:
-        return json.loads((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError):
+        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        whole = all("checkpoint" in node for node in config["teacher"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
         raise KdbenchError(
             f"{folder / CONFIG_FILE} is missing or torn: the run's command writes it again"
-        ) from None
+        )
+    return config
 
 
 def unfinished(paths: Iterable[Path]) -> list[Path]:

@@ -85,7 +85,7 @@ def load_teacher(
     network = build_network(file.node, dataset)
     load_weights(network, file.path, file.name)
     network.requires_grad_(False).eval()
-    network.to(runtime.device, memory_format=runtime.memory_format)
+    network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
     labels = dataset.test.labels
     chosen = read_measurement(path, len(labels))

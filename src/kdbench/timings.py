@@ -16,7 +16,7 @@ from kdbench.build import build_method, build_network, build_student, make, set_
 from kdbench.config import Config
 from kdbench.console import Console
 from kdbench.data.base import Dataset, Split
-from kdbench.data.views import TrainImages
+from kdbench.data.streamed import images_of
 from kdbench.frozen import CHUNK, freeze
 from kdbench.graphs import WARM_UP
 from kdbench.loop import Cohort
@@ -62,7 +62,7 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     schedule: Schedule = make(config["schedule"])
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     data = piece(dataset, schedule.batch_size)
-    images = TrainImages(data.train.images, data.views, data.mean, data.std, runtime.device)
+    images = images_of(data, runtime.device)
     console = Console()
     networks = teachers_of(config, data, runtime)
     sample = images.batch(*(torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device),) * 2)
@@ -86,9 +86,13 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
 def piece(dataset: Dataset, batch: int) -> Dataset:
     """One full batch to train on, and some images to score."""
     count = min(batch, len(dataset.train.labels))
-    train = Split(dataset.train.images[:count], dataset.train.labels[:count])
-    test = Split(dataset.test.images[:TEST_IMAGES], dataset.test.labels[:TEST_IMAGES])
+    train, test = first(dataset.train, count), first(dataset.test, TEST_IMAGES)
     return dataclasses.replace(dataset, train=train, test=test, val=None)
+
+
+def first(split: Split, count: int) -> Split:
+    """The first `count` images of a split, or all where there are fewer."""
+    return Split(*(part.narrow(0, 0, min(count, len(split.labels))) for part in split))
 
 
 def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
@@ -97,7 +101,7 @@ def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str,
     found = {}
     for name, node in nodes.items():
         network = build_network(node["network"], dataset).eval().requires_grad_(False)
-        found[name] = network.to(runtime.device, memory_format=runtime.memory_format)
+        found[name] = network.to(runtime.device).to(memory_format=runtime.memory_format)
     return found
 
 

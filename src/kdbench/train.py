@@ -17,10 +17,12 @@ from kdbench.cohorts import Job, by_step, check_alike, open_job
 from kdbench.config import Config, check_train
 from kdbench.console import Console
 from kdbench.data.base import Dataset
-from kdbench.data.views import TrainImages
-from kdbench.errors import KdbenchError
+from kdbench.data.streamed import images_of
+from kdbench.errors import KdbenchError, writing
+from kdbench.exact import EXACT_FILE
+from kdbench.files import write_atomically
 from kdbench.hardware import reset_peak_memory
-from kdbench.log import MetricsFile
+from kdbench.log import MetricsFile, RunLogger
 from kdbench.loop import Cohort
 from kdbench.member import Member, Run
 from kdbench.optim import Schedule
@@ -53,7 +55,7 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
     Raises:
         ConfigError: they cannot train side by side.
         KdbenchError: what all of them need is wrong.
-        Interrupted: on Ctrl-C or SIGTERM, resumable.
+        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
     """
     console = Console()
     runs_dir = Path(configs[0]["runs_dir"])
@@ -64,19 +66,29 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
     dataset: Dataset = make(configs[0]["dataset"])
-    jobs = [try_job(config, dataset, runs_dir, console) for config in configs]
-    todo = [job for job in jobs if isinstance(job, Job) and job.record is None]
-    if todo:
-        train_jobs(todo, dataset, runtime, console)
+    jobs: list[Job | KdbenchError] = []
+    try:
+        for config in configs:
+            jobs.append(try_job(config, dataset, runs_dir, console))
+        todo = [job for job in jobs if isinstance(job, Job) and job.record is None]
+        if todo:
+            train_jobs(todo, dataset, runtime, console)
+    finally:
+        for job in jobs:
+            if isinstance(job, Job):
+                job.release()
     return [job if isinstance(job, Exception) else job.error or job.folder for job in jobs]
 
 
 def try_job(
     config: Config, dataset: Dataset, runs_dir: Path, console: Console
 ) -> Job | KdbenchError:
-    """The job that a configuration describes, or why there is none."""
+    """The job that a configuration describes, held if it is to do, or why there is none."""
     try:
         job = open_job(config, dataset, runs_dir)
+        if job.record is None:
+            make(config["schedule"])  # what cannot be trained leaves no folder
+            job.hold()  # whoever held it until now may have finished it
     except KdbenchError as error:
         return error
     if job.record is not None:
@@ -119,9 +131,7 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
     }
     networks = {name: teacher.network for name, teacher in teachers.items()}
     facts = {file.name: table_facts(file) for file in files}
-    images = TrainImages(
-        dataset.train.images, dataset.views, dataset.mean, dataset.std, runtime.device
-    )
+    images = images_of(dataset, runtime.device)
     try:
         for job in jobs:
             try:
@@ -157,12 +167,16 @@ def open_member(
     student = set_up(job.method, student, networks, dataset, seed)
     name = job.identity.run_id
     run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
-    job.folder.mkdir(exist_ok=True)
-    (job.folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    job.logger = make(config["logger"])
-    job.logger.open(job.identity, config, job.folder)
-    member = Member(run, console, [MetricsFile(job.folder), job.logger])
+    logger: RunLogger = make(config["logger"])
+    member = Member(run, console, [MetricsFile(job.folder), logger])
     member.resume()
+    facts = {"config.json": config} | ({EXACT_FILE: member.exact} if member.exact else {})
+    with writing(job.folder):
+        for name, content in facts.items():
+            text = json.dumps(content, indent=1) + "\n"
+            write_atomically(job.folder / name, text.encode())
+    job.logger = logger
+    logger.open(job.identity, config, job.folder)
     return member
 
 

@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # [B, 3, H, W] normalised; [V, B, 3, H, W] where the method asks for V views
     labels: Tensor  # [B] int64
-    index: Tensor  # [B] int64, row in the training set
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; [B] int64, training row
     epoch: Tensor  # [] float32, counts from 1
     drawn: Tensor | None = None  # what the method drew for this step
 

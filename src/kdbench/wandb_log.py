@@ -51,9 +51,9 @@ class Target(NamedTuple):
         settings = wandb.Settings(
             silent=True, console="off", x_disable_stats=not live, x_disable_meta=not live
         )
-        place = {"project": self.project, "entity": self.entity, "mode": self.mode}
+        place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
         # Its service has a working directory of its own: a relative path would be another place.
-        names = {"id": run_id, "name": run_id, "dir": self.folder.resolve()}
+        names: dict[str, Any] = {"id": run_id, "name": run_id, "dir": self.folder.resolve()}
         try:
             return wandb.init(**place, **names, **facts, reinit="create_new", settings=settings)
         except Exception as error:
@@ -199,7 +199,7 @@ def log_table(
     try:
         data = [list(row.values()) for row in rows]
         run.log({name: wandb.Table(columns=list(rows[0]), data=data)})
-        run.summary.update(totals)
+        run.summary.update(dict(totals))
     finally:
         run.finish()
 

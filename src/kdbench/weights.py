@@ -20,7 +20,7 @@ _WRAPPERS = ("model", "state_dict", "net", "student")
 # What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
 # the command line. None of these runs code when it is loaded.
 _numpy_scalar = np.float64(0).__reduce__()[0]
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     Namespace,
     np.dtype,
     np.ndarray,

@@ -22,6 +22,7 @@ from kdbench.cli import INTERRUPTED
 from kdbench.config import Config
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
+from kdbench.loop import STOPS, is_free
 from kdbench.member import DivergedError
 from kdbench.train import train_together
 
@@ -41,8 +42,8 @@ def outcomes(configs: Sequence[Config]) -> list[Outcome]:
     """
     try:
         results = train_together(configs)
-    except Exception as error:
-        results = [error] * len(configs)
+    except Exception as failure:
+        results = [failure] * len(configs)
     for error in {id(result): result for result in results}.values():
         if isinstance(error, Exception) and not isinstance(error, KdbenchError):
             traceback.print_exception(error)
@@ -60,8 +61,10 @@ def outcome(result: Path | Exception) -> Outcome:
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM end what is under way as Ctrl-C does, outside of training too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let the signals that stop training end what else is under way as Ctrl-C does."""
+    for number in STOPS:
+        if is_free(number):
+            signal.signal(number, signal.default_int_handler)
 
 
 def outcomes_file(task: Path) -> Path:

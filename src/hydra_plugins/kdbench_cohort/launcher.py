@@ -46,7 +46,7 @@ class CohortLauncher(Launcher):
         submitit: Mapping[str, Any],
         ray: Mapping[str, Any],
     ) -> None:
-        self.settings = {"size": size, "executor": executor, "processes": processes}
+        self.settings: dict[str, Any] = {"size": size, "executor": executor, "processes": processes}
         self.settings |= {"submitit": _plain(submitit), "ray": _plain(ray)}
 
     def setup(
@@ -72,13 +72,15 @@ class CohortLauncher(Launcher):
         launch(configs, settings)
         return [_done() for _ in configs]
 
-    def compose(self, overrides: Sequence[str]) -> dict:
+    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """One job's configuration as plain containers."""
+        from kdbench.cli import plain
+
         loader = self.hydra_context.config_loader
         composed = loader.load_sweep_config(self.config, list(overrides))
-        plain = OmegaConf.to_container(composed, resolve=False)
-        del plain["hydra"]
-        return OmegaConf.to_container(OmegaConf.create(plain), resolve=True, throw_on_missing=True)
+        raw: Any = OmegaConf.to_container(composed, resolve=False)
+        del raw["hydra"]
+        return plain(OmegaConf.create(raw))
 
 
 def _plain(node: Any) -> Any:

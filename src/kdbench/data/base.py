@@ -1,4 +1,4 @@
-"""What every data set is: uint8 images in memory, labels, their normalisation and views."""
+"""What every data set is: uint8 images, labels, their normalisation and views."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.views import Views
+from kdbench.data.views import AnyViews, Views
 from kdbench.errors import ConfigError, KdbenchError, nearest
 
 HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
@@ -20,13 +20,13 @@ HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
 class Split(NamedTuple):
     """Images and their labels."""
 
-    images: Tensor  # [N, C, H, W] uint8
+    images: Tensor  # [N, C, H, W] uint8; of a streamed set what stands for it, `ImageFiles`
     labels: Tensor  # [N] int64
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory, on the CPU.
+    """A data set, in memory on the CPU unless it is streamed from its files (`streamed`).
 
     Raises:
         ConfigError: a normalisation or a pad that does not fit the images.
@@ -40,7 +40,7 @@ class Dataset:
     val: Split | None
     mean: tuple[float, ...]  # of pixels in 0..1, one number a channel
     std: tuple[float, ...]
-    views: Views
+    views: AnyViews
 
     def __post_init__(self) -> None:
         """Check labels, normalisation and pad against the images."""

@@ -1,8 +1,9 @@
 """Image files to uint8 tensors of one size."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,33 +38,66 @@ def decode_into(images: Tensor, sources: Sequence[Path | bytes], names: Sequence
     Raises:
         KdbenchError: a source is not an image that can be read; the first in order is named.
     """
+    for error in decode_rows(images, sources, names):
+        if error is not None:
+            raise error
 
+
+def decode_rows(
+    images: Tensor, sources: Sequence[Path | bytes], names: Sequence[str]
+) -> Iterator[KdbenchError | None]:
+    """Decode each source into its row of `images` [n, 3, S, S]; gives, in order, what is wrong.
+
+    Nothing more is decoded once the caller stops asking.
+    """
     pixels = images.numpy()  # a worker's copy by torch would start threads of its own
 
-    def work(row: int) -> None:
+    def work(row: int) -> KdbenchError | None:
         try:
-            pixels[row] = _decode(sources[row], pixels.shape[-1])
-        except Exception as error:  # a broken file makes Pillow raise nearly anything
-            reason = " ".join(str(error).split())
-            if isinstance(error, UnidentifiedImageError):
-                reason = "unknown format"  # Pillow's text holds an address in memory
-            raise KdbenchError(
-                f"{names[row]} is no readable image ({reason}): restore or remove it"
-            ) from None
+            with naming(names[row]):
+                pixels[row] = squared(read_rgb(sources[row]), pixels.shape[-1], pixels.shape[-1])
+        except KdbenchError as error:
+            return error
+        return None
 
     pool = ThreadPoolExecutor()  # Pillow decodes without holding the interpreter's lock
     try:
-        for _ in pool.map(work, range(len(sources))):
-            pass
+        yield from pool.map(work, range(len(sources)))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(source: Path | bytes, size: int) -> np.ndarray:
-    """uint8 [3, size, size]: shorter side to `size` (bilinear, antialiased), centre crop."""
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Whatever goes wrong with an image file inside is told in one line.
+
+    Raises:
+        KdbenchError: it is not an image that can be read.
+    """
+    try:
+        yield
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):
+            reason = "unknown format"  # Pillow's text holds an address in memory
+        raise KdbenchError(
+            f"{name} is no readable image ({reason}): restore or remove it"
+        ) from None
+
+
+def read_rgb(source: Path | str | bytes) -> Image.Image:
+    """The whole image in RGB; grey and CMYK ones are converted.
+
+    Raises:
+        Exception: nearly any, where it cannot be read; see `naming`.
+    """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.mode[0] in "IF":
             raise ValueError("its pixels have more than 8 bits")
-        rgb = image.convert("RGB")
-    cropped = TF.center_crop(TF.resize(rgb, [size]), [size, size])
+        return image.convert("RGB")
+
+
+def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
+    """uint8 [3, size, size]: shorter side to `shorter` (bilinear, antialiased), centre crop."""
+    cropped = TF.center_crop(TF.resize(image, [shorter]), [size, size])
     return np.asarray(cropped).transpose(2, 0, 1)

@@ -7,6 +7,7 @@ from torchvision.datasets import ImageFolder
 
 from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
 from kdbench.data.decode import allocate, decode_into
+from kdbench.data.layout import check_classes
 from kdbench.errors import ConfigError, KdbenchError
 
 
@@ -39,12 +40,7 @@ def image_folder(
     there = [name for name in ("val", "test") if (folder / name).is_dir()]
     scored = pick_test_split(folder, there, test_split)
     train, test = _scan(folder / "train"), _scan(folder / scored)
-    if odd := sorted(set(train.classes) ^ set(test.classes)):
-        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise KdbenchError(
-            f"train and {scored} in {folder} have different classes: "
-            f"{', '.join(odd[:5])}{more} must be in both"
-        )
+    check_classes(folder, train.classes, test.classes, scored)
     files = [Path(path) for path, _ in [*train.samples, *test.samples]]
     images = allocate(len(files), image_size, max_gib)
     decode_into(images, files, [str(file) for file in files])

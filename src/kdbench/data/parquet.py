@@ -150,9 +150,12 @@ def _open(path: Path) -> "ParquetFile":
     except ImportError:
         raise ConfigError("Parquet needs pyarrow: pip install 'kdbench[hf]'") from None
     try:
-        return ParquetFile(path, page_checksum_verification=True)
+        file = ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from None
+    if file.metadata.num_rows < 0:
+        raise _broken(path, ValueError("a negative number of rows"))
+    return file
 
 
 def _columns(path: Path, file: "ParquetFile", label_column: str | None) -> Columns:

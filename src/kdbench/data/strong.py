@@ -54,7 +54,7 @@ class StrongView:
     def __init__(self, images: TrainImages, seed: int, epoch: int) -> None:
         self.images = images
         size = (images.height, images.width)
-        view, draws = strong_plan(len(images.planes), images.views.count, *size, seed, epoch)
+        view, draws = strong_plan(len(images), images.views.count, *size, seed, epoch)
         device = images.device
         self.view = view.to(device)
         self.draws = Draws(*(part.to(device) for part in draws))

@@ -2,10 +2,13 @@
 
 A view is one crop and flip out of a finite set, named by an integer. An epoch is therefore two
 integer tensors, which makes it the same on every device and after every resume, and lets a
-teacher's answers be a table over (image, view).
+teacher's answers be a table over (image, view). Where the views are a continuum (`rotation`,
+`streamed`), the integer is a view's random number, and there is no table.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +16,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdbench.errors import ConfigError
+
+
+class AnyViews(Protocol):
+    """What `epoch_plan` and the data set need to know of views."""
+
+    finite: ClassVar[bool]  # whether there can be a table over them
+
+    @property
+    def count(self) -> int:
+        """How many views an image has, or how many numbers name them: at most 2^63."""
+
+    @property
+    def pad(self) -> int:
+        """The black border, in pixels, of the images that views are cut from."""
+
+
+CONTINUUM = 2**63  # a view's number is then the upper 63 bits of chance that it is drawn with
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class Views:
         ConfigError: a negative pad.
     """
 
+    finite: ClassVar[bool] = True
     pad: int
     flip: bool
 
@@ -45,6 +66,20 @@ class Views:
         crop = view // flips
         return crop // side, crop % side, view % flips
 
+    def positions(self, view: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Where each view's pixels lie in a padded plane: [B, H, W].
+
+        Args:
+            view: [B].
+            rows: [H], where each row of the plane starts.
+            columns: [W], 0 to W - 1.
+        """
+        row, column, flip = self.decode(view)
+        width = len(columns)
+        mirrored = columns + flip[:, None] * (width - 1 - 2 * columns)
+        starts = row[:, None] * (width + 2 * self.pad) + rows  # [B, H]
+        return starts[:, :, None] + (column[:, None] + mirrored)[:, None, :]
+
 
 def epoch_words(count: int, num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """The first `count` random words of every image in an epoch, [count, N] uint64.
@@ -58,7 +93,7 @@ def epoch_words(count: int, num_samples: int, seed: int, epoch: int) -> np.ndarr
     return words.reshape(count, num_samples)
 
 
-def epoch_plan(num_samples: int, views: Views, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+def epoch_plan(num_samples: int, views: AnyViews, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """The order of an epoch and each image's view in it, two int64 CPU tensors [N].
 
     `view[i]` belongs to image i wherever it stands in the order. The bias of the remainder is below
@@ -72,13 +107,13 @@ def epoch_plan(num_samples: int, views: Views, seed: int, epoch: int) -> tuple[T
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32 (x / 255 - mean) / std, bit for bit as ToTensor + Normalize."""
-    return _normalise(images, *_constants(mean, std, images.device))
+    return normalise_with(images, *constants_on(mean, std, images.device))
 
 
-def _constants(
+def constants_on(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """255 [], mean and std [C, 1, 1] on the device."""
+    """255 [], mean and std [C, 1, 1] on the device, for `normalise_with`."""
     return (
         torch.full((), 255.0).to(device),
         torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1).to(device),
@@ -86,10 +121,18 @@ def _constants(
     )
 
 
-def _normalise(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise_with(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`normalise` with constants that are on the device already."""
     # 255 is a tensor on the device because PyTorch on CUDA divides by a host number as a product
     # with its reciprocal, which rounds otherwise than the CPU's division.
     return images.float().div_(full).sub_(mean).div_(std)
+
+
+class CutViews(AnyViews, Protocol):
+    """Views that are cut on the device out of a plane with a black border."""
+
+    def positions(self, view: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Where each view's pixels lie in a padded plane: [B, H, W]; see `Views.positions`."""
 
 
 class TrainImages:
@@ -102,7 +145,7 @@ class TrainImages:
     def __init__(
         self,
         images: Tensor,  # [N, C, H, W] uint8
-        views: Views,
+        views: CutViews,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
@@ -110,11 +153,31 @@ class TrainImages:
         self.views, self.device = views, device
         self.height, self.width = images.shape[2:]
         padded = F.pad(images.to(device), (views.pad,) * 4)  # [N, C, H', W']
-        self.row_length = padded.shape[3]
+        row_length = padded.shape[3]
         self.planes = padded.flatten(2)  # [N, C, H' * W']
-        self.rows = torch.arange(self.height, device=device) * self.row_length  # where each starts
+        self.rows = torch.arange(self.height, device=device) * row_length  # where each starts
         self.columns = torch.arange(self.width, device=device)
-        self.constants = _constants(mean, std, device)
+        self.constants = constants_on(mean, std, device)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.planes)
+
+    def epoch(
+        self, order: Tensor, view: Tensor, size: int, first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index [B] and normalised views [B, C, H, W] of each batch of an epoch, on the device.
+
+        Args:
+            order: [N] on the CPU; the last, short batch is kept.
+            view: [N] on the CPU, row i for image i.
+            size: B.
+            first: the batch to begin with, from 0.
+        """
+        order, view = order.to(self.device), view.to(self.device)
+        for start in range(first * size, len(order), size):
+            index = order[start : start + size]
+            yield index, self.batch(index, view[index])
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
@@ -122,15 +185,11 @@ class TrainImages:
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> float32, as `normalise`."""
-        return _normalise(images, *self.constants)
+        return normalise_with(images, *self.constants)
 
     def crop(self, index: Tensor, view: Tensor) -> Tensor:
         """Views [B, C, H, W] uint8 of the images at `index` [B]; `view` [B]."""
-        row, column, flip = self.views.decode(view)
-        mirrored = self.columns + flip[:, None] * (self.width - 1 - 2 * self.columns)
-        rows = row[:, None] * self.row_length + self.rows  # [B, H]
-        columns = column[:, None] + mirrored  # [B, W]
-        position = rows[:, :, None] + columns[:, None, :]  # [B, H, W] within a plane
         planes = self.planes.index_select(0, index)  # [B, C, H' * W']
+        position = self.views.positions(view, self.rows, self.columns)  # [B, H, W] within a plane
         position = position.flatten(1)[:, None].expand(-1, planes.shape[1], -1)
         return planes.gather(2, position).unflatten(2, (self.height, self.width))

@@ -62,6 +62,7 @@ class AEKD(Method):
     """
 
     num_teachers = None
+    sets: Tensor  # [S, T]
 
     def __init__(
         self,

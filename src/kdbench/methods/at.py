@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kdbench.adapters import match_smaller, paired_maps
-from kdbench.losses import attention_map
+from kdbench.losses import attention_map, total
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output, Probe
 
@@ -48,7 +48,7 @@ class AT(Method):
     ) -> dict[str, Tensor]:
         """Terms "ce" [B] and "at" [B]."""
         (teacher,) = teachers
-        distance = sum(
+        distance = total(
             at_loss(student.taps[own], teacher.taps[theirs], self.power)
             for own, theirs in self.pairs
         )

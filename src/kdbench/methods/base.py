@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
-from kdbench.losses import cross_entropy
+from kdbench.losses import cross_entropy, total
 from kdbench.types import Batch, Output, Probe
 
 
@@ -52,7 +52,7 @@ class Method(nn.Module):
         logits = student.logits
         if logits.ndim == 2:
             return self.ce_weight * cross_entropy(logits, batch.labels)
-        return self.ce_weight * sum(cross_entropy(view, batch.labels) for view in logits)
+        return self.ce_weight * total(cross_entropy(view, batch.labels) for view in logits)
 
     def observe(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

@@ -20,7 +20,7 @@ def cat_loss(
     """
     pooled = [F.adaptive_avg_pool2d(maps, resolution) for maps in (student_maps, teacher_maps)]
     if normalise:
-        pooled = [F.normalize(maps, dim=(2, 3)) for maps in pooled]
+        pooled = [F.normalize(maps, dim=(2, 3)) for maps in pooled]  # type: ignore[arg-type]  # it may
     student, teacher = pooled
     return (student - teacher).square().mean(dim=(1, 2, 3))
 

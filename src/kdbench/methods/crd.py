@@ -45,6 +45,13 @@ class CRD(Method):
     taps = ("pooled",)
     bank_student: Tensor  # [N, D]
     bank_teacher: Tensor  # [N, D]
+    normaliser_student: Tensor  # []
+    normaliser_teacher: Tensor  # []
+    embed_student: nn.Linear
+    embed_teacher: nn.Linear
+    order: Tensor  # [N] int64
+    class_ends: Tensor  # [K] int64
+    complements: Tensor  # [K] int64
 
     def __init__(
         self,
@@ -104,6 +111,7 @@ class CRD(Method):
     ) -> dict[str, Tensor]:
         """Terms "ce", "crd" and, where it has a weight, "kd", each [B]; then the banks move on."""
         (teacher,) = teachers
+        assert batch.drawn is not None
         rows = torch.cat([batch.index.unsqueeze(1), batch.drawn], dim=1)
         own = F.normalize(self.embed_student(student.taps["pooled"]), dim=1)
         other = F.normalize(self.embed_teacher(teacher.taps["pooled"]), dim=1)

@@ -109,8 +109,8 @@ class DynamicKD(Method):
     def _factor(self, scale: Tensor) -> Tensor | float:
         """What multiplies the KL: a number, [1] or [B]."""
         e, t2 = scale.reshape(-1), self.temperature**2
-        factor = {"t2": t2, "t_ts": t2 / e, "ts2": t2 / e**2, "one": 1.0}[self.outer_factor]
-        return factor / e.detach() if self.divide_by_e else factor
+        by: dict[str, Tensor | float] = {"t2": t2, "t_ts": t2 / e, "ts2": t2 / e**2, "one": 1.0}
+        return by[self.outer_factor] / e.detach() if self.divide_by_e else by[self.outer_factor]
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

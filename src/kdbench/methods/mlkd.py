@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdbench.losses import kd_loss
+from kdbench.losses import kd_loss, total
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output
 
@@ -112,19 +112,19 @@ class MLKD(Method):
         (teacher,) = teachers
         weak, strong = zip(student.logits.unbind(), teacher.logits.unbind(), strict=True)
         samples, classes = self.gates(weak[1])
-        weak_instance = samples * sum(kd_loss(*weak, t) for t in self.temperatures)
-        class_level = sum(class_correlation(*weak, t, classes) for t in self.temperatures)
-        batch_level = sum(batch_correlation(*weak, t, samples) for t in self.temperatures)
+        weak_instance = samples * total(kd_loss(*weak, t) for t in self.temperatures)
+        class_level = total(class_correlation(*weak, t, classes) for t in self.temperatures)
+        batch_level = total(batch_correlation(*weak, t, samples) for t in self.temperatures)
         terms = {"ce": self.label_term(batch, student)}
         if self.released:
-            weak_row = weak_instance + sum(kd_loss(*weak, t) for t in WEAK_ONLY)
-            strong_row = sum(kd_loss(*strong, t) for t in self.temperatures[: -len(WEAK_ONLY)])
+            weak_row = weak_instance + total(kd_loss(*weak, t) for t in WEAK_ONLY)
+            strong_row = total(kd_loss(*strong, t) for t in self.temperatures[: -len(WEAK_ONLY)])
         else:
             terms["weak_instance"] = self.kd_weight * weak_instance.mean()
-            strong_row = sum(kd_loss(*strong, t) for t in self.temperatures)
+            strong_row = total(kd_loss(*strong, t) for t in self.temperatures)
             weak_row = torch.zeros_like(strong_row)
-            class_level += sum(class_correlation(*strong, t) for t in self.temperatures)
-            batch_level += sum(batch_correlation(*strong, t, samples) for t in self.temperatures)
+            class_level += total(class_correlation(*strong, t) for t in self.temperatures)
+            batch_level += total(batch_correlation(*strong, t, samples) for t in self.temperatures)
         rows = torch.stack([weak_row, strong_row])
         terms["instance"] = self.kd_weight * len(rows) * rows
         terms["class"] = self.kd_weight * class_level

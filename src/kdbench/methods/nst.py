@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdbench.adapters import match_smaller, paired_maps
+from kdbench.losses import total
 from kdbench.methods.base import Method, check_weights
 from kdbench.types import Batch, Output, Probe
 
@@ -67,7 +68,7 @@ class NST(Method):
     ) -> dict[str, Tensor]:
         """Terms "ce" [B] and "nst" [B]."""
         (teacher,) = teachers
-        distance = sum(
+        distance = total(
             nst_loss(student.taps[own], teacher.taps[theirs]) for own, theirs in self.pairs
         )
         return {"ce": self.label_term(batch, student), "nst": self.nst_weight * distance}

@@ -42,7 +42,7 @@ class Fusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """[B, inputs, H, W] -> [B, outputs, *size] to compare, [B, width, *size] to pass on."""
         fused = self.reduce(feature)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
             weights = self.attention(torch.cat([fused, deeper], dim=1)).sigmoid()  # [B, 2, H, W]
             fused = fused * weights[:, :1] + deeper * weights[:, 1:]

@@ -41,7 +41,9 @@ class SRRL(Method):
         self.teacher_weight, self.teacher_bias = map_classifier(probe.teachers[0], "teacher")
         inputs = check_map(probe.student, "map")[0]
         self.connector = conv_bn_relu(inputs, self.teacher_weight.shape[1])
-        nn.init.kaiming_normal_(self.connector[0].weight, mode="fan_out", nonlinearity="relu")
+        convolution = self.connector[0]
+        assert isinstance(convolution, nn.Conv2d)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

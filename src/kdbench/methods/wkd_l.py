@@ -76,6 +76,8 @@ class WKDL(Method):
     denominators and the costs none of 1e-8 either.
     """
 
+    costs: Tensor  # [K, K]
+
     def __init__(
         self,
         temperature: float = 8.0,
@@ -108,6 +110,7 @@ class WKDL(Method):
         """Compute the costs between the classes from the teacher's prototypes of them."""
         teacher = probe.teachers[0]
         if self.prototypes == "class_means":
+            assert teacher.class_means is not None
             prototypes = teacher.class_means("pooled")
         elif teacher.classifier is not None:
             prototypes = teacher.classifier.weight
@@ -122,11 +125,11 @@ class WKDL(Method):
         (teacher,) = teachers
         labels = batch.labels.unsqueeze(1)
         is_label = F.one_hot(batch.labels, student.logits.shape[1]).bool()
-        others = (
+        own, theirs = (
             torch.log_softmax((logits / self.temperature).masked_fill(is_label, -torch.inf), dim=1)
             for logits in (student.logits, teacher.logits)
         )
-        cost = transport_cost(*others, self.costs, self.regularization, self.iterations)
+        cost = transport_cost(own, theirs, self.costs, self.regularization, self.iterations)
         passed = (batch.epoch - self.decay_start) / (self.decay_end - self.decay_start)
         decay = (1 + torch.cos(torch.pi * passed.clamp(0, 1))) / 2
         teacher_target = torch.softmax(teacher.logits, dim=1).gather(1, labels).squeeze(1)

@@ -113,7 +113,8 @@ def _tapped(
     classifier.register_forward_pre_hook(partial(_capture_input, captured))
     network.TAPS = (*taps, "pooled")
     network.register_forward_pre_hook(partial(_forget, captured))
-    network.register_forward_hook(partial(_output, captured))
+    # Its own names: who adds a tap behind this hook, as class maps are, extends the network's TAPS.
+    network.register_forward_hook(partial(_output, captured, network.TAPS))
     return network
 
 
@@ -132,9 +133,13 @@ def _capture_input(captured: dict[str, Tensor], module: nn.Module, inputs: tuple
 
 
 def _output(
-    captured: dict[str, Tensor], network: nn.Module, inputs: tuple, logits: Tensor
+    captured: dict[str, Tensor],
+    names: tuple[str, ...],
+    network: nn.Module,
+    inputs: tuple,
+    logits: Tensor,
 ) -> Output:
-    taps = {name: _checked(name, captured) for name in network.TAPS}
+    taps = {name: _checked(name, captured) for name in names}
     captured.clear()
     return Output(logits, taps)
 

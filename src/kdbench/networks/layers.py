@@ -48,6 +48,14 @@ def conv_bn(
     return conv, nn.BatchNorm2d(out_channels)
 
 
+def biased_conv_bn(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """As `conv_bn`, with the bias that BN takes out again: the networks of Tf-KD have it."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups)
+    return conv, nn.BatchNorm2d(out_channels)
+
+
 def init_convolutions(network: nn.Module) -> None:
     """Every convolution from N(0, sqrt(2 / (k^2 C_out))), its bias 0.
 

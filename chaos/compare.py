@@ -1,0 +1,44 @@
+"""Whether two folders hold the same run, bit for bit, apart from what it cost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdbench.log import METRICS_FILE
+from kdbench.passport import beside
+from kdbench.record import RECORD_FILE, read_record
+from kdbench.weights import STUDENT_FILE
+
+COSTS = {  # of a record: when it was made, what it took, and beside whom
+    *("finished", "seconds", "seconds_share", "cpu_seconds", "gpu_seconds", "peak_memory_mb"),
+    *("companions", "commit", "checksum"),
+}
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two finished runs, in a few words each.
+
+    Weights and passport are compared as bytes, metrics and record without times and cost.
+    """
+    found = []
+    for path in (Path(STUDENT_FILE), beside(Path(STUDENT_FILE))):
+        if (one / path).read_bytes() != (other / path).read_bytes():
+            found.append(path.name)
+    if metrics(one) != metrics(other):
+        found.append(METRICS_FILE)
+    records = [results(folder) for folder in (one, other)]
+    found += [f"record: {key}" for key in records[0] if records[0][key] != records[1].get(key)]
+    return found
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run, without the seconds."""
+    rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """A run's record, without times and cost, and without what its hash leaves out."""
+    record = read_record(folder / RECORD_FILE)
+    del record["config"]["runtime"]
+    return {key: value for key, value in record.items() if key not in COSTS}

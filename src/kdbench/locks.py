@@ -1,0 +1,51 @@
+"""One process a run: a lock that the kernel lets go of, however its process ends."""
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from kdbench.errors import KdbenchError
+
+LOCK_FILE = ".lock"
+# A file system that cannot lock (some network ones): the run trains without.
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+class RunLock:
+    """The right to train a run, held until `release` or the end of the process.
+
+    The file stays, for removing it would let two processes hold two files of one name; it says who
+    held it last.
+
+    Raises:
+        KdbenchError: another process holds it; nothing was changed.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK_FILE
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._file, 1000, 0).decode(errors="replace").strip()
+            os.close(self._file)
+            if error.errno in UNSUPPORTED:
+                self._file = -1
+                return
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise KdbenchError(
+                f"{folder.name} is being trained by {holder or 'another process'}: wait for it, or "
+                "stop it and try again"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another process train the run."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

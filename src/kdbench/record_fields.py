@@ -1,0 +1,119 @@
+"""What a record must hold for its readers: tables, the page, comparisons and W&B.
+
+A checksum says that a record is as it was written, not by whom: records are sent in by others, and
+their names become names of files.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from kdbench.errors import ConfigError
+from kdbench.schema import convert
+
+SECONDS = float | None  # None where it was not measured
+ALL: dict[str, Any] = {
+    "run_id": str,
+    "cell": str,
+    "hash": str,
+    "seed": int,
+    "protocol": str,
+    "status": Literal["done", "failed"],
+    "config.method.name": str,
+    "config.student.name": str,
+    "config.dataset.name": str,
+    "config.schedule.name": str,
+    "config.schedule.epochs": int,
+    "config.schedule.batch_size": int,
+    "config.teacher": dict[str, Any],
+    "config.seed": int,
+    "data.name": str,
+    "data.sha256": str,
+    "commit": str | None,
+    "versions": dict[str, str],
+    "hardware.cpu": str,
+    "hardware.threads": int,
+    "teachers": list[dict[str, Any]],
+}
+FAILED: dict[str, Any] = {"error": str}
+DONE: dict[str, Any] = {
+    "epochs": int,
+    "top1_last": float,
+    "top1_last5": float,
+    "top1_best_on_test": float,
+    "seconds_share": SECONDS,
+    "cpu_seconds": SECONDS,
+    "gpu_seconds": SECONDS,
+}
+OPTIONAL: dict[str, Any] = {  # of this type where they are there
+    "hardware.gpu": str,
+    "agreement": dict[str, float],
+    "curve": dict[str, list[float]],
+    "diverged_step": int,
+}
+TEACHER: dict[str, Any] = {"name": str, "sha256": str, "top1": float | None}
+LONGEST = 200  # bytes of a name; file systems take 255, with an ending
+LARGEST = 1e9  # no honest number of a record is beyond: seconds of thirty years
+
+
+def check_fields(record: Mapping[str, Any]) -> None:
+    """Hold a record against what its readers take for granted.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for key, hint in ALL.items():
+        _check(record, key, hint)
+    for key, hint in (DONE if record["status"] == "done" else FAILED).items():
+        _check(record, key, hint)
+    for key, hint in OPTIONAL.items():
+        if _has(record, key):
+            _check(record, key, hint)
+    for i, teacher in enumerate(record["teachers"]):
+        for key, hint in TEACHER.items():
+            convert(f"teachers[{i}].{key}", teacher.get(key), hint)
+    for name, node in record["config"]["teacher"].items():
+        _check({name: node}, f"{name}.network.name", str)
+    if record["run_id"] != f"{record['cell']}-s{record['seed']}-{record['hash']}":
+        raise ConfigError(f"run_id={record['run_id']!r} is not made of cell, seed and hash")
+    parts = [record["data"]["name"], record["config"]["student"]["name"], record["protocol"]]
+    parts += [teacher["name"] for teacher in record["teachers"]]
+    too_long = max(len(record["run_id"].encode(errors="replace")), len("_".join(parts))) > LONGEST
+    if too_long or any(part in record["run_id"] for part in ("/", "\\", "\0", "\n")):
+        raise ConfigError(f"run_id={record['run_id']!r} cannot name a file")
+    if record["status"] == "done":
+        _check_numbers(record)
+
+
+def _check_numbers(record: Mapping[str, Any]) -> None:
+    for key in ("top1_last", "top1_last5", "top1_best_on_test"):
+        if key in record and not 0 <= record[key] <= 100:
+            raise ConfigError(f"{key} must be from 0 to 100 percent, not {record[key]}")
+    numbers = {key: record.get(key) or 0 for key in ("seconds_share", "cpu_seconds", "gpu_seconds")}
+    numbers |= {"seed": record["seed"], "epochs": record["config"]["schedule"]["epochs"]}
+    for key, value in numbers.items():
+        if not 0 <= value <= LARGEST:
+            raise ConfigError(f"{key} must be from 0 to {LARGEST:g}, not {value}")
+    curve = record.get("curve", {})
+    if len({len(line) for line in curve.values()}) > 1 or (curve and "test/top1" not in curve):
+        raise ConfigError("curve must have lines of one length, among them test/top1")
+    for line in curve.values():
+        if any(abs(value) > LARGEST for value in line):
+            raise ConfigError(f"curve must stay within {LARGEST:g}")
+
+
+def _has(record: Mapping[str, Any], key: str) -> bool:
+    node: Any = record
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _check(record: Mapping[str, Any], key: str, hint: Any) -> None:
+    if not _has(record, key):
+        raise ConfigError(f"{key} is missing")
+    node: Any = record
+    for part in key.split("."):
+        node = node[part]
+    convert(key, node, hint)
