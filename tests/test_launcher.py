@@ -116,6 +116,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(command, monkeypatch, number):
     assert_same_runs("undisturbed", "runs")
 
 
+@pytest.mark.long  # failed once in a whole run, never alone: the reason is not known yet
 def test_a_second_ctrl_c_does_not_wait(here, monkeypatch):
     """The process that trains is killed; its checkpoints stay."""
     signals = iter([signal.SIGINT, signal.SIGINT])
