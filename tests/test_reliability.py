@@ -351,5 +351,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    trials = [json.loads(line) for line in next(tmp_path.glob("*/trials.jsonl")).open()]
+    (path,) = tmp_path.glob("*/trials.jsonl")
+    trials = [json.loads(line) for line in path.read_text().splitlines()]
     assert sum(len(trial["kills"]) for trial in trials) == 6
