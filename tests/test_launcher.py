@@ -116,9 +116,9 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(command, monkeypatch, number):
     assert_same_runs("undisturbed", "runs")
 
 
-@pytest.mark.long  # failed once in a whole run, never alone: the reason is not known yet
 def test_a_second_ctrl_c_does_not_wait(here, monkeypatch):
     """The process that trains is killed; its checkpoints stay."""
+    before = signal.getsignal(signal.SIGINT)  # a shell ignores it for what runs in the background
     signals = iter([signal.SIGINT, signal.SIGINT])
     monkeypatch.setattr(LocalExecutor, "stop", lambda self: os.kill(os.getpid(), next(signals)))
     at_first_checkpoint(monkeypatch, lambda worker: os.kill(os.getpid(), next(signals)))
@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_does_not_wait(here, monkeypatch):
         kdbench.launch.launch(configs, kdbench.launch.Settings())
     (folder,) = runs().values()
     assert checkpoint_paths(folder)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_runs_stop_when_whoever_started_them_is_gone(here):
