@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 from kdbench.errors import KdbenchError
@@ -11,6 +12,7 @@ from kdbench.record import Record, read_record, record_files, without_later
 BASELINE = "kd"
 BASELINES = ("ce", BASELINE)  # judged by their score: they claim no gain
 ALONE = "none"  # the teacher of a run without one
+HOUR = 3600.0
 
 
 class Key(NamedTuple):
@@ -44,6 +46,28 @@ def key_of(record: Record) -> Key:
         config["method"]["name"],
         record["protocol"],
     )
+
+
+class Cost(NamedTuple):
+    """What a run costs, in mean."""
+
+    hours: float
+    of: str  # GPU, CPU, or wall where only waiting was measured
+
+
+def cost(records: Sequence[Record]) -> Cost | None:
+    """What runs of a cell cost, by the dearest device that all of their records have measured."""
+    for key, of in (("gpu_seconds", "GPU"), ("cpu_seconds", "CPU"), ("seconds_share", "wall")):
+        seconds = [record[key] for record in records if record[key] is not None]
+        if seconds and len(seconds) == len(records):
+            return Cost(mean(seconds) / HOUR, of)
+    return None
+
+
+def machines(records: Iterable[Record]) -> list[str]:
+    """What runs were computed on, each once."""
+    facts = [record["hardware"] for record in records]
+    return sorted({f.get("gpu") or f"{f['cpu']}, {f['threads']} threads" for f in facts})
 
 
 def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:

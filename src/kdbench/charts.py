@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from kdbench.cells import BASELINE, BASELINES
+from kdbench.cells import BASELINE, BASELINES, cost
 from kdbench.ledger import Cell
 from kdbench.svg import GRID, HUES, INK, PAPER, SOFT, WIDTH, axes_of, style, tidy, token
 
@@ -26,24 +26,6 @@ class Chart(NamedTuple):
     svg: str
 
 
-class Cost(NamedTuple):
-    """What a run costs, in mean."""
-
-    hours: float
-    unit: str  # of what: GPU, CPU or wall clock
-
-
-def cost(cell: Cell) -> Cost | None:
-    """Hours a run of a cell, of the dearest device that all of its records have measured."""
-    for key, unit in (("gpu", "GPU-h"), ("cpu", "CPU-h"), ("share", "h")):
-        name = "seconds_share" if key == "share" else f"{key}_seconds"
-        known = (record.get(name) for record in cell.records)
-        seconds = [value for value in known if value is not None]
-        if seconds and len(seconds) == len(cell.records):
-            return Cost(mean(seconds) / 3600, unit)
-    return None
-
-
 def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Chart]:
     """What there is to draw of one table.
 
@@ -54,9 +36,9 @@ def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Ch
     """
     with style():
         drawn = [chart for draw in (_scores, _seeds, _curves) if (chart := draw(cells, names))]
-        priced = [(cell, price) for cell in cells if (price := cost(cell))]
-        for unit in sorted({price.unit for _, price in priced}):
-            drawn.append(_costs([(c, p.hours) for c, p in priced if p.unit == unit], names, unit))
+        priced = [(cell, price) for cell in cells if (price := cost(cell.records))]
+        for of in sorted({price.of for _, price in priced}):
+            drawn.append(_costs([(c, p.hours) for c, p in priced if p.of == of], names, f"{of}-h"))
         return [
             Chart(title, note, tidy(figure, titles, title, f"{prefix}-{i}"))
             for i, (title, note, figure, titles) in enumerate(drawn)

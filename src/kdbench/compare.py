@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from kdbench.cells import Key, key_of, read_records
 from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.formats import signed
 from kdbench.record import RECORD_FILE, Record
 from kdbench.significance import LEVEL, Difference, paired, welch
 
@@ -197,10 +198,10 @@ def line(ours: Side, baseline: Side) -> str:
     key = ours.key if ours.teachers else baseline.key
     parts = [
         f"{' - '.join(names)} on {key.dataset} {key.teacher} -> {key.student} "
-        f"({key.protocol}, last epoch): {points(found.mean)} points"
+        f"({key.protocol}, last epoch): {signed(found.mean)} points"
     ]
     if found.low is not None and found.high is not None and found.p is not None:
-        parts.append(f"95% interval {points(found.low)} to {points(found.high)}")
+        parts.append(f"95% interval {signed(found.low)} to {signed(found.high)}")
         parts.append("p < 0.001" if found.p < 0.001 else f"p = {found.p:.3g}")
     if found.paired:
         parts.append(f"n = {found.n} paired seeds" if found.n > 1 else "one seed")
@@ -209,11 +210,6 @@ def line(ours: Side, baseline: Side) -> str:
         if found.p is not None:
             parts.append("unpaired Welch test")
     return f"{', '.join(parts)}: {meaning(found)}"
-
-
-def points(value: float) -> str:
-    """A signed difference in points, without a negative zero."""
-    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def meaning(found: Difference) -> str:

@@ -2,16 +2,15 @@
 
 import csv
 import io
-import statistics
 from collections.abc import Callable, Sequence
 
+from kdbench.cells import cost, machines
 from kdbench.ledger import Cell, Table
 from kdbench.record import Record
 from kdbench.significance import LEVEL, Difference, Estimate
 
 FORMATS = ("md", "csv", "tex")
 DAGGER = "†"
-HOUR = 3600.0
 
 # Columns of people's tables: those of every table, and those that need published scores.
 SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
@@ -62,7 +61,7 @@ def comma_separated(made: Sequence[Table]) -> str:
     out = io.StringIO()
     lines = [
         # Further digits would depend on the versions of libraries.
-        {k: round(v, 6) if isinstance(v, float) else v for k, v in _numbers(cell).items()}
+        {k: round(v, 6) if isinstance(v, float) else v for k, v in numbers(cell).items()}
         for table in made
         for cell in table.cells
     ]
@@ -103,15 +102,9 @@ def _interval(estimate: Estimate | Difference | None, sign: str = "") -> str:
     return f"{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A difference in points, without a negative zero; nothing where there is none."""
     return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
-
-
-def _selected(cell: Cell) -> float | None:
-    """What the choice of the best epoch on the test set would add, in points."""
-    if cell.top1 is None or cell.best_on_test is None:
-        return None
-    return cell.best_on_test.mean - cell.top1.mean
 
 
 def _gain(cell: Cell) -> str:
@@ -120,10 +113,10 @@ def _gain(cell: Cell) -> str:
         return ""
     shared = "" if cell.top1 and gain.n == cell.top1.n else f", {gain.n} shared"
     if cell.gain_p is None:
-        return _signed(gain.mean) + shared
+        return signed(gain.mean) + shared
     tie = "tie, " if cell.gain_p >= LEVEL else ""
     p = "p < 0.001" if cell.gain_p < 0.001 else f"p {cell.gain_p:.2g}"
-    return f"{tie}{_signed(gain.mean)} ({_interval(gain, '+')}), {p}{shared}"
+    return f"{tie}{signed(gain.mean)} ({_interval(gain, '+')}), {p}{shared}"
 
 
 def _published(cell: Cell) -> str:
@@ -138,7 +131,7 @@ def _published(cell: Cell) -> str:
 def _claimed(cell: Cell) -> str:
     source = cell.published.source if cell.published else None
     other = f" ({cell.claim_source})" if cell.claim_source not in (source, None) else ""
-    return _signed(cell.claimed_gain) + other
+    return signed(cell.claimed_gain) + other
 
 
 def _verdict(cell: Cell) -> str:
@@ -146,42 +139,28 @@ def _verdict(cell: Cell) -> str:
     return f"{cell.verdict}{failed}"
 
 
-def _cost(cell: Cell) -> tuple[float, str] | None:
-    """Mean hours of a run, and of what: of a GPU, of CPU time, or of waiting."""
-    for key, what in (("gpu_seconds", "GPU"), ("cpu_seconds", "CPU"), ("seconds_share", "wall")):
-        values = [record[key] for record in cell.records if record[key] is not None]
-        if values and len(values) == len(cell.records):
-            return statistics.mean(values) / HOUR, what
-    return None
-
-
 def _cost_text(cell: Cell) -> str:
-    cost = _cost(cell)
-    if cost is None:
+    found = cost(cell.records)
+    if found is None:
         return ""
-    hours, what = cost
-    return f"{hours:.1f} {what}-h" if hours >= 1 else f"{hours * 60:.1f} {what}-min"
+    hours, of = found
+    return f"{hours:.1f} {of}-h" if hours >= 1 else f"{hours * 60:.1f} {of}-min"
 
 
 def _hardware(cell: Cell) -> str:
-    """What the runs were computed on."""
-    machines = {
-        f"{facts['cpu']}, {facts['threads']} threads" if "gpu" not in facts else facts["gpu"]
-        for facts in (record["hardware"] for record in cell.records)
-    }
-    return "; ".join(sorted(machines))
+    return "; ".join(machines(cell.records))
 
 
 FIELDS: dict[str, Callable[[Cell], str]] = {
     "method": _method,
     "top-1 last epoch": lambda cell: _score(cell.top1),
     "95% interval": lambda cell: _interval(cell.top1),
-    "best-last": lambda cell: _signed(_selected(cell)),
+    "best-last": lambda cell: signed(cell.best_minus_last),
     "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
     "gain over KD": _gain,
     "claimed gain": _claimed,
     "published": _published,
-    "gap": lambda cell: _signed(cell.gap),
+    "gap": lambda cell: signed(cell.gap),
     "verdict": _verdict,
     "cost": _cost_text,
     "hardware": _hardware,
@@ -203,9 +182,9 @@ def _notes(table: Table) -> list[str]:
         notes.append("gap: ours minus published, at the best epoch on test where theirs is.")
     if any(cell.reconstructed for cell in cells):
         notes.append(f"{DAGGER} settings that no source gives in full: reconstructed.")
-    machines = sorted({machine for cell in cells if (machine := _hardware(cell))})
-    if machines and not any(cell.published for cell in cells):
-        notes.append(f"hardware: {'; '.join(machines)}.")
+    used = machines([record for cell in cells for record in cell.records])
+    if used and not any(cell.published for cell in cells):
+        notes.append(f"hardware: {'; '.join(used)}.")
     return notes + [_failure(record) for cell in cells for record in cell.failed]
 
 
@@ -214,8 +193,9 @@ def _failure(record: Record) -> str:
     return f"failed: {record['config']['method']['name']}, seed {record['seed']}: {error}"
 
 
-def _numbers(cell: Cell) -> dict[str, object]:
-    top1, gain, published, cost = cell.top1, cell.gain, cell.published, _cost(cell)
+def numbers(cell: Cell) -> dict[str, object]:
+    """A cell as a row of numbers; percent, points and hours."""
+    top1, gain, published, spent = cell.top1, cell.gain, cell.published, cost(cell.records)
     return {
         "dataset": cell.dataset,
         "teacher": cell.teacher,
@@ -247,8 +227,8 @@ def _numbers(cell: Cell) -> dict[str, object]:
         "published_source": published and published.source,
         "published_url": published and published.url,
         "gap": cell.gap,
-        "cost_hours": cost and cost[0],
-        "cost_of": cost and cost[1],
+        "cost_hours": spent and spent.hours,
+        "cost_of": spent and spent.of,
         "hardware": _hardware(cell),
         "hash": cell.hash,
     }

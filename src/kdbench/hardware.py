@@ -14,6 +14,7 @@ import torch
 from kdbench import __version__
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
 LIBRARIES = ("torch", "torchvision", "timm", "hydra-core", "numpy")
 
 
@@ -53,6 +54,9 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most memory since the last reset, in MB: of the GPU where one is used, or the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if STATUS.is_file():  # Linux's ru_maxrss also counts the process that this one was forked from
+        (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1e3  # kB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes there, kB elsewhere
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from kdbench.charts import cost
+from kdbench import formats
+from kdbench.cells import cost, machines
 from kdbench.ledger import Cell, Table
 from kdbench.significance import LEVEL, Difference, Estimate, Verdict
 
@@ -100,14 +101,8 @@ def badge(verdict: Verdict) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference in points."""
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # no −0.00
-
-
-def hardware(cell: Cell) -> list[str]:
-    """What a cell's runs were computed on."""
-    facts = [record["hardware"] for record in cell.records]
-    return sorted({str(fact.get("gpu") or f"{fact['cpu']} (CPU)") for fact in facts})
+    """A difference in points, with a minus that is as wide as the plus."""
+    return formats.signed(value).replace("-", "−")
 
 
 def _told(column: Column, rows: Sequence[Row]) -> bool:
@@ -171,8 +166,8 @@ def _claim(row: Row) -> str:
 
 
 def _best_minus_last(row: Row) -> str:
-    best, last = row.cell.best_on_test, row.cell.top1
-    return signed(best.mean - last.mean) if best and last else NOTHING
+    added = row.cell.best_minus_last
+    return NOTHING if added is None else signed(added)
 
 
 def _published_score(row: Row) -> str:
@@ -195,11 +190,11 @@ def _gap(row: Row) -> str:
 
 
 def _cost(row: Row) -> str:
-    price = cost(row.cell)
+    price = cost(row.cell.records)
     if price is None:
         return NOTHING
     hours = format(price.hours, ".2f" if price.hours >= 0.1 else ".1g")
-    return f"{hours} {price.unit}"
+    return f"{hours} {price.of}-h"
 
 
 def _record_link(record: dict[str, object]) -> str:
@@ -237,5 +232,7 @@ COLUMNS = (
     Column("gap", "Ours&nbsp;− published", _gap, "desc"),
     Column("best", "Best&nbsp;− last", _best_minus_last, "desc"),
     Column("cost", "Cost a run", _cost, "asc"),
-    Column("hardware", "Hardware", lambda row: _e(", ".join(hardware(row.cell))), "asc", "text"),
+    Column(
+        "hardware", "Hardware", lambda row: _e("; ".join(machines(row.cell.records))), "asc", "text"
+    ),
 )

@@ -20,6 +20,7 @@ from kdbench.cells import (
 )
 from kdbench.config import conf_dir
 from kdbench.errors import KdbenchError
+from kdbench.protocol import protocol_of
 from kdbench.published import Published, choose, claim, read_published
 from kdbench.record import Record
 from kdbench.significance import (
@@ -33,9 +34,9 @@ from kdbench.significance import (
     verdict_of_score,
 )
 
-# The protocol of published tables, whose cells are shown before anyone has run them.
-EPOCHS = 240
-COMMON = "{dataset}-240ep-b64-last"
+# Epochs and batch size of published tables, whose cells are shown before anyone has run them:
+# CIFAR's recipe, conf/schedule/cifar100.yaml.
+COMMON = {"epochs": 240, "batch_size": 64}
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 
 
@@ -67,6 +68,13 @@ class Cell:
         """Our score of the epoch that the published one is of: the last, or the best on test."""
         best = self.published is not None and self.published.protocol == "best"
         return self.best_on_test if best else self.top1
+
+    @property
+    def best_minus_last(self) -> float | None:
+        """What the choice of the best epoch on the test set would add, in points."""
+        if self.top1 is None or self.best_on_test is None:
+            return None
+        return self.best_on_test.mean - self.top1.mean
 
     @property
     def gap(self) -> float | None:
@@ -171,10 +179,14 @@ def _published_keys(rows: Iterable[Published], groups: Mapping[Key, object]) -> 
     pairs = {(key.teacher, key.student) for key in groups} | _pairs()
     pairs |= {(ALONE, student) for _, student in pairs}
     return {
-        Key(row.dataset, row.teacher, row.student, row.method, COMMON.format(dataset=row.dataset))
+        Key(row.dataset, row.teacher, row.student, row.method, _common_protocol(row.dataset))
         for row in rows
-        if row.method and row.epochs == EPOCHS and (row.teacher, row.student) in pairs
+        if row.method and row.epochs == COMMON["epochs"] and (row.teacher, row.student) in pairs
     }
+
+
+def _common_protocol(dataset: str) -> str:
+    return protocol_of({"dataset": {"name": dataset}, "schedule": COMMON})
 
 
 @cache
@@ -210,7 +222,7 @@ def _cell(
     key: Key, records: Sequence[Record], gains: Gains, published: Sequence[Published]
 ) -> Cell:
     done = tuple(record for record in records if record["status"] == "done")
-    epochs = records[0]["config"]["schedule"]["epochs"] if records else EPOCHS
+    epochs = records[0]["config"]["schedule"]["epochs"] if records else COMMON["epochs"]
     place = (key.dataset, key.teacher, key.student, epochs)
     rows = [r for r in published if (r.dataset, r.teacher, r.student, r.epochs) == place]
     claimed = claim(rows, key.method) if key.method not in BASELINES else None

@@ -8,10 +8,10 @@ from collections import Counter
 from importlib.resources import files
 from string import Template
 
-from kdbench.cells import ALONE
+from kdbench.cells import ALONE, machines
 from kdbench.charts import charts
 from kdbench.config import conf_dir
-from kdbench.leaderboard import badge, evidence, hardware, leaderboard, named, ranked
+from kdbench.leaderboard import badge, evidence, leaderboard, named, ranked
 from kdbench.ledger import Ledger, Table, tables
 from kdbench.significance import Verdict
 
@@ -108,10 +108,10 @@ def _section(table: Table, index: int) -> str:
         if teacher.get("top1") is not None
     }
     taught = ", ".join(f"{_e(name)} {top1:.2f}%" for name, top1 in sorted(teachers.items()))
-    places = sorted({name for cell in table.cells for name in hardware(cell)})
+    places = machines([record for cell in table.cells for record in cell.records])
     caption = f"{_e(_pair(table))} on {_e(table.dataset)}."
     caption += f" Teacher: {taught}." if taught else ""
-    caption += f" Hardware: {_e(', '.join(places))}." if places else ""
+    caption += f" Hardware: {_e('; '.join(places))}." if places else ""
     cells = [row.cell for row in ranked(table) if row.rank]
     names = {cell.method: named(cell) for cell in cells}
     drawn = charts(cells, names, f"c{index}") if cells else []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdbench.errors import KdbenchError
 
+FILE = Path("results/published.csv")  # in a checkout's root
 PROTOCOLS = ("last", "best", "unknown")
 COLUMNS: tuple[str, ...] = (
     "source",
@@ -86,6 +87,11 @@ class Claim:
 
     gain: float
     source: str
+
+
+def usual() -> Path | None:
+    """The file of a checkout, where the current folder is one."""
+    return FILE if FILE.is_file() else None
 
 
 def read_published(path: Path) -> tuple[list[Published], list[str]]:

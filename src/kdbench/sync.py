@@ -17,15 +17,16 @@ from typing import Any
 from kdbench.cli import fail, print_error
 from kdbench.errors import KdbenchError
 from kdbench.files import write_atomically
-from kdbench.ledger import Cell, Ledger, open_ledger
+from kdbench.formats import numbers
+from kdbench.ledger import Ledger, open_ledger
 from kdbench.log import METRICS_FILE
+from kdbench.published import usual
 from kdbench.record import RECORD_FILE, Identity, Record, checksum, read_record, record_files
 from kdbench.wandb_log import Mirror, Target, UnreachableError, describe, log_table
 
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"
 LEDGER = "ledger"  # the run that holds the table of cells
-PUBLISHED = Path("results/published.csv")
 
 
 class State:
@@ -89,7 +90,7 @@ def sync(paths: Sequence[Path], target: Target) -> tuple[int, int, list[str]]:
                 f"{path} was not sent ({describe(error)}): the same command tries again"
             )
     known = len(found) - sent - len(problems)
-    ledger = open_ledger(paths, PUBLISHED if PUBLISHED.is_file() else None)
+    ledger = open_ledger(paths, usual())
     problems += [line for line in ledger.problems if line not in problems]
     send_ledger(ledger, target, state)
     return sent, known, problems
@@ -184,41 +185,12 @@ def send_ledger(ledger: Ledger, target: Target, state: State) -> None:
         UnreachableError: W&B cannot be reached.
     """
     cells = [cell for cell in ledger.cells if cell.records]
-    rows = [columns(cell) for cell in cells]
+    rows = [numbers(cell) for cell in cells]
     version = checksum({"rows": rows})
     if rows and not state.has(LEDGER, version):
         forget(LEDGER, target)
         log_table(target, LEDGER, rows, Counter(cell.verdict.value for cell in cells))
         state.keep(LEDGER, version)
-
-
-def columns(cell: Cell) -> dict[str, Any]:
-    """A cell as a row: scores in percent at the last epoch, differences in points."""
-    top1, gain = cell.top1, cell.gain
-    best, last5 = cell.best_on_test, cell.last5
-    assert top1 is not None
-    return {
-        "dataset": cell.dataset,
-        "teacher": cell.teacher,
-        "student": cell.student,
-        "method": cell.method,
-        "protocol": cell.protocol,
-        "n": top1.n,
-        "failed": len(cell.failed),
-        "top1": top1.mean,
-        "std": top1.std,
-        "low": top1.low,
-        "high": top1.high,
-        "best_on_test": best and best.mean,
-        "last5": last5 and last5.mean,
-        "gain_over_kd": gain and gain.mean,
-        "gain_p": cell.gain_p,
-        "published": cell.published and cell.published.top1,
-        "published_source": cell.published and cell.published.source,
-        "claimed_gain": cell.claimed_gain,
-        "verdict": cell.verdict.value,
-        "reconstructed": cell.reconstructed,
-    }
 
 
 def main() -> None:

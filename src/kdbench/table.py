@@ -10,8 +10,7 @@ from pathlib import Path
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.formats import FORMATS, render
 from kdbench.ledger import Table, open_ledger, tables
-
-PUBLISHED = Path("results/published.csv")
+from kdbench.published import FILE, usual
 
 
 def selected(made: list[Table], protocol: str | None) -> list[Table]:
@@ -44,10 +43,10 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="md", help="md is the default")
     parser.add_argument("--protocol", help="print only the tables of this one")
     parser.add_argument(
-        "--published", type=Path, help=f"published scores; {PUBLISHED} where there is one"
+        "--published", type=Path, help=f"published scores; {FILE} where there is one"
     )
     arguments = parser.parse_args()
-    published = arguments.published or (PUBLISHED if PUBLISHED.is_file() else None)
+    published = arguments.published or usual()
     ledger = open_ledger(arguments.paths, published)
     made = [table for table in tables(ledger) if table.run]
     for line in ledger.problems:
