@@ -43,7 +43,9 @@ class LiveTeachers:
     ) -> None:
         self.networks = networks
         recorder = recorder_for(runtime) if networks else None
-        self.replayed = recorder and Replayed(self._outputs, recorder, "the teacher", report)
+        self.replayed = (
+            Replayed(self._outputs, recorder, "the teacher", report) if recorder else None
+        )
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
         """Nothing is prepared."""
@@ -74,7 +76,7 @@ class TabledTeachers:
     def __init__(
         self,
         teachers: Sequence[TabledTeacher],
-        images: TrainImages,
+        images: TrainImages | StreamedImages,
         memory_format: torch.memory_format,
     ) -> None:
         self.teachers, self.images, self.memory_format = teachers, images, memory_format

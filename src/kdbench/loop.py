@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from kdbench.answers import LiveTeachers, TabledTeachers
 from kdbench.console import Console, Display
 from kdbench.data.streamed import StreamedImages
 from kdbench.data.strong import StrongView, stack_views
@@ -18,13 +19,21 @@ from kdbench.data.views import TrainImages, epoch_plan
 from kdbench.member import Member
 from kdbench.seeds import derive
 from kdbench.snapshot import Position
-from kdbench.types import Batch
+from kdbench.types import Batch, Output
 
 # The last is what clusters can be told to send before they preempt a job.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
 
-Answers = LiveTeachers | TabledTeachers
+
+class Answers(Protocol):
+    """Where a step gets the teachers' outputs from; `kdbench.answers` has them."""
+
+    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
+        """Get ready for every image's view [N]; may return early when `stopped` says."""
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on a batch."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -59,7 +59,7 @@ class Member:
         self.run, self.console, self.loggers = run, console, loggers
         device = run.runtime.device
         for module in (run.student, run.method):
-            module.to(device, memory_format=run.runtime.memory_format)
+            module.to(device).to(memory_format=run.runtime.memory_format)
         generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
         optimizer = Optimizer(run.schedule, run.student, run.method)
         random = start_randomness(derive(run.seed, "train"), device)
@@ -67,7 +67,7 @@ class Member:
         self.student = at_precision(run.student, run.schedule.precision)
         recorder, report = recorder_for(run.runtime), console.message
         whole = partial(update, self.student, run.method, optimizer)
-        self.replayed = recorder and Replayed(whole, recorder, run.run_id, report)
+        self.replayed = Replayed(whole, recorder, run.run_id, report) if recorder else None
         self.position = Position()
         self.exact = exact_facts(run.runtime)
         self.error: Exception | None = None  # why it left its cohort

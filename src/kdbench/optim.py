@@ -105,7 +105,8 @@ class Optimizer:
         if device.type == "cuda":
             for group in self.sgd.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=device)
-            self.sgd.found_inf = self.guard.tripped  # the fused kernel moves nothing where it is 1
+            # The fused kernel looks for this attribute, and moves nothing where it is 1.
+            self.sgd.found_inf = self.guard.tripped  # type: ignore[attr-defined]  # not declared
 
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1)."""

@@ -1,6 +1,6 @@
 """One training step: a pure function of tensors, then the update. Nothing waits for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,11 @@ from kdbench.methods.base import Method
 from kdbench.optim import Losses, Optimizer
 from kdbench.types import Batch, Output
 
+Network = Callable[[Tensor], Output]  # an nn.Module, or a frozen teacher
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 
 
-def output_of(network: nn.Module, images: Tensor) -> Output:
+def output_of(network: Network, images: Tensor) -> Output:
     """A network's output; of V views [V, B, C, H, W] one pass each, so that BN keeps them apart."""
     if images.ndim == 4:
         return network(images)
@@ -21,7 +22,7 @@ def output_of(network: nn.Module, images: Tensor) -> Output:
     return Output(torch.stack([o.logits for o in outputs]), taps)
 
 
-def teacher_outputs(teachers: Sequence[nn.Module], batch: Batch) -> tuple[Output, ...]:
+def teacher_outputs(teachers: Sequence[Network], batch: Batch) -> tuple[Output, ...]:
     """Every frozen teacher's output on the same views that the student sees."""
     with torch.no_grad():
         return tuple(output_of(teacher, batch.images) for teacher in teachers)

@@ -92,7 +92,8 @@ def piece(dataset: Dataset, batch: int) -> Dataset:
 
 def first(split: Split, count: int) -> Split:
     """The first `count` images of a split, or all where there are fewer."""
-    return Split(*(part.narrow(0, 0, min(count, len(split.labels))) for part in split))
+    count = min(count, len(split.labels))
+    return Split(split.images.narrow(0, 0, count), split.labels[:count])
 
 
 def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:

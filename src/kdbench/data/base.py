@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +17,24 @@ from kdbench.errors import ConfigError, KdbenchError, nearest
 HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
 
 
+class Images(Protocol):
+    """Unaugmented images, uint8 [N, C, H, W]: a tensor, or what reads them from files."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, H, W]."""
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        """The images at `rows`, uint8 [n, C, H, W]."""
+
+    def narrow(self, dim: int, start: int, length: int) -> "Images":
+        """`length` of them from `start` on; `dim` is 0."""
+
+
 class Split(NamedTuple):
     """Images and their labels."""
 
-    images: Tensor  # [N, C, H, W] uint8; of a streamed set what stands for it, `ImageFiles`
+    images: Images  # [N, C, H, W] uint8; a tensor, of a streamed set `ImageFiles`
     labels: Tensor  # [N] int64
 
 
@@ -45,13 +59,13 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check labels, normalisation and pad against the images."""
         channels, height, width = self.train.images.shape[1:]
-        for key, low in (("mean", "from 0"), ("std", "above 0")):
+        for key, bounds in (("mean", "from 0"), ("std", "above 0")):
             values = getattr(self, key)
             if len(values) != channels:
                 raise ConfigError(f"dataset.{key} must have {channels} numbers, one a channel")
             if not all(0 <= value <= 1 and (value or key == "mean") for value in values):
                 raise ConfigError(
-                    f"dataset.{key} must be {low} to 1, as pixels are, not {list(values)}"
+                    f"dataset.{key} must be {bounds} to 1, as pixels are, not {list(values)}"
                 )
         if self.views.pad >= min(height, width):
             raise ConfigError(f"dataset.pad must be below {min(height, width)}, the image's side")
@@ -81,6 +95,7 @@ class Dataset:
         digest = hashlib.sha256()
         for split in self.splits.values():
             for tensor in split:
+                assert isinstance(tensor, Tensor)  # a streamed set has a fingerprint of its own
                 digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()

@@ -1,6 +1,7 @@
 """ImageNet-1k, or any set in its layout, streamed from its files."""
 
 import torch
+from torch import Tensor
 
 from kdbench.data.base import Split, hold_out
 from kdbench.data.layout import check_classes, find_layout, scan
@@ -41,8 +42,8 @@ def imagenet(
     files, splits = {}, {}
     for split, by_class in found.items():
         names, sizes = zip(*(file for name in classes for file in by_class[name]), strict=True)
-        names = [f"{split}/{name}" for name in names]
-        files[split] = ImageFiles(folder, names, sizes, test_resize, image_size)
+        below = [f"{split}/{name}" for name in names]
+        files[split] = ImageFiles(folder, below, sizes, test_resize, image_size)
         counts = torch.tensor([len(by_class[name]) for name in classes])
         labels = torch.arange(len(classes)).repeat_interleave(counts)
         splits[split] = Split(torch.arange(len(labels)), labels)  # rows stand for the images
@@ -60,4 +61,5 @@ def imagenet(
 
 
 def _split(files: ImageFiles, rows: Split) -> Split:
+    assert isinstance(rows.images, Tensor)
     return Split(files.select(rows.images.tolist()), rows.labels)

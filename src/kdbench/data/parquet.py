@@ -168,8 +168,8 @@ def _columns(path: Path, file: "ParquetFile", label_column: str | None) -> Colum
 
     schema: Schema = file.schema_arrow
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-    kind = schema.field(image).type if image else None
-    if kind is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+    kind = schema.field(image).type if image is not None else pa.null()
+    if image is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         raise ConfigError(
             f"{path} has no column image or img of {{bytes, path}}: it has {schema.names}"
         )

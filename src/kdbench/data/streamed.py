@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data.base import Dataset
+from kdbench.data.base import Dataset, Split
 from kdbench.data.decode import naming, read_rgb, squared
-from kdbench.data.views import CONTINUUM, TrainImages, constants_on, normalise_with
+from kdbench.data.views import CONTINUUM, CutViews, TrainImages, constants_on, normalise_with
 
 AHEAD = 3  # batches that are decoded while one is trained on
 TRIES = 10  # of RandomResizedCrop, before it takes the centre
@@ -247,6 +247,8 @@ class StreamedImages:
 class StreamedDataset(Dataset):
     """A data set whose splits are `ImageFiles`."""
 
+    views: ResizedCrops
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the names and sizes of all splits' files, in order; labels follow from names.
@@ -256,12 +258,24 @@ class StreamedDataset(Dataset):
         digest = sha256()
         for name, split in self.splits.items():
             digest.update(f"{name} {len(split.labels)} {split.images.shape[1:]}\n".encode())
-            for path, size in zip(split.images.names, split.images.sizes, strict=True):
+            files = files_of(split)
+            for path, size in zip(files.names, files.sizes, strict=True):
                 digest.update(f"{path} {size}\n".encode())
         return digest.hexdigest()
 
 
+def files_of(split: Split) -> ImageFiles:
+    """The files of a streamed set's split."""
+    assert isinstance(split.images, ImageFiles)
+    return split.images
+
+
 def images_of(dataset: Dataset, device: torch.device) -> TrainImages | StreamedImages:
     """The training images of a data set, ready to give views: on the device, or from files."""
-    kind = StreamedImages if isinstance(dataset, StreamedDataset) else TrainImages
-    return kind(dataset.train.images, dataset.views, dataset.mean, dataset.std, device)
+    constants = dataset.mean, dataset.std, device
+    if isinstance(dataset, StreamedDataset):
+        return StreamedImages(files_of(dataset.train), dataset.views, *constants)
+    images, views = dataset.train.images, dataset.views
+    assert isinstance(images, Tensor)
+    assert isinstance(views, CutViews)
+    return TrainImages(images, views, *constants)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.randaugment import FRACTIONS, OPERATIONS, SLOTS, Draws, draws_from, randaugment
+from kdbench.data.streamed import StreamedImages
 from kdbench.data.views import TrainImages, epoch_words
 from kdbench.errors import ConfigError
 
@@ -51,7 +52,7 @@ def strong_plan(
 class StrongView:
     """The second view of an epoch's images."""
 
-    def __init__(self, images: TrainImages, seed: int, epoch: int) -> None:
+    def __init__(self, images: TrainImages | StreamedImages, seed: int, epoch: int) -> None:
         self.images = images
         size = (images.height, images.width)
         view, draws = strong_plan(len(images), images.views.count, *size, seed, epoch)

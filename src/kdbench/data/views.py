@@ -8,7 +8,7 @@ teacher's answers be a table over (image, view). Where the views are a continuum
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ class AnyViews(Protocol):
     @property
     def pad(self) -> int:
         """The black border, in pixels, of the images that views are cut from."""
+
+    @property
+    def flip(self) -> bool:
+        """Whether some views are mirrored."""
 
 
 CONTINUUM = 2**63  # a view's number is then the upper 63 bits of chance that it is drawn with
@@ -128,6 +132,7 @@ def normalise_with(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> T
     return images.float().div_(full).sub_(mean).div_(std)
 
 
+@runtime_checkable
 class CutViews(AnyViews, Protocol):
     """Views that are cut on the device out of a plane with a black border."""
 
