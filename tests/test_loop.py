@@ -24,6 +24,7 @@ RUN = [
     "schedule.epochs=3",
     "schedule.milestones=[1,2]",
     "schedule.lr=0.02",
+    "schedule.warmup_epochs=1",
     "runtime=cpu",
     "runtime.threads=1",
     "runtime.channels_last=false",
@@ -41,7 +42,9 @@ def plain_loop(teacher: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     for epoch in (1, 2, 3):
         order, view = epoch_plan(40, data.views, derive(seed, "data"), epoch)
         rows, columns, flips = data.views.decode(view)
-        for chunk in order.split(16):
+        for number, chunk in enumerate(order.split(16), 1):
+            if epoch == 1:
+                sgd.param_groups[0]["lr"] = 0.02 * number / 3
             images = []
             for i in chunk.tolist():
                 picture = T.pad(T.to_pil_image(data.train.images[i]), 4)

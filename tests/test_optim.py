@@ -48,6 +48,24 @@ def test_a_method_s_own_rate_follows_the_schedule():
     assert optimizer.sgd.param_groups[1]["weight_decay"] == 0.0
 
 
+def test_a_warm_up_rises_by_the_step_as_in_dr_kd():
+    schedule = Schedule(200, 128, 0.1, [60, 120, 160], gamma=0.2, warmup_epochs=1)
+    optimizer = Optimizer(schedule, nn.Linear(2, 2), WithController())
+
+    def rates(epoch: int, step: int) -> list[float]:
+        optimizer.start_epoch(epoch)
+        optimizer.warm_up(step, 391)
+        return [group["lr"] for group in optimizer.sgd.param_groups]
+
+    assert rates(1, 0) == pytest.approx([0.1 / 391, 2.0 / 391])
+    assert rates(1, 195) == pytest.approx([0.1 * 196 / 391, 2.0 * 196 / 391])
+    assert rates(1, 390) == rates(2, 391) == [0.1, 2.0]
+    expected = {60: 0.1, 61: 0.02, 121: 0.004, 161: 0.0008}
+    for epoch, rate in expected.items():
+        assert rates(epoch, 391 * (epoch - 1))[0] == pytest.approx(rate)
+    assert optimizer.lr == pytest.approx(0.0008)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -58,6 +76,8 @@ def test_a_method_s_own_rate_follows_the_schedule():
         ({"milestones": [150, 240]}, "each must be below 240"),
         ({"milestones": [180, 150]}, "schedule.milestones must rise"),
         ({"milestones": [0, 150]}, "schedule.milestones must rise"),
+        ({"warmup_epochs": -1}, "schedule.warmup_epochs must be from 0 to schedule.epochs=240"),
+        ({"warmup_epochs": 241}, "schedule.warmup_epochs must be from 0 to schedule.epochs=240"),
     ],
 )
 def test_refuses_what_cannot_be_trained(change, line):

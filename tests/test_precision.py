@@ -49,7 +49,7 @@ def test_earlier_runs_keep_their_names(path):
     record = read_record(path)
     assert name_of(record) == record["run_id"] == path.stem
     assert name_of(record, "runtime.compile=off") == record["run_id"]
-    for change in ("precision=bf16", "precision=tf32", "table_precision=fp16"):
+    for change in ("precision=bf16", "precision=tf32", "table_precision=fp16", "warmup_epochs=1"):
         assert name_of(record, f"schedule.{change}") != record["run_id"]
 
 

@@ -183,7 +183,7 @@ def test_a_truncated_image_stops_the_run_and_is_named(folder, command):
 
 
 def test_a_run_stopped_inside_an_epoch_ends_with_the_same_bits(folder, command, monkeypatch):
-    arguments = [*RUN, f"dataset.root={folder}"]
+    arguments = [*RUN, f"dataset.root={folder}", "schedule.warmup_epochs=2"]
     assert command("train", *arguments, "runs_dir=whole").code == 0
     original, count = kdbench.member.train_step, 0
 

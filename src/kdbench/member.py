@@ -69,6 +69,7 @@ class Member:
         whole = partial(update, self.student, run.method, optimizer)
         self.replayed = Replayed(whole, recorder, run.run_id, report) if recorder else None
         self.position = Position()
+        self.steps_per_epoch = math.ceil(len(run.dataset.train.labels) / run.schedule.batch_size)
         self.exact = exact_facts(run.runtime)
         self.error: Exception | None = None  # why it left its cohort
         self.companions = 0  # runs that trained beside it
@@ -102,6 +103,7 @@ class Member:
     def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
         """One update; nothing waits for the device."""
         before, moving = self.moving.random, self.moving
+        moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
         with own_randomness(moving):
             if self.replayed is not None:
                 sums = self._replay(self.replayed, batch, teachers)

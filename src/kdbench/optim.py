@@ -30,12 +30,18 @@ class Schedule:
     weight_decay: float = 5e-4  # on every parameter: batch norm, biases and the method's own
     precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
     table_precision: TablePrecision = "fp32"  # what a teacher's table stores
+    warmup_epochs: int = 0  # in whose steps the learning rate rises linearly, to `lr` in the last
 
     def __post_init__(self) -> None:
         """Check every setting."""
         for key, lowest in (("epochs", 1), ("batch_size", 1)):
             if getattr(self, key) < lowest:
                 raise ConfigError(f"schedule.{key} must be 1 or more, not {getattr(self, key)}")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ConfigError(
+                f"schedule.warmup_epochs must be from 0 to schedule.epochs={self.epochs}, not "
+                f"{self.warmup_epochs}"
+            )
         for key in ("lr", "gamma"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ConfigError(f"schedule.{key} must be above 0, not {getattr(self, key)}")
@@ -57,6 +63,14 @@ class Schedule:
         150 takes effect from epoch 151.
         """
         return self.gamma ** sum(epoch > milestone for milestone in self.milestones)
+
+    def warm_up_factor(self, step: int, steps_per_epoch: int) -> float:
+        """What it is multiplied by besides, in `step` (from 0, over all epochs).
+
+        (step + 1) / (steps of the warm-up), the rule of Tf-KD and DR-KD; 1 after the warm-up.
+        """
+        warm_up = self.warmup_epochs * steps_per_epoch
+        return (step + 1) / warm_up if step < warm_up else 1.0
 
 
 class Losses(NamedTuple):
@@ -101,7 +115,8 @@ class Optimizer:
         gap = method.momentum_gap
         self.dot = DOT(self.sgd, gap, self.guard) if gap > 0 else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
-        self.lr = schedule.lr  # of the student, in the running epoch
+        self._factor = 1.0  # of the running epoch
+        self.lr = schedule.lr  # of the student, in the running epoch; in a warm-up, step
         if device.type == "cuda":
             for group in self.sgd.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=device)
@@ -110,7 +125,15 @@ class Optimizer:
 
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1)."""
-        factor = self.schedule.lr_factor(epoch)
+        self._factor = self.schedule.lr_factor(epoch)
+        self._set_rates(self._factor)
+
+    def warm_up(self, step: int, steps_per_epoch: int) -> None:
+        """Set them for a step of the running epoch (from 0, over all), if it is of the warm-up."""
+        if step < self.schedule.warmup_epochs * steps_per_epoch:
+            self._set_rates(self._factor * self.schedule.warm_up_factor(step, steps_per_epoch))
+
+    def _set_rates(self, factor: float) -> None:
         for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(base * factor)  # in place: a recorded step reads this very tensor
