@@ -122,15 +122,15 @@ def mixture(records: Sequence[Record]) -> str | None:
 
 def differing_keys(configs: Sequence[object], path: str = "") -> list[str]:
     """Dotted names of the settings in which configurations differ, apart from the seed."""
-    if all(isinstance(config, dict) for config in configs):
-        keys = sorted({key for config in configs for key in config})  # type: ignore[attr-defined]
+    nodes = [config for config in configs if isinstance(config, dict)]
+    if len(nodes) == len(configs):
+        keys = sorted({key for node in nodes for key in node})
         return [
             name
             for key in keys
             if path or key not in ("seed", "runtime")
             for name in differing_keys(
-                [config.get(key) for config in configs],  # type: ignore[attr-defined]
-                f"{path}.{key}" if path else key,
+                [node.get(key) for node in nodes], f"{path}.{key}" if path else key
             )
         ]
     return [] if all(config == configs[0] for config in configs) else [path]

@@ -110,7 +110,8 @@ def compile_frozen(
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+            eager = torch.compiler.disable(module.forward)
+            module.forward = eager  # type: ignore[method-assign]  # of this copy alone
     compiled = torch.compile(network, dynamic=False)
     try:
         with torch.no_grad(), inductor.patch(freezing=True):

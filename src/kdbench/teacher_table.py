@@ -53,7 +53,7 @@ class TeacherTable:
             self._rows = np.memmap(path, np.uint8, "r", shape=(images * views, self.row_bytes))
             # Without this the kernel reads ahead, which on a sparse file is all holes: 27 times
             # slower and nine times the disk, as measured on ext4.
-            self._rows._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+            self._rows._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # private
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -74,7 +74,7 @@ class Wrapper(Method):
         if inner.num_teachers == 0:
             raise ConfigError("method.inner reads no teacher: there is nothing to wrap")
         self.inner = inner
-        self.num_teachers = inner.num_teachers  # type: ignore[misc]
+        self.num_teachers = inner.num_teachers  # type: ignore[misc]  # a ClassVar
         self.views, self.taps, self.batch_terms = inner.views, inner.taps, inner.batch_terms
         self.momentum_gap = inner.momentum_gap
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.networks.layers import FOUR_STAGES, with_taps
+from kdbench.networks.layers import FOUR_STAGES, as_norm, with_taps
 from kdbench.types import Output
 
 GROWTH = 32
@@ -71,4 +71,4 @@ class DenseNet121(nn.Module):
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output is each stageN_pre."""
-        return tuple(self.norms)
+        return tuple(as_norm(norm) for norm in self.norms)

@@ -21,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError, nearest
+from kdbench.networks.layers import set_taps
 from kdbench.types import Output
 
 AUXILIARY = ("googlenet", "inception_v3")
@@ -39,7 +40,9 @@ def timm_model(
     network = timm.create_model(
         model, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels
     )
-    heads = network.get_classifier()
+    get_classifier = network.get_classifier
+    assert callable(get_classifier)  # every timm model has it
+    heads = get_classifier()
     head = heads[0] if isinstance(heads, tuple) else heads  # the second is for distillation
     return _tapped(network, model, _last(head, nn.Linear | nn.Conv2d), taps or {})
 
@@ -111,24 +114,31 @@ def _tapped(
             )
         modules[path].register_forward_hook(partial(_capture_output, captured, name))
     classifier.register_forward_pre_hook(partial(_capture_input, captured))
-    network.TAPS = (*taps, "pooled")
+    names = (*taps, "pooled")
+    set_taps(network, names)
     network.register_forward_pre_hook(partial(_forget, captured))
     # Its own names: who adds a tap behind this hook, as class maps are, extends the network's TAPS.
-    network.register_forward_hook(partial(_output, captured, network.TAPS))
+    network.register_forward_hook(partial(_output, captured, names))
     return network
 
 
-def _forget(captured: dict[str, Tensor], module: nn.Module, inputs: tuple) -> None:
+def _forget(captured: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     captured.clear()  # what a forward pass that failed has left
 
 
 def _capture_output(
-    captured: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple, output: Tensor
+    captured: dict[str, Tensor],
+    name: str,
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
 ) -> None:
     captured[name] = output
 
 
-def _capture_input(captured: dict[str, Tensor], module: nn.Module, inputs: tuple) -> None:
+def _capture_input(
+    captured: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
     captured["pooled"] = inputs[0].flatten(1)  # [B, D, 1, 1] where the classifier is 1x1
 
 
@@ -136,7 +146,7 @@ def _output(
     captured: dict[str, Tensor],
     names: tuple[str, ...],
     network: nn.Module,
-    inputs: tuple,
+    inputs: tuple[Tensor, ...],
     logits: Tensor,
 ) -> Output:
     taps = {name: _checked(name, captured) for name in names}

@@ -78,8 +78,9 @@ class GoogLeNet(nn.Module):
         for rows in MODULES:
             stage = nn.ModuleList()
             for row in rows:
-                stage.append(Inception(width, row))
-                width = stage[-1].channels
+                module = Inception(width, row)
+                stage.append(module)
+                width = module.channels
             self.stages.append(stage)
         # The released code's Dropout2d, on a map of one position, also drops single numbers.
         self.classifier = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(width, num_classes))
@@ -91,6 +92,7 @@ class GoogLeNet(nn.Module):
         for number, stage in enumerate(self.stages):
             if number > 0:
                 feature = F.max_pool2d(feature, 3, stride=2, padding=1)
+            assert isinstance(stage, nn.ModuleList)
             for module in stage:
                 before = module(feature)
                 feature = F.relu(before)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kdbench.adapters import conv_bn_relu
 from kdbench.errors import ConfigError
-from kdbench.networks.layers import global_average
+from kdbench.networks.layers import global_average, set_taps, taps_of
 from kdbench.types import Affine, Output
 
 CLASS_MAP = "class_map"
@@ -50,11 +50,13 @@ def with_class_maps(network: nn.Module, bias: bool = True) -> nn.Module:
         linear.register_buffer("bias", zeros)
     # A hook as in networks/external.py: a partial is copied together with the network.
     network.register_forward_hook(partial(_add_class_maps, linear))
-    network.TAPS = (*network.TAPS, CLASS_MAP)
+    set_taps(network, (*taps_of(network), CLASS_MAP))
     return network
 
 
-def _add_class_maps(linear: nn.Linear, network: nn.Module, inputs: tuple, output: Output) -> Output:
+def _add_class_maps(
+    linear: nn.Linear, network: nn.Module, inputs: tuple[Tensor, ...], output: Output
+) -> Output:
     maps = class_maps(output.taps["map"], linear.weight, linear.bias)
     return output._replace(taps={**output.taps, CLASS_MAP: maps})
 
@@ -88,6 +90,10 @@ class ReusedHead(nn.Module):
         classifier: weight [K, D] and bias [K].
     """
 
+    TAPS: tuple[str, ...]
+    teacher_weight: Tensor
+    teacher_bias: Tensor
+
     def __init__(
         self,
         student: nn.Module,
@@ -103,7 +109,7 @@ class ReusedHead(nn.Module):
         self.stage, self.side = stage, side
         self.register_buffer("teacher_weight", classifier.weight)
         self.register_buffer("teacher_bias", classifier.bias)
-        self.TAPS = (*student.TAPS, PROJECTED)
+        self.TAPS = (*taps_of(student), PROJECTED)
         _freeze_beyond(student, image, stage)
 
     def forward(self, images: Tensor) -> Output:

@@ -1,5 +1,7 @@
 """What several network families share: tap names, pooling, channel shuffle, initialisation."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +29,22 @@ def with_taps(
         taps[f"stage{number}_pre"] = before
     taps["map"], taps["pooled"] = last_map, global_average(last_map)
     return Output(classifier(taps["pooled"]), taps)
+
+
+def taps_of(network: nn.Module) -> tuple[str, ...]:
+    """The network's `TAPS`."""
+    return cast(tuple[str, ...], network.TAPS)  # nn.Module declares a tensor or a module
+
+
+def set_taps(network: nn.Module, names: tuple[str, ...]) -> None:
+    """Give this one network `TAPS` of its own."""
+    network.TAPS = names  # type: ignore[assignment]  # nn.Module declares a tensor or a module
+
+
+def as_norm(module: object) -> nn.BatchNorm2d:
+    """A part of a network, which is a BN."""
+    assert isinstance(module, nn.BatchNorm2d)
+    return module
 
 
 def global_average(feature: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ and third unit's halvings come before and are no stage, as in mdistiller, whose 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.networks.layers import FOUR_STAGES, conv_bn, with_taps
+from kdbench.networks.layers import FOUR_STAGES, as_norm, conv_bn, with_taps
 from kdbench.types import Output
 
 STEM = 32
@@ -62,4 +62,4 @@ class MobileNetV1(nn.Module):
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN before each stage's last ReLU."""
-        return tuple(self.units[end].bn2 for end in STAGE_ENDS)
+        return tuple(as_norm(self.units[end].bn2) for end in STAGE_ENDS)

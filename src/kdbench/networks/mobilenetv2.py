@@ -66,9 +66,10 @@ class MobileNetV2(nn.Module):
             self.blocks.append(nn.Sequential(first, *rest))
             width = channels
         self.conv2 = nn.Sequential(*conv_bn(width, LAST, 1), nn.ReLU())
-        self.classifier = nn.Sequential(nn.Linear(LAST, num_classes))
+        linear = nn.Linear(LAST, num_classes)
+        self.classifier = nn.Sequential(linear)
         init_convolutions(self)
-        init_classifier(self.classifier[0])
+        init_classifier(linear)
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kdbench.networks.layers import (
     THREE_STAGES,
+    as_norm,
     conv_bn,
     init_convolutions,
     with_taps,
@@ -69,7 +70,7 @@ class ResNet(nn.Module):
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output reaches each stage's last ReLU."""
-        return tuple(stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3))
+        return tuple(as_norm(stage[-1].bn2) for stage in (self.layer1, self.layer2, self.layer3))
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

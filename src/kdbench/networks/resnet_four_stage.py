@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kdbench.networks.layers import (
     FOUR_STAGES,
+    as_norm,
     conv_bn,
     init_convolutions,
     with_taps,
@@ -107,7 +108,7 @@ class FourStageResNet(nn.Module):
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output reaches each stage's last ReLU."""
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return tuple(stage[-1].last_norm for stage in stages)
+        return tuple(as_norm(stage[-1].last_norm) for stage in stages)
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ stageN is after the ReLU that follows the residual sum, stageN_pre is the sum it
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.networks.layers import THREE_STAGES, conv_bn, init_convolutions, with_taps
+from kdbench.networks.layers import THREE_STAGES, as_norm, conv_bn, init_convolutions, with_taps
 from kdbench.types import Output
 
 CARDINALITY, STEM, BLOCKS = 8, 64, 3
@@ -58,6 +58,7 @@ class ResNeXt29(nn.Module):
         feature = stem = F.relu(self.bn1(self.conv1(images)))
         stages = []
         for stage in self.stages:
+            assert isinstance(stage, nn.Sequential)
             for block in stage:
                 before = block(feature)
                 feature = F.relu(before)
@@ -66,4 +67,5 @@ class ResNeXt29(nn.Module):
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN that each stage's last residual sum adds."""
-        return tuple(stage[-1].bn3 for stage in self.stages)
+        last = f"{BLOCKS - 1}.bn3"
+        return tuple(as_norm(stage.get_submodule(last)) for stage in self.stages)

@@ -81,7 +81,9 @@ class ShuffleNetV2(nn.Module):
         """[B, C, H, W] -> logits [B, K] and TAPS."""
         feature = stem = self.pre(images)
         stages = []
-        for halving, *units in self.stages:
+        for stage in self.stages:
+            assert isinstance(stage, nn.ModuleList)
+            halving, *units = stage
             feature = halving(feature)
             for unit in units:
                 feature, before = unit(feature)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kdbench.networks.layers import (
     FOUR_STAGES,
+    as_norm,
     init_classifier,
     init_convolutions,
     with_taps,
@@ -54,7 +55,7 @@ class VGG(nn.Module):
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output reaches each stage's last ReLU."""
         blocks = (self.block1, self.block2, self.block3, self.block4)
-        return tuple(block[-1] for block in blocks)
+        return tuple(as_norm(block[-1]) for block in blocks)
 
 
 def _block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:

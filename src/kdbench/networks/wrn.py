@@ -11,7 +11,7 @@ while training they update their running statistics twice a step. Here they do s
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.networks.layers import THREE_STAGES, init_convolutions, with_taps
+from kdbench.networks.layers import THREE_STAGES, as_norm, init_convolutions, with_taps
 from kdbench.types import Output
 
 
@@ -85,7 +85,8 @@ class WideResNet(nn.Module):
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output is each stageN_pre."""
-        return self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1
+        read_by = self.block2.layer[0], self.block3.layer[0], self
+        return tuple(as_norm(module.bn1) for module in read_by)
 
 
 def _conv(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
