@@ -1,6 +1,10 @@
 """The house rules of docs/architecture.md: imports point down, one door per outside library."""
 
 import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +64,9 @@ DOORS = {
     "scipy": {"significance"},
     "statsmodels": {"significance"},
     "matplotlib": {"svg", "charts"},
+    "yaml": {"sweep_yaml"},
 }
+EVERYWHERE = {"torch", "numpy", *sys.stdlib_module_names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -92,8 +98,8 @@ def test_imports_point_down_and_through_one_door(path):
         top, *rest = name.split(".")
         if top == "kdbench":
             assert rest[0] in below, f"{room(path)} imports {name}, a higher floor"
-        elif top in DOORS:
-            assert room(path) in DOORS[top], f"{room(path)} imports {top}"
+        elif top not in EVERYWHERE:
+            assert room(path) in DOORS.get(top, ()), f"{room(path)} imports {top}"
 
 
 def test_a_method_imports_no_other_method():
@@ -112,6 +118,53 @@ def test_the_table_needs_no_torch():
             assert not found.startswith(("torch", "numpy")), f"{name} imports {found}"
             if found.startswith("kdbench.") and found.split(".")[1] not in seen:
                 todo.append(found.split(".")[1])
+
+
+def names_used(path: Path) -> Iterator[tuple[str, int]]:
+    """Every name and attribute of a source file, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr, node.lineno
+
+
+def test_only_entries_and_the_console_print():
+    for path in FILES:
+        if room(path) not in ("cli", "console") and "__main__" not in path.read_text():
+            lines = [line for name, line in names_used(path) if name == "print"]
+            assert not lines, f"{path.name}:{lines} prints; messages go through the console"
+
+
+def test_one_place_makes_objects_from_a_configuration():
+    makers = {room(path) for path in FILES for name, _ in names_used(path) if name == "instantiate"}
+    assert makers == {"build"}
+
+
+@pytest.mark.parametrize(
+    "rooms",
+    [
+        ("losses", "adapters", "controllers", "pretraining_losses", "networks", "optim"),
+        ("data/views", "data/strong", "data/rotation", "data/randaugment"),
+    ],
+)
+def test_what_a_step_is_made_of_waits_for_no_device(rooms):
+    """As `test_methods` checks of the methods and the step."""
+    waits = {"item", "cpu", "tolist", "nonzero", "masked_select", "synchronize"}
+    for path in FILES:
+        where = str(path.relative_to(PACKAGE).with_suffix(""))
+        if where in rooms or room(path) in rooms:
+            found = [(name, line) for name, line in names_used(path) if name in waits]
+            assert not found, f"{where}: {found}"
+
+
+def test_nothing_is_exempt_from_types_and_warnings():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert tools["mypy"]["strict"]
+    assert not [o for o in tools["mypy"]["overrides"] if o.get("ignore_errors")]
+    assert tools["pytest"]["ini_options"]["filterwarnings"] == ["error"]
+    for path in FILES:
+        for line in path.read_text().splitlines():
+            if "type: ignore" in line:
+                assert re.search(r"# type: ignore\[[a-z-]+\]  # \w", line), f"{path.name}: {line}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
