@@ -51,8 +51,7 @@ def load(folder: Path, **changed: object) -> StreamedDataset:
 
 
 def opened(data: StreamedDataset, row: int) -> Image.Image:
-    files = data.train.images
-    return Image.open(files.root / files.names[row]).convert("RGB")
+    return Image.open(data.train.images.source.where(row)).convert("RGB")
 
 
 def test_files_classes_and_labels(folder):
@@ -60,12 +59,12 @@ def test_files_classes_and_labels(folder):
     assert (data.name, data.num_classes) == ("imagenet", 3)
     assert data.train.images.shape == (30, 3, SIZE, SIZE)
     assert data.train.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
-    for name, label in zip(data.test.images.names, data.test.labels, strict=True):
+    for name, label in zip(data.test.images.source.names, data.test.labels, strict=True):
         assert name.startswith(f"val/{CLASSES[label]}/")
     held = load(folder, val_split=6)
-    names = [set(split.images.names) for split in (held.train, held.val)]
+    names = [set(split.images.source.names) for split in (held.train, held.val)]
     assert [len(part) for part in names] == [24, 6]
-    assert names[0] | names[1] == set(data.train.images.names)
+    assert names[0] | names[1] == set(data.train.images.source.names)
 
 
 def test_scored_images_are_torchvision_s_to_the_bit(folder):
@@ -150,7 +149,7 @@ def test_a_fingerprint_sees_names_sizes_and_splits(folder):
     shutil.copytree(folder, moved)
     assert load(moved).fingerprint == first
     assert load(folder, val_split=6).fingerprint != first
-    path = folder / "train" / load(folder).train.images.names[0].removeprefix("train/")
+    path = folder / "train" / load(folder).train.images.source.names[0].removeprefix("train/")
     path.write_bytes(path.read_bytes() + b"\0")
     assert load(folder).fingerprint != first
 

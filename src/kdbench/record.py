@@ -16,11 +16,13 @@ FORMAT = 2
 # Raised when a change of the code changes results at unchanged settings.
 RESULTS_VERSION = 1
 
-# Settings that came later, by their group, and the value that all earlier runs had: at that value
-# they are left out of the hash, so that earlier runs keep their names.
+# Settings that came later, by what they are of, and the value that all earlier runs had: at that
+# value they are left out of the hash, so that earlier runs keep their names.
 LATER: dict[str, dict[str, Any]] = {
-    "schedule": {"precision": "fp32", "table_precision": "fp32", "warmup_epochs": 0}
+    "kdbench.optim.Schedule": {"precision": "fp32", "table_precision": "fp32", "warmup_epochs": 0},
+    "kdbench.data.imagenet.imagenet": {"on_corrupt": "error"},
 }
+WHERE = ("root", "download", "cache_dir")  # settings of a data set that say where, and not what
 
 Record = dict[str, Any]
 
@@ -72,9 +74,7 @@ def teacher_label(key: str, node: Mapping[str, Any]) -> str:
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as a record keeps it: without paths, which say where and not what."""
     kept = {key: config[key] for key in ("method", "student", "schedule", "runtime", "seed")}
-    kept["dataset"] = {
-        key: value for key, value in config["dataset"].items() if key not in ("root", "download")
-    }
+    kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in WHERE}
     kept["teacher"] = {
         name: {"network": node["network"]} for name, node in config["teacher"].items()
     }
@@ -83,12 +83,16 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_later(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without later settings (`LATER`) that have the value of earlier runs."""
-    return {
-        group: {k: v for k, v in node.items() if k not in LATER[group] or v != LATER[group][k]}
-        if group in LATER
-        else node
-        for group, node in config.items()
-    }
+    kept = {}
+    for group, node in config.items():
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        later = LATER.get(target, {}) if isinstance(target, str) else {}
+        kept[group] = (
+            {key: value for key, value in node.items() if key not in later or value != later[key]}
+            if later
+            else node
+        )
+    return kept
 
 
 def without_names(node: Any) -> Any:

@@ -86,6 +86,7 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
             "sha256": dataset.fingerprint,
             "train": len(dataset.train.labels),
             "test": len(dataset.test.labels),
+            **({} if dataset.replaced is None else {"replaced": dataset.replaced}),
         },
         "commit": code_version(),
         "versions": versions(),

@@ -85,6 +85,11 @@ class Dataset:
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
+    @property
+    def replaced(self) -> int | None:
+        """How many training images others stand in for; None where none may."""
+        return None
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the shapes, pixels and labels of all splits.

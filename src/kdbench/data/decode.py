@@ -76,13 +76,19 @@ def naming(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except KdbenchError:
+        raise
     except Exception as error:  # a broken file makes Pillow raise nearly anything
-        reason = " ".join(str(error).split())
-        if isinstance(error, UnidentifiedImageError):
-            reason = "unknown format"  # Pillow's text holds an address in memory
         raise KdbenchError(
-            f"{name} is no readable image ({reason}): restore or remove it"
+            f"{name} is no readable image ({reason_of(error)}): restore or remove it"
         ) from None
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"  # Pillow's text holds an address in memory
+    return " ".join(str(error).split())
 
 
 def read_rgb(source: Path | str | bytes) -> Image.Image:

@@ -1,6 +1,7 @@
-"""Folders of image files, one folder a class."""
+"""Where the images of a split are: in folders, one a class, or in the files of a pattern."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,3 +74,24 @@ def image_files(folder: Path, name: str) -> list[tuple[str, int]]:
             for entry in entries
             if entry.name.lower().endswith(IMG_EXTENSIONS)
         )
+
+
+def find_shards(folder: Path, pattern: str) -> dict[str, list[Path]]:
+    """The files of each split in order; in the pattern, group 1 is the split's name.
+
+    Raises:
+        KdbenchError: a name says "-of-00005" and there are not five.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if match := re.fullmatch(pattern, path.name):
+            name = match[1]
+            found.setdefault("val" if name.startswith("val") else name, []).append(path)
+    for name, paths in found.items():
+        total = re.search(r"-of-(\d+)", paths[0].name)
+        if total and len(paths) != int(total[1]):
+            raise KdbenchError(
+                f"{folder} has {len(paths)} files of {name}, their names say {int(total[1])}: "
+                "fetch the missing, remove the surplus"
+            )
+    return found

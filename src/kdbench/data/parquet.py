@@ -1,7 +1,6 @@
 """Parquet files as on the Hugging Face Hub: an image column and a label column."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
 from kdbench.data.decode import allocate, decode_into
+from kdbench.data.layout import find_shards
 from kdbench.errors import ConfigError, KdbenchError, nearest
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-SHARD = re.compile(r"(train|test|val|valid|validation)([-_.]?\d.*)?\.parquet")
+SHARD = r"(train|test|val|valid|validation)([-_.]?\d.*)?\.parquet"
 ROWS = 512  # encoded images in memory at a time
 
 
@@ -54,14 +54,14 @@ def parquet(
         KdbenchError: a file or a row cannot be read, or a shard is missing.
     """
     folder = folder_of(root)
-    shards = _shards(folder)
+    shards = find_shards(folder, SHARD) or find_shards(folder / "data", SHARD)
     if "train" not in shards:
         raise ConfigError(
             f"no file train*.parquet in {folder}: set dataset.root=DIR to a folder with it and "
             "validation*.parquet or test*.parquet"
         )
     scored = pick_test_split(folder, shards.keys() - {"train"}, test_split)
-    train, test = ([(path, _open(path)) for path in shards[name]] for name in ("train", scored))
+    train, test = ([(path, opened(path)) for path in shards[name]] for name in ("train", scored))
     columns = _same_columns([*train, *test], label_column)
     count = sum(file.metadata.num_rows for _, file in [*train, *test])
     images = allocate(count, image_size, max_gib)
@@ -90,9 +90,9 @@ def _same_columns(files: list[tuple[Path, "ParquetFile"]], label_column: str | N
         ConfigError: a file lacks one.
         KdbenchError: files differ in columns, or name different classes.
     """
-    first = _columns(*files[0], label_column)
+    first = columns_of(*files[0], label_column)
     for path, file in files[1:]:
-        other = _columns(path, file, label_column)
+        other = columns_of(path, file, label_column)
         same_classes = None in (first.classes, other.classes) or first.classes == other.classes
         if other[:2] != first[:2] or not same_classes:
             raise KdbenchError(
@@ -105,39 +105,15 @@ def _read_into(images: Tensor, files: list[tuple[Path, "ParquetFile"]], columns:
     """Decode all rows of all files into `images` [N, 3, S, S]; returns their labels [N]."""
     labels, start = torch.empty(len(images), dtype=torch.int64), 0
     for path, file in files:
-        for names, batch in _batches(path, file, columns):
+        for names, batch in batches(path, file, columns):
             rows = slice(start, start + batch.num_rows)
-            labels[rows] = torch.tensor(_labels(batch, columns, names))
+            labels[rows] = torch.tensor(labels_of(batch, columns, names))
             decode_into(images[rows], _encoded(batch, columns, names), names)
             start += batch.num_rows
     return labels
 
 
-def _shards(folder: Path) -> dict[str, list[Path]]:
-    """Files of each split in order, in `folder` or else in `folder`/data.
-
-    Raises:
-        KdbenchError: a name says "-of-00005" and there are not five.
-    """
-    for place in (folder, folder / "data"):
-        found: dict[str, list[Path]] = {}
-        for path in sorted(place.glob("*.parquet")):
-            if match := SHARD.fullmatch(path.name):
-                name = match[1]
-                found.setdefault("val" if name.startswith("val") else name, []).append(path)
-        for name, paths in found.items():
-            total = re.search(r"-of-(\d+)", paths[0].name)
-            if total and len(paths) != int(total[1]):
-                raise KdbenchError(
-                    f"{place} has {len(paths)} files of {name}, their names say {int(total[1])}: "
-                    "fetch the missing, remove the surplus"
-                )
-        if found:
-            return found
-    return {}
-
-
-def _open(path: Path) -> "ParquetFile":
+def opened(path: Path) -> "ParquetFile":
     """The file with its schema read.
 
     Raises:
@@ -158,7 +134,7 @@ def _open(path: Path) -> "ParquetFile":
     return file
 
 
-def _columns(path: Path, file: "ParquetFile", label_column: str | None) -> Columns:
+def columns_of(path: Path, file: "ParquetFile", label_column: str | None) -> Columns:
     """Which columns hold images and labels.
 
     Raises:
@@ -194,7 +170,7 @@ def _class_names(schema: "Schema", label: str) -> tuple[str, ...] | None:
         return None
 
 
-def _batches(
+def batches(
     path: Path, file: "ParquetFile", columns: Columns
 ) -> Iterator[tuple[list[str], "RecordBatch"]]:
     """The file's rows, some at a time, each with the name it has in an error line.
@@ -205,10 +181,10 @@ def _batches(
     import pyarrow as pa
 
     start = 0
-    batches = file.iter_batches(ROWS, columns=[columns.image, columns.label])
+    groups = file.iter_batches(ROWS, columns=[columns.image, columns.label])
     while True:
         try:
-            batch = next(batches, None)
+            batch = next(groups, None)
         except (pa.ArrowException, OSError) as error:
             raise _broken(path, error) from None
         if batch is None:
@@ -217,7 +193,12 @@ def _batches(
         start += batch.num_rows
 
 
-def _labels(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[int]:
+def labels_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[int]:
+    """The rows' class numbers.
+
+    Raises:
+        KdbenchError: one has none.
+    """
     labels = batch.column(columns.label).to_pylist()
     if None in labels:
         raise KdbenchError(f"{names[labels.index(None)]} has no label: fill it or remove the row")

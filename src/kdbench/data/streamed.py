@@ -1,19 +1,16 @@
-"""Image files decoded as they are needed, for sets that do not fit into memory.
+"""Training images decoded as they are needed, for sets that do not fit into memory.
 
-A batch is decoded by threads, as many as torch computes with (`runtime.threads`), some batches
-ahead of the step that reads it. Pillow decodes and scales without holding the interpreter's lock.
-What a view looks like follows from its number alone, so an epoch is the same with any number of
-threads and after every resume.
+A batch is decoded by threads (`image_files`), some batches ahead of the step that reads it. What a
+view looks like follows from its number alone, so an epoch is the same with any number of threads
+and after every resume.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -22,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdbench.data.base import Dataset, Split
-from kdbench.data.decode import naming, read_rgb, squared
+from kdbench.data.image_files import Decoding, ImageFiles
 from kdbench.data.views import CONTINUUM, CutViews, TrainImages, constants_on, normalise_with
 
 AHEAD = 3  # batches that are decoded while one is trained on
@@ -73,105 +70,6 @@ class ResizedCrops:
         return Box((height - h) // 2, (width - w) // 2, h, w, flip)
 
 
-class ImageFiles:
-    """The image files of a split; by slices and indices, uint8 tensors of the unaugmented images.
-
-    It stands where a data set in memory has a tensor [N, 3, S, S]. Resize and CenterCrop are
-    torchvision's, on PIL images.
-    """
-
-    def __init__(
-        self, root: Path, names: Sequence[str], sizes: Sequence[int], resize: int, image_size: int
-    ) -> None:
-        self.root, self.names, self.sizes = root, names, sizes
-        self.resize, self.image_size = resize, image_size
-        self._ahead: dict[tuple[int, int], Decoding] = {}
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, 3, S, S]."""
-        return torch.Size((len(self.names), 3, self.image_size, self.image_size))
-
-    def select(self, rows: Sequence[int]) -> "ImageFiles":
-        """Some of the files."""
-        names, sizes = [self.names[row] for row in rows], [self.sizes[row] for row in rows]
-        return ImageFiles(self.root, names, sizes, self.resize, self.image_size)
-
-    def narrow(self, dim: int, start: int, length: int) -> "ImageFiles":
-        """`length` of the files from `start` on; `dim` is 0, as of a tensor."""
-        return self.select(range(start, start + length))
-
-    def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """The images at `rows`; after a slice the next one is decoded in the background."""
-        if isinstance(rows, Tensor):
-            return self._begin(rows.tolist()).wait()
-        start, stop, _ = rows.indices(len(self.names))
-        found = self._ahead.pop((start, stop), None) or self._begin(range(start, stop))
-        following = range(stop, min(2 * stop - start, len(self.names)))
-        self._ahead = {(stop, following.stop): self._begin(following)} if following else {}
-        return found.wait()
-
-    def _begin(self, rows: Sequence[int]) -> "Decoding":
-        def work(place: int, out: np.ndarray) -> None:
-            out[:] = squared(self.read(rows[place]), self.resize, self.image_size)
-
-        paths = [self.path(row) for row in rows]
-        return Decoding(work, paths, self.image_size, pinned=False)
-
-    def path(self, row: int) -> str:
-        """Where a file lies."""
-        return f"{self.root}/{self.names[row]}"
-
-    def read(self, row: int) -> Image.Image:
-        """The whole image, in RGB."""
-        return read_rgb(self.path(row))
-
-
-class Decoding:
-    """Images on their way into one tensor [n, 3, S, S]."""
-
-    def __init__(
-        self,
-        work: Callable[[int, np.ndarray], None],  # writes image i into its place [3, S, S]
-        names: Sequence[str],  # for error lines
-        size: int,
-        pinned: bool,
-    ) -> None:
-        self.images = torch.empty(len(names), 3, size, size, dtype=torch.uint8, pin_memory=pinned)
-        pixels = self.images.numpy()  # a worker's copy by torch would start threads of its own
-
-        def named(place: int) -> None:
-            with naming(names[place]):
-                work(place, pixels[place])
-
-        pool = threads(torch.get_num_threads())
-        self.waiting: list[Future[None]] = [pool.submit(named, i) for i in range(len(names))]
-
-    def wait(self) -> Tensor:
-        """The images, all decoded.
-
-        Raises:
-            KdbenchError: one cannot be read; the first in order is named.
-        """
-        try:
-            for future in self.waiting:
-                future.result()
-        finally:
-            self.cancel()
-        return self.images
-
-    def cancel(self) -> None:
-        """Decode none that is not being decoded."""
-        for future in self.waiting:
-            future.cancel()
-
-
-@cache
-def threads(count: int) -> ThreadPoolExecutor:
-    """The decoding threads of this process."""
-    return ThreadPoolExecutor(count, "decode")
-
-
 class StreamedImages:
     """Training images as views from their files, decoded ahead; used as `TrainImages` is."""
 
@@ -189,7 +87,7 @@ class StreamedImages:
 
     def __len__(self) -> int:
         """How many images there are."""
-        return len(self.files.names)
+        return len(self.files)
 
     def epoch(
         self, order: Tensor, view: Tensor, size: int, first: int
@@ -223,8 +121,8 @@ class StreamedImages:
             pixels = np.asarray(cropped).transpose(2, 0, 1)
             out[:] = pixels[:, :, ::-1] if box.flip else pixels
 
-        paths = [self.files.path(row) for row in rows]
-        return Decoding(work, paths, self.files.image_size, pinned=self.device.type == "cuda")
+        where = [self.files.source.where(row) for row in rows]
+        return Decoding(work, where, self.files.image_size, pinned=self.device.type == "cuda")
 
     def _finish(self, index: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
         images = decoding.wait().to(self.device, non_blocking=True)
@@ -259,9 +157,15 @@ class StreamedDataset(Dataset):
         for name, split in self.splits.items():
             digest.update(f"{name} {len(split.labels)} {split.images.shape[1:]}\n".encode())
             files = files_of(split)
-            for path, size in zip(files.names, files.sizes, strict=True):
+            for path, size in zip(files.source.names, files.source.sizes, strict=True):
                 digest.update(f"{path} {size}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def replaced(self) -> int | None:
+        """How many training images could not be read, so far, and others stand in for."""
+        stand_ins = files_of(self.train).stand_ins
+        return None if stand_ins is None else len(stand_ins.broken)
 
 
 def files_of(split: Split) -> ImageFiles:
