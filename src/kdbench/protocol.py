@@ -10,8 +10,9 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     """The protocol of a run, such as "cifar100-240ep-b64-last".
 
     Data set, epochs, batch size, and that the last epoch is what counts; arithmetic other than
-    fp32 and held-out training images show as further parts. Learning rate, milestones and weight
-    decay are the method's and the student's to tune: they are in the record, and in its hash.
+    fp32, training images that were scaled down and held-out ones show as further parts. Learning
+    rate, milestones and weight decay are the method's and the student's to tune: they are in the
+    record, and in its hash.
 
     Args:
         config: a checked configuration, or a record's.
@@ -22,6 +23,8 @@ def protocol_of(config: Mapping[str, Any]) -> str:
         value = schedule.get(key, plain)
         if value != plain:
             parts.append(f"{key.removesuffix('precision').strip('_')}{value}")
+    if dataset.get("resized"):
+        parts.append(f"resized{dataset['resized']}")
     if dataset.get("val_split"):
         parts.append(f"val{dataset['val_split']}")
     return "-".join([*parts, "last"])

@@ -9,8 +9,9 @@ from torch import Tensor
 from kdbench.data.base import Split, hold_out
 from kdbench.data.image_files import ImageFiles
 from kdbench.data.layout import check_classes, scan
+from kdbench.data.resized import resized_source
 from kdbench.data.shards import list_shards
-from kdbench.data.sources import FolderSource, Listing
+from kdbench.data.sources import FolderSource, Listing, Source
 from kdbench.data.stand_ins import StandIns
 from kdbench.data.streamed import ResizedCrops, StreamedDataset
 from kdbench.errors import ConfigError, KdbenchError
@@ -27,6 +28,7 @@ def imagenet(
     flip: bool,
     val_split: int,
     on_corrupt: Literal["error", "replace"] = "error",
+    resized: int | None = None,
     cache_dir: str = "runs/.images",
 ) -> StreamedDataset:
     """Images to train on and to score, never all in memory; from folders or from shards.
@@ -35,40 +37,62 @@ def imagenet(
     shorter side is `test_resize`. Classes are numbered in the order of their folders' names, as
     torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
     A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
-    one to score always stops it.
+    one to score always stops it. With `resized` training images come out of a cache of pixels,
+    scaled down to that shorter side (`resized_source`); those to score do not.
 
     Raises:
         ConfigError: sizes that make no sense; Parquet without pyarrow.
         KdbenchError: the files are not there, val is not sorted into classes, a class is empty or
             only on one side, or a shard is damaged.
     """
-    if not 1 <= image_size <= test_resize:
-        raise ConfigError(
-            f"dataset.image_size={image_size} must be from 1 to dataset.test_resize={test_resize}"
-        )
-    found = find(root, Path(cache_dir).absolute())
+    check_sizes(image_size, test_resize, resized)
+    cache, replace = Path(cache_dir).absolute(), on_corrupt == "replace"
+    found = find(root, cache)
     train, test = found["train"], found["val"]
     num_classes = 1 + int(train.labels.max())
     rows = torch.arange(len(train.labels))  # they stand for the images
     kept, held = hold_out(Split(rows, train.labels), val_split, num_classes)
 
-    def split(listing: Listing, part: Split, replace: bool) -> Split:
-        assert isinstance(part.images, Tensor)
-        source = listing.source.select(part.images.tolist())
-        stand_ins = StandIns(source, part.labels) if replace else None
-        return Split(ImageFiles(source, test_resize, image_size, stand_ins), part.labels)
-
-    scored = Split(torch.arange(len(test.labels)), test.labels)
+    trained: Source = train.source
+    if resized is not None:
+        trained = resized_source(train.source, resized, cache, skip=replace)
+    scored, sizes = Split(torch.arange(len(test.labels)), test.labels), (test_resize, image_size)
     return StreamedDataset(
         "imagenet",
         num_classes,
-        train=split(train, kept, on_corrupt == "replace"),
-        test=split(test, scored, False),
-        val=None if held is None else split(train, held, False),
+        train=split(trained, kept, *sizes, replace),
+        test=split(test.source, scored, *sizes),
+        val=None if held is None else split(train.source, held, *sizes),
         mean=tuple(mean),
         std=tuple(std),
         views=ResizedCrops(flip),
     )
+
+
+def check_sizes(image_size: int, test_resize: int, resized: int | None) -> None:
+    """Refuse sizes that make no sense.
+
+    Raises:
+        ConfigError: names them.
+    """
+    if not 1 <= image_size <= test_resize:
+        raise ConfigError(
+            f"dataset.image_size={image_size} must be from 1 to dataset.test_resize={test_resize}"
+        )
+    if resized is not None and resized < image_size:
+        raise ConfigError(
+            f"dataset.resized={resized} must be null or from dataset.image_size={image_size} up"
+        )
+
+
+def split(
+    source: Source, part: Split, resize: int, image_size: int, replace: bool = False
+) -> Split:
+    """The images at a part's rows."""
+    assert isinstance(part.images, Tensor)
+    source = source.select(part.images.tolist())
+    stand_ins = StandIns(source, part.labels) if replace else None
+    return Split(ImageFiles(source, resize, image_size, stand_ins), part.labels)
 
 
 def find(root: str, cache_dir: Path) -> dict[str, Listing]:
