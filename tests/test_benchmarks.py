@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from benchmarks import streamed
 from conftest import ROOT
+from photographs import real
 
 PROMISED = ("input_pipeline_ratio", "cohort8_cost_per_method", "table_run_cost", "live_run_cost")
 
@@ -50,3 +52,12 @@ def test_people_can_read_it_too(output):
     text = "\n".join(output[:-1])
     for word in ("input pipeline", "cohort of 8 methods", "filled table", "no GPU", "quartiles"):
         assert word in text
+
+
+def test_streamed_images_are_compared_out_of_every_layout(tmp_path):
+    root = real("imagenette-mini")
+    found = streamed.measure(root, tmp_path, size=32, batches=1, rounds=3)
+    assert found["ratios"].keys() == {"folder", "tar", "parquet", "pixels"}
+    for one in (*found["ratios"].values(), *found["images_per_cpu_second"].values()):
+        assert 0 < one["min"] <= one["median"] <= one["max"]
+    assert all(value > 0 for value in found["read_ms"].values())
