@@ -1,17 +1,24 @@
 """Bad input: one clear line, a non-zero exit, and nothing lost."""
 
+import errno
 import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from kdbench.build import build_network
+from kdbench.cli import one_line_errors
+from kdbench.config import check_train
 from kdbench.data.synthetic import synthetic
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.methods.kd import KD
+from kdbench.runtime import Runtime
+from kdbench.schema import check_node, convert
 
 DATA = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=200"]
 KD_RUN = [*DATA, "method=kd", "student=resnet8", "teacher=resnet8", "runtime=cpu"]
@@ -173,3 +180,63 @@ def test_an_altered_record_is_not_believed(command):
     record.write_text(record.read_text().replace('"top1_last": ', '"top1_last": 9'))
     assert "was altered" in command("table", "runs").error_line
     assert "was altered" in command("train", *DATA, "runtime=cpu").error_line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("stopped in epoch 2"), 130, "stopped in epoch 2"),
+        (KdbenchError("its records cannot be read"), 1, "its records cannot be read"),
+        (OSError(errno.ENOSPC, "No space left", "runs"), 1, "No space left: runs"),
+        (ValueError("Unable to configure handler 'x'"), 2, "Unable to configure handler 'x'"),
+    ],
+)
+def test_whatever_ends_a_command_is_one_line(capsys, error, code, line):
+    with pytest.raises(SystemExit) as stop, one_line_errors("config", check_train):
+        raise error
+    assert (stop.value.code, capsys.readouterr().err) == (code, f"kdbench: error: {line}\n")
+
+
+def test_a_bug_is_no_mistake_of_the_command():
+    with pytest.raises(ValueError, match="ours"), one_line_errors("config", check_train):
+        raise ValueError("ours")
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"threads": 0}, "runtime.threads must be 1 or more, or null, not 0"),
+        ({"checkpoint_epochs": 0}, "runtime.checkpoint_epochs must be 1 or more: 0"),
+        ({"checkpoint_steps": 0}, "runtime.checkpoint_steps must be 1 or more, or null: 0"),
+    ],
+)
+def test_a_runtime_that_makes_no_sense(setting, line):
+    with pytest.raises(ConfigError, match=line):
+        Runtime("cpu", **setting)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "line"),
+    [
+        (10**400, float, "key is too large for a number"),
+        ([], int | str, "key must be a whole number or text, not"),
+        ({"_target_": "x"}, dict[str, Any], "key._target_ is not allowed: key is plain data"),
+        (3, KD, "key must be a mapping with a _target_, not 3"),
+    ],
+)
+def test_values_of_another_type(value, hint, line):
+    with pytest.raises(ConfigError, match=line):
+        convert("key", value, hint)
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [
+        ({"temperature": 4.0}, "method must be a mapping with a _target_"),
+        ({"_target_": "kdbench.data.digits.digits"}, r"method\.\w+ is missing: set it"),
+    ],
+)
+def test_nodes_that_are_not_whole(node, line):
+    with pytest.raises(ConfigError, match=line):
+        check_node("method", node)

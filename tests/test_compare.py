@@ -148,6 +148,14 @@ def test_what_is_never_compared(ask, runs, changes, what):
     assert found.error_line == f"'dkd' and 'kd' cannot be compared: different {what}"
 
 
+def test_names_of_several_cells_of_which_no_two_fit(ask, runs):
+    write(runs, *(make_record("dkd", 0, student=name) for name in ("vgg8", "resnet8x4")))
+    write(runs, make_record("kd", 0, epochs=15))
+    found = ask("dkd", "kd")
+    assert found.code == 2
+    assert found.error_line.startswith("no 'dkd' and 'kd' have data, teachers, student and")
+
+
 def test_a_cell_and_itself(ask, runs):
     write(runs, *KD)
     found = ask("kd", "kd")

@@ -88,3 +88,27 @@ def test_without_wandb_workspaces_the_command_says_what_to_install(monkeypatch, 
     assert stop.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'kdbench[dashboards]'" in line
+
+
+class Unsaved:
+    """A view that W&B does not take."""
+
+    def save(self):
+        raise ConnectionError("no route\nto host")
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("nowhere", "nowhere does not exist"), ("results", "did not save (no route to host): check")],
+)
+def test_what_keeps_it_from_saving_is_one_line(monkeypatch, capsys, tmp_path, folder, said):
+    monkeypatch.chdir(tmp_path)
+    records.write(tmp_path / "results", records.make_record())
+    monkeypatch.setattr(dashboards, "workspace", lambda *_: Unsaved())
+    monkeypatch.setattr(dashboards, "report", lambda *_: Unsaved())
+    monkeypatch.setattr(sys, "argv", ["kdbench-dashboards", folder, "--entity", "us"])
+    with pytest.raises(SystemExit) as stop:
+        dashboards.main()
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

@@ -1,5 +1,6 @@
 """Bad data: one clear line that names what is wrong and how to mend it, and nothing is executed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -235,6 +237,35 @@ def test_fashion_mnist_truncated_or_missing(tmp_path, name, keep):
             assert f"{path} is truncated or altered (" in line
 
 
+def test_fashion_mnist_of_labels_that_do_not_fit(tmp_path):
+    write_fashion_mnist(tmp_path)
+    folder = tmp_path / "FashionMNIST" / "raw"
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(
+        (folder / "train-labels-idx1-ubyte").read_bytes()
+    )
+    settings = {"root": str(tmp_path), "download": False, **COMMON}
+    line = error_line(KdbenchError, torchvision_sets.fashion_mnist, **settings)
+    assert "t10k-labels-idx1-ubyte do not fit together: remove it and" in line
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
+    if name == "fashion_mnist":
+        write_fashion_mnist(tmp_path)
+    else:
+        write_cifar10(tmp_path, monkeypatch)
+        (tmp_path / CIFAR10.base_folder / "data_batch_1").write_bytes(b"torn")
+
+    def refuse(*_: object) -> None:  # a superuser may read whatever its mode is
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    build = getattr(torchvision_sets, name)
+    line = error_line(KdbenchError, build, root=str(tmp_path), download=False, **COMMON)
+    assert line.startswith(f"cannot read {tmp_path}/")
+    assert line.endswith(": Permission denied")
+
+
 def test_image_folder_without_a_folder(tmp_path):
     assert "set dataset.root=DIR" in error_line(ConfigError, image_folder, root=None, **IMAGES)
     line = error_line(ConfigError, image_folder, root=str(tmp_path), **IMAGES)
@@ -354,6 +385,10 @@ def test_parquet_files(tmp_path, monkeypatch):
     assert f"{train} is no readable parquet file" in said(KdbenchError)
     train.write_bytes(content[:100] + bytes(600) + content[700:])
     assert f"{train} " in said(KdbenchError)
+    odd = SimpleNamespace(metadata=SimpleNamespace(num_rows=-1))
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", lambda *_, **__: odd)
+        assert "(a negative number of rows): fetch it again" in said(KdbenchError)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "pip install 'kdbench[hf]'" in said(ConfigError)
 

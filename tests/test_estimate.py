@@ -1,6 +1,7 @@
 """`python -m kdbench.estimate` says what a sweep will do and cost, and does nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,3 +114,10 @@ def test_bad_input_is_one_line(command, arguments, expected):
 
 def test_durations_are_readable():
     assert [duration(s) for s in (3.2, 600, 7200)] == ["3 s", "10 min", "2.0 h"]
+
+
+def test_a_run_whose_step_fails_is_not_timed():
+    member = SimpleNamespace(error=ValueError("of its method"))
+    cohort = SimpleNamespace(batches=lambda *_: [], members=[member], step=7)
+    with pytest.raises(ValueError, match="of its method"):
+        timings._one_step(cohort)

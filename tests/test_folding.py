@@ -108,6 +108,31 @@ def test_long_runs_are_compiled_and_a_failure_is_one_message(monkeypatch, capsys
         assert teacher(IMAGES).logits.shape == (4, 10)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda logits: logits * 1.01, "the compiled logits are off by "),
+        (
+            lambda logits: logits * (1 + 1e-6 * torch.arange(len(logits))[:, None]),
+            "the compiled logits depend on an image's place in the batch",
+        ),
+    ],
+)
+def test_a_compiler_that_computes_otherwise_is_not_believed(monkeypatch, capsys, spoil, message):
+    def compiled(network, dynamic):
+        def call(images):
+            output = network(images)
+            return output._replace(logits=spoil(output.logits))
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    network = trained(constructor("resnet8")(num_classes=10))
+    teacher = freeze(network, IMAGES, "fp32", Runtime("cpu", compile="on"), 1, print)
+    assert f"the teacher is not compiled ({message}" in capsys.readouterr().out
+    assert teacher.facts["compiled"] is False
+
+
 def test_chunks_do_not_show():
     network = trained(constructor("resnet8")(num_classes=10))
     images = torch.randn(40, 3, 32, 32)

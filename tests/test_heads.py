@@ -8,15 +8,17 @@ import torch
 from torch import nn
 
 from conftest import compose_method
+from kdbench.adapters import last_stage, map_classifier
 from kdbench.build import build_method, probe_network, set_up
 from kdbench.data.synthetic import synthetic
+from kdbench.errors import ConfigError
 from kdbench.networks.heads import ReusedHead, with_class_maps
 from kdbench.networks.mobilenetv2 import MobileNetV2
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.networks.wrn import wrn_16_1
 from kdbench.schema import check_node
 from kdbench.step import losses_and_sums, teacher_outputs
-from kdbench.types import Affine, Batch
+from kdbench.types import Affine, Batch, NetworkProbe
 from zoo import constructor
 
 CLASSES = 10
@@ -104,6 +106,19 @@ def test_a_perfect_projection_gives_the_classifiers_own_logits():
     student, probe = copy.deepcopy(teacher).requires_grad_(), probe_network(teacher, DATASET)
     head = ReusedHead(student, probe.image, "stage3", nn.Identity(), 8, probe.classifier)
     torch.testing.assert_close(head.eval()(IMAGES).logits, teacher(IMAGES).logits)
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (lambda bare: with_class_maps(nn.Conv2d(3, 3, 1)), "no linear classifier to make class"),
+        (lambda bare: last_stage(bare), "a network has no stage: name stage1"),
+        (lambda bare: map_classifier(bare, "teacher"), "the teacher has no linear classifier on"),
+    ],
+)
+def test_a_network_that_lacks_what_is_read_is_one_line(ask, line):
+    with pytest.raises(ConfigError, match=line):
+        ask(NetworkProbe({"map": torch.Size((4, 8, 8))}))
 
 
 def test_a_larger_stage_is_pooled_before_the_projection():

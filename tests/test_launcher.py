@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import kdbench.clusters
 import kdbench.executors
 import kdbench.launch
+import kdbench.worker
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.cohorts import Job
 from kdbench.console import Console
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.executors import Ended, LocalExecutor, Task, Worker, claim_log, death, environments
 from kdbench.launch import Sweep
 from kdbench.planning import plan
@@ -262,6 +264,67 @@ def test_logs_are_numbered_and_never_overwritten(tmp_path):
     (tmp_path / "7.log").touch()
     (tmp_path / "notes.log").touch()
     assert claim_log(tmp_path) == tmp_path / "8.log"
+
+
+def test_two_sweeps_that_number_at_once_have_a_log_each(tmp_path, monkeypatch):
+    (tmp_path / "1.log").touch()
+    monkeypatch.setattr(Path, "glob", lambda *_: [])  # it looked before the other one wrote
+    assert claim_log(tmp_path) == tmp_path / "2.log"
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_job_that_dies_has_a_reason(tmp_path):
+    pytest.importorskip("submitit")
+    executor = kdbench.clusters.SubmititExecutor(tmp_path, {"cluster": "debug"}, None)
+    result = fail_with(RuntimeError("no result"))
+    job = SimpleNamespace(done=lambda: True, result=result, job_id="7", state="OUT_OF_MEMORY")
+    executor.running = [("task", job)]
+    reason = "its job 7 ended without a result (OUT_OF_MEMORY)"
+    assert executor.ended() == [Ended("task", None, reason)]
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_what_ray_does_not_do_is_one_line(monkeypatch, starts):
+    ray = SimpleNamespace(
+        init=(lambda **_: None) if starts else fail_with(ConnectionError("no head\nat all")),
+        cluster_resources=lambda: {"CPU": 1.0},
+        remote=lambda **_: lambda _: SimpleNamespace(remote=lambda *_: "reference"),
+        wait=lambda references, **_: (references, []),
+        get=fail_with(RuntimeError("\nthe node is gone\nand more")),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    executor = kdbench.clusters.RayExecutor({}, needs_gpu=False, threads=1, processes=None)
+    task = Task(1, [])
+    if not starts:
+        with pytest.raises(KdbenchError, match=r"ray: Ray does not start: no head$"):
+            executor.start(task)
+        return
+    executor.start(task)
+    reason = "its Ray task ended without a result: the node is gone"
+    assert executor.ended() == [Ended(task, None, reason)]
+
+
+def test_whatever_ends_a_cohort_is_each_of_its_runs_outcome(monkeypatch, capsys):
+    error = ZeroDivisionError("of nothing\nat all")
+    monkeypatch.setattr(kdbench.worker, "train_together", fail_with(error))
+    line = "ZeroDivisionError: of nothing"
+    assert kdbench.worker.outcomes([{}, {}]) == [Outcome(line)] * 2
+    assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_a_worker_that_is_interrupted_says_so_and_leaves(monkeypatch, capsys):
+    monkeypatch.setattr(kdbench.worker, "stop_on_sigterm", lambda: None)
+    stop = fail_with(KeyboardInterrupt("stopped in epoch 2"))
+    monkeypatch.setattr(kdbench.worker, "Tasks", stop)
+    with pytest.raises(SystemExit) as left:
+        kdbench.worker.main()
+    assert (left.value.code, capsys.readouterr().err) == (130, "stopped in epoch 2\n")
 
 
 class OneByOne:

@@ -211,6 +211,35 @@ def test_a_damaged_record_is_one_line_and_the_rest_is_made(tmp_path, scores, how
     assert cell(ledger, "dkd").gain.n == 2
 
 
+CELL = "cifar100-resnet32x4-resnet8x4-dkd"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"status": "failed"}, "error is missing"),
+        ({"hash": "00000000"}, "is not made of cell, seed and hash"),
+        ({"cell": f"../{CELL}"}, "cannot name a file"),
+        ({"protocol": "x" * 300}, "cannot name a file"),
+        ({"top1_last": 101.0}, "top1_last must be from 0 to 100 percent, not 101.0"),
+        ({"seconds_share": -1.0}, "seconds_share must be from 0 to"),
+        ({"curve": {"test/top1": [1.0], "lr": [0.1, 0.1]}}, "lines of one length"),
+        ({"curve": {"test/top1": [1e300]}}, "curve must stay within"),
+        ({"top1_last": None}, "top1_last must be"),
+    ],
+)
+def test_a_record_of_wrong_fields_is_one_line(tmp_path, changes, words):
+    """Its checksum holds: somebody wrote it so."""
+    record = {**make_record("dkd"), **changes}
+    if "cell" in changes:
+        record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
+    path = tmp_path / f"{CELL}-s0-00000000.json"
+    write_record(record, path)
+    (problem,) = open_ledger([tmp_path], None).problems
+    assert problem.startswith(f"{path} is not a record (")
+    assert words in problem
+
+
 def test_a_run_counts_once_and_two_records_of_it_are_said(tmp_path):
     first = write(tmp_path / "a", *runs("kd", KD))
     copies = write(tmp_path / "b", *runs("kd", KD[:2]), make_record("kd", 2, 99.0))

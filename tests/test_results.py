@@ -1,9 +1,13 @@
 """The committed records are intact, and every table follows from them."""
 
+from subprocess import CalledProcessError
+
+import pytest
+
 from conftest import ROOT
 from kdbench.formats import markdown
 from kdbench.ledger import open_ledger, tables
-from kdbench.record import find_records
+from kdbench.record import code_version, find_records
 from kdbench.report import differing, made
 
 RESULTS = ROOT / "results"
@@ -37,3 +41,12 @@ def test_every_table_of_the_readme_is_generated():
 def test_generated_results_are_up_to_date():
     files, _ = made(RESULTS)
     assert differing(RESULTS, files) == [], "run python -m kdbench.report"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), CalledProcessError(128, "git")])
+def test_outside_a_checkout_there_is_no_commit(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("kdbench.record.subprocess.run", fail)
+    assert code_version() is None

@@ -120,6 +120,21 @@ def test_damaged_and_unfinished_runs_are_named_and_the_others_sent(monkeypatch, 
     assert [row["lr"] for row in wandb_files.history(entries)] == [0.1, 0.1]
 
 
+def test_what_wandb_does_not_take_and_a_torn_configuration_are_lines(monkeypatch, capsys):
+    refused, torn = (run_folder(records.make_record(method)) for method in ("kd", "dkd"))
+    (torn / "config.json").write_text("{")
+
+    def refuse(mirror, row):
+        raise wandb.errors.CommError("no route\nto host")
+
+    monkeypatch.setattr(entry.Mirror, "epoch", refuse)
+    code, said = command(monkeypatch, capsys, "--dir", "sync")
+    assert code == 1
+    assert len(said.err.splitlines()) == 2, said.err
+    assert f"{refused / 'record.json'} was not sent (CommError no route to host)" in said.err
+    assert f"{torn / 'config.json'} is missing or torn" in said.err
+
+
 def test_a_failed_run_is_sent_as_failed():
     record = records.fail(records.make_record())
     assert sync([records.write(Path("results"), record)], OFFLINE)[0] == 1

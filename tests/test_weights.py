@@ -11,7 +11,7 @@ from conftest import SHARED
 from kdbench.errors import KdbenchError
 from kdbench.networks.resnet import resnet8, resnet32
 from kdbench.passport import find_passport, sha256_of
-from kdbench.weights import load_weights, read_tensors, save_weights
+from kdbench.weights import find_checkpoint, load_weights, read_tensors, save_weights
 
 
 @pytest.fixture
@@ -73,3 +73,22 @@ def test_a_known_checkpoint_brings_its_passport():
     passport = find_passport(path, sha256_of(path))
     assert (passport.network, passport.dataset, passport.top1) == ("resnet32", "cifar100", 69.51)
     load_weights(resnet32(num_classes=100), path, "resnet32")
+
+
+def test_a_name_that_several_runs_bear(trained, tmp_path):
+    for digits in ("aaaa0000", "bbbb1111"):
+        (tmp_path / f"digits-s0-{digits}").mkdir()
+        save_weights(trained, tmp_path / f"digits-s0-{digits}" / "student.safetensors")
+    with pytest.raises(KdbenchError, match=r"called digits-s0: name one of .*aaaa0000, .*bb1111"):
+        find_checkpoint("digits-s0", tmp_path)
+    assert find_checkpoint("digits-s0-bbbb1111", tmp_path).parent.name == "digits-s0-bbbb1111"
+
+
+def test_weights_of_another_shape_inside(trained, tmp_path):
+    """Not of other classes, which is a line of its own."""
+    state = trained.state_dict()
+    path = tmp_path / "other.pth"
+    torch.save({**state, "conv1.weight": state["conv1.weight"][:, :1]}, path)
+    line = r"not of a resnet8 \(conv1.weight is \[16, 1, 3, 3\], not \[16, 3, 3, 3\]\)"
+    with pytest.raises(KdbenchError, match=line):
+        load_weights(resnet8(num_classes=5), path, "resnet8")

@@ -167,3 +167,8 @@ def test_with_kd():
 def test_refuses_a_single_class():
     with pytest.raises(ConfigError, match="two classes or more"):
         built(torch.zeros(12).long())
+
+
+def test_refuses_a_bank_that_never_moves():
+    with pytest.raises(ConfigError, match=r"method.bank_momentum must be in \[0, 1\), not 1.0"):
+        built(bank_momentum=1.0)

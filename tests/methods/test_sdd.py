@@ -97,7 +97,18 @@ def test_a_map_smaller_than_the_scale_repeats_its_cells():
     torch.testing.assert_close(four * 21, image + 5 * (5 * two - image))
 
 
+class Coupled(KD):
+    """A distance between batches, declared as if it were of samples."""
+
+    def forward(self, batch, student, teachers):
+        return {
+            name: term.mean() for name, term in super().forward(batch, student, teachers).items()
+        }
+
+
 def test_refuses_what_it_cannot_wrap():
+    with pytest.raises(ConfigError, match=r"couples the batch in its term ce: use kd"):
+        terms(SDD(Coupled(), (1, 2)), *outputs())
     with pytest.raises(ConfigError, match=r"method.scales must rise from 1"):
         SDD(KD(), (2, 4))
     with pytest.raises(ConfigError, match=r"method.inner must compare the logits"):

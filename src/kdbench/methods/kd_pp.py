@@ -65,8 +65,7 @@ class KDPlusPlus(Method):
     def setup(self, probe: Probe) -> None:
         """Each class's direction in the teacher, [K, D], and an embedding where widths differ."""
         teacher = probe.teachers[0]
-        if teacher.class_means is None:
-            raise ConfigError("method.kd_pp needs a teacher's class means: it has none to offer")
+        assert teacher.class_means is not None
         self.directions = F.normalize(teacher.class_means("pooled"), dim=1)
         (inputs,), (outputs,) = probe.student.taps["pooled"], teacher.taps["pooled"]
         if inputs != outputs:
