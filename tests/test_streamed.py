@@ -229,3 +229,29 @@ def test_imagenette_trains(command):
     record = json.loads(path.read_text())
     assert (record["data"]["train"], record["data"]["test"]) == (400, 150)
     assert record["top1_last"] > 15  # chance is 10
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_learns_from_a_convolutional_teacher(folder, command):
+    """Of timm, at the size that it is made for; without taps, so from logits alone."""
+    size = ["dataset.image_size=160", "dataset.test_resize=160", "schedule.batch_size=15"]
+    arguments = [*RUN, f"dataset.root={folder}", *size, "schedule.epochs=1"]
+    assert command("train", *arguments, "student=timm", "student.model=test_resnet").code == 0
+    (teacher,) = Path("runs").glob("imagenet-none-test_resnet-*")
+    student = ["student=timm", "student.model=test_vit"]
+    named = ["teacher=timm", "teacher.timm.network.model=test_resnet"]
+    result = command(
+        "train", *arguments, *student, *named, "method=kd", f"teacher.timm.checkpoint={teacher}"
+    )
+    assert result.code == 0, result.err
+    (path,) = Path("runs").glob("imagenet-timm_test_resnet-test_vit-kd-s0-*")
+    weights = load_file(path / "student.safetensors")
+    start = torch.zeros_like(weights["head.bias"])  # timm's ViTs start with it
+    assert not torch.equal(weights["head.bias"], start)
+
+
+def test_an_image_size_that_a_network_cannot_take_is_said(folder, command):
+    model = ["student=timm", "student.model=vit_tiny_patch16_224"]
+    line = command("train", *RUN, f"dataset.root={folder}", *model).error_line
+    assert "vit_tiny_patch16_224 cannot take images of 32 x 32 (Input height (32) doesn't" in line
+    assert line.endswith("choose another network or dataset.image_size")

@@ -46,8 +46,34 @@ def make(node: Mapping[str, Any], **given: Any) -> Any:
 
 
 def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """A network for the data set's classes and channels."""
-    return make(node, num_classes=dataset.num_classes, in_channels=dataset.train.images.shape[1])
+    """A network for the data set's classes and channels.
+
+    Raises:
+        ConfigError: it cannot take images of the data set's size, as a transformer of another.
+    """
+    shape = dataset.train.images.shape[1:]
+    network: nn.Module = make(node, num_classes=dataset.num_classes, in_channels=shape[0])
+    try:
+        run_blank(network, dataset)
+    except Exception as error:  # whatever its author thought of
+        said = " ".join(str(error).split()) or type(error).__name__
+        size = " x ".join(map(str, shape[1:]))
+        raise ConfigError(
+            f"{node.get('name', 'the network')} cannot take images of {size} ({said}): choose "
+            "another network or dataset.image_size"
+        ) from error
+    return network
+
+
+def run_blank(network: nn.Module, dataset: Dataset) -> Output:
+    """What a network answers to one blank image, in eval mode; it is left as it was."""
+    training = network.training
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
+        output: Output = network.eval()(blank)
+    network.train(training)
+    return output
 
 
 def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
@@ -58,12 +84,7 @@ def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Mo
 
 def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
     """Run the network on one blank image to learn its tap shapes, and read what it declares."""
-    training = network.training
-    parameter = next(network.parameters())
-    with torch.no_grad():
-        blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
-        output: Output = network.eval()(blank)
-    network.train(training)
+    output = run_blank(network, dataset)
     norms: Callable[[], Iterable[nn.BatchNorm2d]] = getattr(network, "stage_norms", tuple)
     return NetworkProbe(
         taps={name: tap.shape[1:] for name, tap in output.taps.items()},
