@@ -90,6 +90,8 @@ def test_unreadable_images_are_refused_or_replaced(folder):
 def test_it_is_a_protocol_of_its_own(folder):
     with pytest.raises(ConfigError, match=r"dataset\.resized=15 must be null or from dataset\.im"):
         load(folder, resized=15)
+    with pytest.raises(ConfigError, match=r"dataset\.decoder=nvjpeg decodes nothing where datas"):
+        load(folder, decoder="nvjpeg")
     schedule = {"epochs": 100, "batch_size": 512}
     for size, expected in ((None, ""), (256, "resized256-")):
         config = {"dataset": {"name": "imagenet", "resized": size}, "schedule": schedule}

@@ -14,8 +14,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 import kdbench.member
+from kdbench.data.crops import ResizedCrops
 from kdbench.data.imagenet import imagenet
-from kdbench.data.streamed import ResizedCrops, StreamedDataset, images_of
+from kdbench.data.streamed import StreamedDataset, images_of
 from kdbench.data.views import epoch_plan, normalise
 from kdbench.errors import ConfigError, KdbenchError
 from photographs import CLASSES, real, truncate, write_class_folders

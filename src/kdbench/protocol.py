@@ -10,9 +10,9 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     """The protocol of a run, such as "cifar100-240ep-b64-last".
 
     Data set, epochs, batch size, and that the last epoch is what counts; arithmetic other than
-    fp32, training images that were scaled down and held-out ones show as further parts. Learning
-    rate, milestones and weight decay are the method's and the student's to tune: they are in the
-    record, and in its hash.
+    fp32, training images that were scaled down or decoded otherwise and held-out ones show as
+    further parts. Learning rate, milestones and weight decay are the method's and the student's to
+    tune: they are in the record, and in its hash.
 
     Args:
         config: a checked configuration, or a record's.
@@ -25,6 +25,8 @@ def protocol_of(config: Mapping[str, Any]) -> str:
             parts.append(f"{key.removesuffix('precision').strip('_')}{value}")
     if dataset.get("resized"):
         parts.append(f"resized{dataset['resized']}")
+    if dataset.get("decoder", "pillow") != "pillow":
+        parts.append(dataset["decoder"])
     if dataset.get("val_split"):
         parts.append(f"val{dataset['val_split']}")
     return "-".join([*parts, "last"])

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from kdbench.data.base import Split, hold_out
+from kdbench.data.crops import ResizedCrops
 from kdbench.data.image_files import ImageFiles
 from kdbench.data.layout import check_classes, scan
 from kdbench.data.resized import resized_source
 from kdbench.data.shards import list_shards
 from kdbench.data.sources import FolderSource, Listing, Source
 from kdbench.data.stand_ins import StandIns
-from kdbench.data.streamed import ResizedCrops, StreamedDataset
+from kdbench.data.streamed import Decoder, StreamedDataset
 from kdbench.errors import ConfigError, KdbenchError
 
 INSIDE = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")  # where a root may hold the set
@@ -29,6 +30,7 @@ def imagenet(
     val_split: int,
     on_corrupt: Literal["error", "replace"] = "error",
     resized: int | None = None,
+    decoder: Decoder = "pillow",
     cache_dir: str = "runs/.images",
 ) -> StreamedDataset:
     """Images to train on and to score, never all in memory; from folders or from shards.
@@ -38,14 +40,15 @@ def imagenet(
     torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
     A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
     one to score always stops it. With `resized` training images come out of a cache of pixels,
-    scaled down to that shorter side (`resized_source`); those to score do not.
+    scaled down to that shorter side (`resized_source`), with decoder="nvjpeg" they are decoded on
+    the GPU (`device_decode`); those to score are as without either.
 
     Raises:
         ConfigError: sizes that make no sense; Parquet without pyarrow.
         KdbenchError: the files are not there, val is not sorted into classes, a class is empty or
             only on one side, or a shard is damaged.
     """
-    check_sizes(image_size, test_resize, resized)
+    check_settings(image_size, test_resize, resized, decoder)
     cache, replace = Path(cache_dir).absolute(), on_corrupt == "replace"
     found = find(root, cache)
     train, test = found["train"], found["val"]
@@ -66,11 +69,14 @@ def imagenet(
         mean=tuple(mean),
         std=tuple(std),
         views=ResizedCrops(flip),
+        decoder=decoder,
     )
 
 
-def check_sizes(image_size: int, test_resize: int, resized: int | None) -> None:
-    """Refuse sizes that make no sense.
+def check_settings(
+    image_size: int, test_resize: int, resized: int | None, decoder: Decoder
+) -> None:
+    """Refuse settings that make no sense.
 
     Raises:
         ConfigError: names them.
@@ -83,6 +89,8 @@ def check_sizes(image_size: int, test_resize: int, resized: int | None) -> None:
         raise ConfigError(
             f"dataset.resized={resized} must be null or from dataset.image_size={image_size} up"
         )
+    if resized is not None and decoder != "pillow":
+        raise ConfigError(f"dataset.decoder={decoder} decodes nothing where dataset.resized is set")
 
 
 def split(

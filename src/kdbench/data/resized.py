@@ -57,6 +57,10 @@ class ResizedSource:
         """Of the original."""
         return self.original.where(row)
 
+    def encoded(self, row: int) -> bytes:
+        """Of the original."""
+        return self.original.encoded(row)
+
     def read(self, row: int) -> Image.Image:
         """The image, scaled down.
 

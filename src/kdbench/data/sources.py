@@ -27,6 +27,13 @@ class Source(Protocol):
     def where(self, row: int) -> str:
         """What an error line calls an image."""
 
+    def encoded(self, row: int) -> bytes:
+        """The image's file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
     def read(self, row: int) -> Image.Image:
         """The whole image, in RGB.
 
@@ -57,6 +64,10 @@ class FolderSource:
         """The file's path."""
         return f"{self.root}/{self.names[row]}"
 
+    def encoded(self, row: int) -> bytes:
+        """The file."""
+        return Path(self.where(row)).read_bytes()
+
     def read(self, row: int) -> Image.Image:
         """Its image; what EXIF says of its orientation is ignored, as by ImageFolder."""
         return read_rgb(self.where(row))
@@ -83,7 +94,11 @@ class ShardSource:
         return f"{self.files[self.file[row]]}: {self.names[row].rpartition('/')[2]}"
 
     def read(self, row: int) -> Image.Image:
-        """The image of a piece.
+        """The image of a piece."""
+        return read_rgb(self.encoded(row))
+
+    def encoded(self, row: int) -> bytes:
+        """A piece.
 
         Raises:
             KdbenchError: the file ends before it.
@@ -94,7 +109,7 @@ class ShardSource:
             content = file.read(size)
         if len(content) != size:
             raise KdbenchError(f"{path} was cut off after its index was made: fetch it again")
-        return read_rgb(content)
+        return content
 
     def select(self, rows: Sequence[int]) -> "ShardSource":
         """Some of the pieces."""

@@ -5,13 +5,12 @@ view looks like follows from its number alone, so an epoch is the same with any 
 and after every resume.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import ClassVar, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,55 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from kdbench.data.base import Dataset, Split
+from kdbench.data.crops import Box, ResizedCrops
+from kdbench.data.device_decode import Decode, DeviceDecoding, nvjpeg
 from kdbench.data.image_files import Decoding, ImageFiles
-from kdbench.data.views import CONTINUUM, CutViews, TrainImages, constants_on, normalise_with
+from kdbench.data.views import CutViews, TrainImages, constants_on, normalise_with
+from kdbench.errors import KdbenchError
+
+Decoder = Literal["pillow", "nvjpeg"]
 
 AHEAD = 3  # batches that are decoded while one is trained on
-TRIES = 10  # of RandomResizedCrop, before it takes the centre
-SCALE = (0.08, 1.0)  # of the area: RandomResizedCrop's defaults, torchvision's reference recipe
-RATIO = (3 / 4, 4 / 3)  # of width to height
-
-
-class Box(NamedTuple):
-    """A crop of an image in pixels, and whether it is mirrored."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    flip: bool
-
-
-@dataclass(frozen=True)
-class ResizedCrops:
-    """RandomResizedCrop and RandomHorizontalFlip: crops of any size and place.
-
-    A view's number keys a counter-based generator of its own. Its words are: the flip, area and
-    ratio of each try, row and column. A fraction is the upper 53 bits of its word.
-    """
-
-    finite: ClassVar[bool] = False
-    pad: ClassVar[int] = 0
-    count: ClassVar[int] = CONTINUUM
-    flip: bool
-
-    def box(self, view: int, height: int, width: int) -> Box:
-        """The crop of a view out of an image of this size; torchvision's rule."""
-        words = np.random.Philox(key=view).random_raw(2 * TRIES + 3)
-        flip = self.flip and bool(words[0] & np.uint64(1))
-        fractions = ((words[1:] >> np.uint64(11)) * 2.0**-53).tolist()
-        row, column = fractions[-2:]
-        low, high = (math.log(ratio) for ratio in RATIO)
-        for area, shape in zip(fractions[:-2:2], fractions[1:-2:2], strict=True):
-            target = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
-            ratio = math.exp(low + (high - low) * shape)
-            w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                top, left = int(row * (height - h + 1)), int(column * (width - w + 1))
-                return Box(top, left, h, w, flip)
-        w = min(width, round(height * RATIO[1]))
-        h = min(height, round(width / RATIO[0]))
-        return Box((height - h) // 2, (width - w) // 2, h, w, flip)
 
 
 class StreamedImages:
@@ -80,8 +39,9 @@ class StreamedImages:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        decode: Decode | None = None,  # on the device; None: Pillow
     ) -> None:
-        self.files, self.views, self.device = files, views, device
+        self.files, self.views, self.device, self.decode = files, views, device, decode
         self.height = self.width = files.image_size
         self.constants = constants_on(mean, std, device)
 
@@ -97,7 +57,7 @@ class StreamedImages:
         Raises:
             KdbenchError: an image cannot be read.
         """
-        begun: deque[tuple[Tensor, Decoding]] = deque()
+        begun: deque[tuple[Tensor, Decoding | DeviceDecoding]] = deque()
         try:
             for start in range(first * size, len(order), size):
                 index = order[start : start + size]
@@ -110,12 +70,18 @@ class StreamedImages:
             for _, decoding in begun:
                 decoding.cancel()
 
-    def _begin(self, index: Tensor, view: Tensor) -> Decoding:
+    def _begin(self, index: Tensor, view: Tensor) -> Decoding | DeviceDecoding:
         rows, numbers = index.tolist(), view.tolist()
+
+        def box_of(place: int, height: int, width: int) -> Box:
+            return self.views.box(numbers[place], height, width)
+
+        if self.decode is not None:
+            return DeviceDecoding(self.files, rows, box_of, self.decode, self.device)
 
         def work(place: int, out: np.ndarray) -> None:
             image = self.files.read(rows[place])
-            box = self.views.box(numbers[place], image.height, image.width)
+            box = box_of(place, image.height, image.width)
             area = (box.left, box.top, box.left + box.width, box.top + box.height)
             cropped = image.crop(area).resize((self.width, self.height), Image.Resampling.BILINEAR)
             pixels = np.asarray(cropped).transpose(2, 0, 1)
@@ -124,7 +90,7 @@ class StreamedImages:
         where = [self.files.source.where(row) for row in rows]
         return Decoding(work, where, self.files.image_size, pinned=self.device.type == "cuda")
 
-    def _finish(self, index: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    def _finish(self, index: Tensor, decoding: Decoding | DeviceDecoding) -> tuple[Tensor, Tensor]:
         images = decoding.wait().to(self.device, non_blocking=True)
         return index.to(self.device, non_blocking=True), self.normalised(images)
 
@@ -146,6 +112,7 @@ class StreamedDataset(Dataset):
     """A data set whose splits are `ImageFiles`."""
 
     views: ResizedCrops
+    decoder: Decoder = "pillow"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -175,10 +142,20 @@ def files_of(split: Split) -> ImageFiles:
 
 
 def images_of(dataset: Dataset, device: torch.device) -> TrainImages | StreamedImages:
-    """The training images of a data set, ready to give views: on the device, or from files."""
+    """The training images of a data set, ready to give views: on the device, or from files.
+
+    Raises:
+        KdbenchError: they are to be decoded on a GPU, and `device` is none.
+    """
     constants = dataset.mean, dataset.std, device
     if isinstance(dataset, StreamedDataset):
-        return StreamedImages(files_of(dataset.train), dataset.views, *constants)
+        on_gpu = dataset.decoder == "nvjpeg"
+        if on_gpu and device.type != "cuda":
+            raise KdbenchError(
+                "dataset.decoder=nvjpeg decodes on a GPU: set dataset.decoder=pillow"
+            )
+        decode = nvjpeg(device) if on_gpu else None
+        return StreamedImages(files_of(dataset.train), dataset.views, *constants, decode)
     images, views = dataset.train.images, dataset.views
     assert isinstance(images, Tensor)
     assert isinstance(views, CutViews)

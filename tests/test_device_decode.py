@@ -1,0 +1,99 @@
+"""Decoding on a device, with a stand-in for nvJPEG: it has never run on a GPU."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from kdbench.data.crops import ResizedCrops
+from kdbench.data.imagenet import imagenet
+from kdbench.data.streamed import StreamedImages, files_of, images_of
+from kdbench.data.views import epoch_plan
+from kdbench.errors import KdbenchError
+from kdbench.protocol import protocol_of
+from photographs import photograph, truncate, write_class_folders
+
+CPU = torch.device("cpu")
+
+
+class StandIn:
+    """Decodes what nvJPEG does, and as Pillow; a batch with a CMYK image fails as a whole."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, files: list[Tensor]) -> list[Tensor]:
+        self.batches.append(len(files))
+        pictures = [Image.open(io.BytesIO(file.numpy().tobytes())) for file in files]
+        if any(picture.mode == "CMYK" for picture in pictures):
+            raise RuntimeError("unsupported")
+        return [TF.pil_to_tensor(picture.convert("RGB")) for picture in pictures]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for split, count in (("train", 24), ("val", 6)):
+        write_class_folders(tmp_path / split, count, (60, 48))
+    photograph(1, 40, 50).save(tmp_path / "train" / "n01" / "a_png.JPEG", "PNG")
+    return tmp_path
+
+
+def load(folder: Path, **changed: object) -> StreamedImages:
+    scales = {"mean": [0.5] * 3, "std": [0.25] * 3, "flip": True, "val_split": 0}
+    data = imagenet(str(folder), 32, 36, **scales, **changed)
+    constants = data.mean, data.std, CPU
+    return StreamedImages(files_of(data.train), data.views, *constants, StandIn())
+
+
+def test_every_kind_of_image_is_cut_to_the_same_view(folder):
+    images, view = load(folder), epoch_plan(25, ResizedCrops(True), seed=1, epoch=1)[1]
+    found = images.crop(torch.arange(25), view)
+    assert images.decode.batches[0] == 24  # all but the PNG; then one by one
+    assert images.decode.batches[1:] == [1] * 24
+    for row, number in enumerate(view.tolist()):
+        picture = TF.pil_to_tensor(images.files.source.read(row))
+        top, left, height, width, flip = images.views.box(number, *picture.shape[1:])
+        cut = TF.resized_crop(picture, top, left, height, width, [32, 32], antialias=True)
+        assert torch.equal(found[row], cut.flip(-1) if flip else cut)
+    plain = StreamedImages(images.files, images.views, [0.5] * 3, [0.25] * 3, CPU)
+    gap = (found.int() - plain.crop(torch.arange(25), view).int()).abs()
+    assert gap.max() <= 2  # scaling rounds otherwise; decoding is the stand-in's
+
+
+def test_an_epoch_goes_on_from_any_batch(folder):
+    images = load(folder)
+    plan = epoch_plan(25, images.views, seed=5, epoch=1)
+    whole = list(images.epoch(*plan, size=8, first=0))
+    for (index, ours), (expected, same) in zip(
+        images.epoch(*plan, size=8, first=2), whole[2:], strict=True
+    ):
+        assert torch.equal(index, expected)
+        assert torch.equal(ours, same)
+
+
+def test_a_truncated_image_goes_through_pillow_and_its_policy(folder):
+    path = folder / "train" / "n02" / "n02_4.JPEG"
+    truncate(path)
+    rows = torch.arange(25)
+    with pytest.raises(KdbenchError, match=r"n02_4\.JPEG is no readable image"):
+        load(folder).crop(rows, rows)
+    images = load(folder, on_corrupt="replace")
+    images.crop(rows, rows)
+    assert list(images.files.stand_ins.broken.values()) != []
+    path.unlink()
+    with pytest.raises(KdbenchError, match=r"n02_4\.JPEG .*No such file"):
+        images.crop(rows, rows)
+
+
+def test_without_a_gpu_it_is_refused_and_it_is_a_protocol_of_its_own(folder):
+    scales = {"mean": [0.5] * 3, "std": [0.25] * 3, "flip": True, "val_split": 0}
+    data = imagenet(str(folder), 32, 36, **scales, decoder="nvjpeg")
+    with pytest.raises(KdbenchError, match=r"decodes on a GPU: set dataset\.decoder=pillow"):
+        images_of(data, CPU)
+    config = {"dataset": {"name": "imagenet", "decoder": "nvjpeg"}}
+    config["schedule"] = {"epochs": 100, "batch_size": 512}
+    assert protocol_of(config) == "imagenet-100ep-b512-nvjpeg-last"
