@@ -100,6 +100,9 @@ def read_rgb(source: Path | str | bytes) -> Image.Image:
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.mode[0] in "IF":
             raise ValueError("its pixels have more than 8 bits")
+        if image.mode == "RGB":
+            image.load()
+            return image  # convert would copy it: 7% of a decoded crop
         return image.convert("RGB")
 
 
