@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import sys
+import tarfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,10 @@ from kdbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdbench.cli import run
 from kdbench.compare import compare
 from kdbench.config import check_train
+from kdbench.data.packs import pack
 from kdbench.data.parquet import parquet
+from kdbench.data.shards import facts_of, index_path, read_index, write_index
+from kdbench.data.tar import index_tar
 from kdbench.errors import KdbenchError
 from kdbench.formats import FORMATS, render
 from kdbench.ledger import open_ledger, tables
@@ -416,11 +420,11 @@ def test_run_checkpoints(tmp_path, examples):
     fuzz(check, damaged(whole) | JUNK, examples)
 
 
-def parquet_file(labels: list[int | None]) -> bytes:
+def parquet_file(labels: list[int | None], path: str | None = None) -> bytes:
     """A shard in the Hub's layout with a small PNG a row."""
     image = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(image, "PNG")
-    rows = [{"bytes": image.getvalue(), "path": None} for _ in labels]
+    rows = [{"bytes": image.getvalue(), "path": path} for _ in labels]
     sink = io.BytesIO()
     pq.write_table(pa.table({"image": rows, "label": labels}), sink)
     return sink.getvalue()
@@ -439,3 +443,43 @@ def test_parquet(tmp_path, examples):
         parquet(**build, val_split=0)
 
     fuzz(check, damaged(whole) | damaged(parquet_file([0, None])) | JUNK, examples)
+
+
+@quick_and_long(40, 800)
+def test_copies_of_parquet(tmp_path, examples):
+    path = tmp_path / "train.parquet"
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        index = pack(path, tmp_path / "train.pack")
+        assert len("\n".join(index.names).split("\n")) == len(index.names) == len(index.labels)
+
+    fuzz(check, damaged(parquet_file([0, 1, 2], "a/b.png")) | JUNK, examples)
+
+
+@quick_and_long(80, 2000)
+def test_tar_shards_and_their_indexes(tmp_path, examples):
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.jpg", "a.cls", "b" * 120 + ".jpg", "b" * 120 + ".json"):
+            content = b'{"label": 1}' if name.endswith("json") else b"1"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    whole = path.read_bytes()
+    kept = index_path(path, tmp_path)
+    index = index_tar(path)
+    write_index(index, facts_of(path), kept)
+    content = kept.read_bytes()
+
+    def check_index(content: bytes) -> None:
+        kept.write_bytes(content)
+        found = read_index(path, "tar", tmp_path)
+        assert found is None or all(map(np.array_equal, found, index))
+
+    def check_tar(content: bytes) -> None:
+        path.write_bytes(content)
+        index_tar(path)
+
+    fuzz(check_index, damaged(content) | JUNK, examples)
+    fuzz(check_tar, damaged(whole) | JUNK, examples)

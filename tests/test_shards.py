@@ -60,7 +60,9 @@ def as_tar(paths: list[Path], target: Path, label: str) -> None:
 def as_parquet(paths: list[Path], target: Path) -> None:
     rows = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
     labels = [CLASSES.index(path.parent.name) for path in paths]
-    pq.write_table(pa.table({"image": rows, "label": labels}), target, row_group_size=5)
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])  # as of Polars
+    table = pa.table({"image": pa.array(rows, kind), "label": labels})
+    pq.write_table(table, target, row_group_size=5)
 
 
 def in_shards(folder: Path, kind: str) -> Path:

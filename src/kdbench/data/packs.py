@@ -8,9 +8,8 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from kdbench.data.parquet import batches, columns_of, labels_of, opened
+from kdbench.data.parquet import batches, columns_of, encoded_of, file_names_of, labels_of, opened
 from kdbench.data.tar import Index, make_index
 from kdbench.errors import KdbenchError, writing
 from kdbench.files import TEMPORARY
@@ -32,13 +31,13 @@ def pack(shard: Path, target: Path) -> Index:
         with writing(target), temporary.open("xb") as out:
             for names, batch in batches(shard, file, columns):
                 labels = labels_of(batch, columns, names)
-                cells = batch.column(columns.image).to_pylist()
-                for name, label, cell in zip(names, labels, cells, strict=True):
-                    content = content_of(cell, name)
+                contents = encoded_of(batch, columns, names)
+                called = file_names_of(batch, columns)
+                for name, label, content in zip(called, labels, contents, strict=True):
                     out.write(content)
-                    called = " ".join((cell.get("path") or "").rpartition("/")[2].split())
-                    called = called or f"{shard.stem}-{len(rows):06d}"
-                    rows.append((called, label, offset, len(content)))
+                    line = " ".join((name or "").split())  # the index has one for each
+                    line = line or f"{shard.stem}-{len(rows):06d}"
+                    rows.append((line, label, offset, len(content)))
                     offset += len(content)
             out.flush()
             os.fsync(out.fileno())
@@ -50,15 +49,3 @@ def pack(shard: Path, target: Path) -> Index:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return make_index(rows)
-
-
-def content_of(cell: dict[str, Any] | None, name: str) -> bytes:
-    """The encoded image of a cell.
-
-    Raises:
-        KdbenchError: there is none.
-    """
-    content = cell and cell["bytes"]
-    if not content:
-        raise KdbenchError(f"{name} has no image bytes: only files with them work")
-    return content

@@ -108,7 +108,7 @@ def _read_into(images: Tensor, files: list[tuple[Path, "ParquetFile"]], columns:
         for names, batch in batches(path, file, columns):
             rows = slice(start, start + batch.num_rows)
             labels[rows] = torch.tensor(labels_of(batch, columns, names))
-            decode_into(images[rows], _encoded(batch, columns, names), names)
+            decode_into(images[rows], encoded_of(batch, columns, names), names)
             start += batch.num_rows
     return labels
 
@@ -127,7 +127,7 @@ def opened(path: Path) -> "ParquetFile":
         raise ConfigError("Parquet needs pyarrow: pip install 'kdbench[hf]'") from None
     try:
         file = ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of its columns
         raise _broken(path, error) from None
     if file.metadata.num_rows < 0:
         raise _broken(path, ValueError("a negative number of rows"))
@@ -142,10 +142,12 @@ def columns_of(path: Path, file: "ParquetFile", label_column: str | None) -> Col
     """
     import pyarrow as pa
 
+    known = pa.binary(), pa.large_binary()
     schema: Schema = file.schema_arrow
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     kind = schema.field(image).type if image is not None else pa.null()
-    if image is None or not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+    place = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    if image is None or place < 0 or kind.field(place).type not in known:
         raise ConfigError(
             f"{path} has no column image or img of {{bytes, path}}: it has {schema.names}"
         )
@@ -205,13 +207,32 @@ def labels_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[
     return labels
 
 
-def _encoded(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[bytes]:
-    encoded = [image and image["bytes"] for image in batch.column(columns.image).to_pylist()]
+def encoded_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[bytes]:
+    """The rows' encoded images; nothing else of the column is looked at.
+
+    Raises:
+        KdbenchError: one has none.
+    """
+    column = batch.column(columns.image)
+    encoded = column.flatten()[column.type.get_field_index("bytes")].to_pylist()
     if None in encoded:
         raise KdbenchError(
             f"{names[encoded.index(None)]} has no image bytes: only files with them work"
         )
     return encoded
+
+
+def file_names_of(batch: "RecordBatch", columns: Columns) -> list[str | None]:
+    """What the rows' images were called, without folders; None where that is not told."""
+    import pyarrow as pa
+
+    column = batch.column(columns.image)
+    place = column.type.get_field_index("path")
+    if place < 0 or column.type.field(place).type not in (pa.string(), pa.large_string()):
+        return [None] * batch.num_rows
+    kind = pa.large_binary()  # they need not be valid UTF-8
+    paths = column.flatten()[place].cast(kind).to_pylist()
+    return [path and path.decode(errors="replace").rpartition("/")[2] for path in paths]
 
 
 def _broken(path: Path, error: Exception) -> KdbenchError:

@@ -143,7 +143,7 @@ def read_index(shard: Path, kind: str, cache_dir: Path) -> Index | None:
         if facts != facts_of(shard):
             return None
         whole = kind == "tar" or pack_path(shard, cache_dir).stat().st_size == index.sizes.sum()
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         return None
     return index if whole else None
 
