@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long check lint bench bench-torchdistill chaos clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long coverage check lint bench bench-torchdistill chaos clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,6 +69,14 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 test-long: setup  ## The tests that take more than a minute each: every method under exact, 14,000 bad inputs
 	$(BIN)/python -m pytest -m long
 
+# Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.
+coverage: setup  ## The tests, and the lines that none reaches; fails where one is an error branch (TESTS=...)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+	@$(BIN)/python tests/error_branches.py
+
 lint: setup  ## Ruff: style and format; mypy: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -89,5 +97,5 @@ bench-torchdistill: setup
 check: test  ## What continuous integration runs
 
 clean:  ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) .coverage* .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -163,6 +163,8 @@ def test_nothing_is_exempt_from_types_and_warnings():
     assert tools["pytest"]["ini_options"]["filterwarnings"] == ["error"]
     for path in FILES:
         for line in path.read_text().splitlines():
+            if "no cover" in line:
+                assert re.search(r"# pragma: no cover: \w", line), f"{path.name}: {line}"
             if "type: ignore" in line:
                 assert re.search(r"# type: ignore\[[a-z-]+\]  # \w", line), f"{path.name}: {line}"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdbench.build import build_network
+from kdbench.build import build_network, make
 from kdbench.cli import one_line_errors
 from kdbench.config import check_train
 from kdbench.data.synthetic import synthetic
@@ -214,6 +214,12 @@ def test_a_bug_is_no_mistake_of_the_command():
 def test_a_runtime_that_makes_no_sense(setting, line):
     with pytest.raises(ConfigError, match=line):
         Runtime("cpu", **setting)
+
+
+def test_settings_that_only_torch_refuses():
+    node = {"_target_": "kdbench.networks.resnet.resnet8", "num_classes": -1}
+    with pytest.raises(ConfigError, match="resnet8 cannot be built with these settings: Runtime"):
+        make(node)
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,13 @@ def test_equal_settings_are_equal_however_written():
             ["method=kd", "teacher=[resnet20,resnet99]"],
             "unknown teacher 'resnet99': did you mean 'resnet",
         ),
+        (["method=kd", "+teacher.x={checkpoint: y}"], "teacher.x.network is missing: choose a"),
         (["-m", "method=ce,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
         (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
         (["method=kd="], "Error parsing override 'method=kd='"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["hydra=null"], "the command makes no sense to Hydra"),
+        (["hydra.sweeper=null"], "hydra.sweeper must be a mapping, not None"),
     ],
 )
 def test_a_mistake_is_one_line(command, arguments, line):

@@ -266,6 +266,18 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
     assert line.endswith(": Permission denied")
 
 
+def test_whole_files_that_torchvision_cannot_read(tmp_path, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Input/output\nerror")
+
+    monkeypatch.setattr(CIFAR10, "__init__", fail)
+    settings = {"root": str(tmp_path), "download": False, **COMMON}
+    line = error_line(KdbenchError, torchvision_sets.cifar10, **settings)
+    assert line == f"cannot read {tmp_path / CIFAR10.base_folder}: Input/output error"
+
+
 def test_image_folder_without_a_folder(tmp_path):
     assert "set dataset.root=DIR" in error_line(ConfigError, image_folder, root=None, **IMAGES)
     line = error_line(ConfigError, image_folder, root=str(tmp_path), **IMAGES)

@@ -106,6 +106,7 @@ def test_the_smoke_sweep_needs_no_data(command, fast, monkeypatch):
         (["method=kd,dkdd"], "did you mean 'dkd'?"),
         (["method=kd"], "method kd reads 1 teacher(s), not 0"),
         (["dataset=image_folder", "dataset.root=nowhere"], "nowhere"),
+        (["dataset=imagenet", "dataset.root=nowhere"], "imagenet is not in"),
     ],
 )
 def test_bad_input_is_one_line(command, arguments, expected):

@@ -19,6 +19,7 @@ import kdbench.executors
 import kdbench.launch
 import kdbench.worker
 from kdbench.checkpoint import checkpoint_paths
+from kdbench.cli import compose_group
 from kdbench.cohorts import Job
 from kdbench.console import Console
 from kdbench.errors import ConfigError, KdbenchError
@@ -185,6 +186,22 @@ def test_what_cannot_be_trained_is_said_before_anything_is(command):
     assert "2 of 3 runs have no result; the same command tries them again" in last
     assert "3 runs: 1 to train, 2 cannot be trained" in result.out
     assert "sweep: 1 done, 0 done before, 2 failed" in result.out
+
+
+def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):
+    data = compose_group("dataset", "cifar100", "dataset.root=nowhere")
+    nowhere = {**config("method=ce"), "dataset": data}
+    untaught = config("method=tfkd_self", "teacher=self")
+    found = plan([nowhere, {**nowhere, "seed": 1}, untaught])
+    assert (found.todo, found.done) == ([], 0)
+    assert [failure.name.split("-")[0] for failure in found.failures] == ["cifar100"] * 2 + [
+        "synthetic"
+    ]
+    first, second, teacher = (failure.reason for failure in found.failures)
+    assert first == second
+    assert "cifar100 is not in" in first
+    assert "its teacher synthetic-none-resnet8-ce-s1000" in teacher
+    assert teacher.endswith("has no result")
 
 
 def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command):

@@ -23,7 +23,7 @@ import kdbench.teacher_table
 import kdbench.weights
 from conftest import ROOT, compose_method
 from kdbench.build import build_method
-from kdbench.checkpoint import checkpoint_paths, load_tensors
+from kdbench.checkpoint import Checkpoint, checkpoint_paths, load_tensors, save_checkpoint
 from kdbench.cohorts import Job
 from kdbench.errors import KdbenchError, WriteError
 from kdbench.files import write_atomically
@@ -165,6 +165,22 @@ def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
     assert_same_runs("alone", "runs")
 
 
+def test_a_score_that_is_not_finite_ends_the_run(here, monkeypatch):
+    scores = kdbench.member.evaluate
+    monkeypatch.setattr(
+        kdbench.member, "evaluate", lambda *given: scores(*given)._replace(loss=float("nan"))
+    )
+    with pytest.raises(DivergedError, match="diverged in epoch 1: its test/loss is not finite"):
+        train(config("method=ce"))
+
+
+def test_a_checkpoint_that_is_cut_off_is_none(tmp_path):
+    save_checkpoint(tmp_path, 3, Checkpoint({"weight": torch.ones(4)}, {"epoch": 1}))
+    (path,) = checkpoint_paths(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load_tensors(path) is None
+
+
 # Stops
 
 
@@ -245,6 +261,15 @@ def test_a_file_system_without_locks_trains_without(tmp_path, monkeypatch):
 
     monkeypatch.setattr("kdbench.locks.fcntl.flock", unsupported)
     RunLock(tmp_path).release()
+
+
+def test_a_lock_that_fails_in_another_way_is_not_passed_over(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("kdbench.locks.fcntl.flock", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        RunLock(tmp_path)
 
 
 # Disks

@@ -154,6 +154,7 @@ SPOILT = {
     "no class": "n01_0.JPEG has no class: it needs n01_0.cls with a number, or n01_0.json with one",
     "odd class": "n01_0.cls holds no class number",
     "twice": "two images of the name n01_0",
+    "two classes": "n01_0 has two classes",
     "not in val": "different classes: 3 must be in both",
     "both kinds": "has both tar and parquet shards: move one kind elsewhere",
 }
@@ -188,6 +189,9 @@ def test_shards_that_do_not_fit_are_named(folder, spoil):
             write_tar(shard, {"n01_0.JPEG": picture, "n01_0.cls": b"tench"})
         case "twice":
             write_tar(shard, {"n01_0.JPEG": picture, "n01_0.png": picture, "n01_0.cls": b"0"})
+        case "two classes":
+            labels = {"n01_0.cls": b"0", "n01_0.json": b'{"label": 1}'}
+            write_tar(shard, {"n01_0.JPEG": picture, **labels})
         case "not in val":
             write_tar(shard, {"n01_0.JPEG": picture, "n01_0.cls": b"3"})
         case "both kinds":
@@ -215,6 +219,26 @@ def test_a_parquet_shard_that_does_not_fit_leaves_no_copy(folder, monkeypatch):
     assert len(copies) == 1  # of the first shard, which is not copied again
     shard.unlink()
     with pytest.raises(KdbenchError, match="has 1 files of train, their names say 2"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("image", "line"),
+    [
+        (None, "has no images: fetch it again or remove it"),
+        ({"bytes": None, "path": "n01_0.JPEG"}, "parquet row 0 has no image bytes: only files"),
+    ],
+)
+def test_a_parquet_shard_without_an_image_is_named(folder, image, line):
+    root = in_shards(folder, "parquet")
+    shard = root / "data" / "train-00001-of-00002.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [] if image is None else [image]
+    table = pa.table(
+        {"image": pa.array(rows, kind), "label": pa.array([0] * len(rows), pa.int64())}
+    )
+    pq.write_table(table, shard)
+    with pytest.raises(KdbenchError, match=line):
         load(root)
 
 
