@@ -23,7 +23,7 @@ from photographs import CLASSES, photograph, write_class_folders
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SPLITS = (("train", 24), ("val", 9))
-KINDS = ("tar cls", "tar json", "parquet")
+KINDS = ("tar cls", "tar json", "tar below", "parquet")
 
 
 @pytest.fixture
@@ -78,6 +78,9 @@ def in_shards(folder: Path, kind: str) -> Path:
             if kind == "parquet":
                 name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
                 as_parquet(chosen, target / "data" / name)
+            elif kind == "tar below":
+                (target / split).mkdir(exist_ok=True)
+                as_tar(chosen, target / split / f"{number}.tar", "cls")
             else:
                 as_tar(chosen, target / f"set-{split}-{number:04d}.tar", kind.split()[1])
     return target

@@ -11,7 +11,7 @@ from kdbench.data.crops import ResizedCrops
 from kdbench.data.image_files import ImageFiles
 from kdbench.data.layout import check_classes, scan
 from kdbench.data.resized import resized_source
-from kdbench.data.shards import list_shards
+from kdbench.data.shards import KINDS, list_shards, shards_below
 from kdbench.data.sources import FolderSource, Listing, Source
 from kdbench.data.stand_ins import StandIns
 from kdbench.data.streamed import Decoder, StreamedDataset
@@ -111,7 +111,8 @@ def find(root: str, cache_dir: Path) -> dict[str, Listing]:
     """
     base = Path(root).expanduser().resolve()
     for folder in (base, *(base / part for part in INSIDE)):
-        if (folder / "train").is_dir() and (folder / "val").is_dir():
+        folders = (folder / "train").is_dir() and (folder / "val").is_dir()
+        if folders and not any(shards_below(folder, kind) for kind in KINDS):
             return list_folders(folder)
         for place in (folder, folder / "data"):
             if shards := list_shards(place, cache_dir):

@@ -27,6 +27,7 @@ from kdbench.files import write_atomically
 from kdbench.teacher_table import free_bytes
 
 NAME = r"(?:.*[-_])?(train|val|valid|validation)([-_.]?\d.*)?"  # also imagenet1k-train-0000.tar
+KINDS = ("tar", "parquet")
 FORMAT = 1  # of an index
 # The Hub's imagenet-1k calls n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
 HUB_NAME = re.compile(r"_n\d{8}(?=\.JPEG$)")
@@ -41,7 +42,10 @@ def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
         ConfigError: pyarrow is missing, or a Parquet shard lacks a column.
         KdbenchError: a shard is empty, damaged or missing, or a class is only on one side.
     """
-    found = {kind: find_shards(folder, rf"{NAME}\.{kind}") for kind in ("tar", "parquet")}
+    found = {
+        kind: find_shards(folder, rf"{NAME}\.{kind}") or shards_below(folder, kind)
+        for kind in KINDS
+    }
     found = {kind: shards for kind, shards in found.items() if {"train", "val"} <= shards.keys()}
     if not found:
         return None
@@ -59,6 +63,12 @@ def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
     classes = {split: map(str, one.labels.unique().tolist()) for split, one in listings.items()}
     check_classes(folder, list(classes["train"]), list(classes["val"]), "val")
     return listings
+
+
+def shards_below(folder: Path, kind: str) -> dict[str, list[Path]]:
+    """The shards in the folders train and val, however they are called."""
+    found = {split: sorted((folder / split).glob(f"*.{kind}")) for split in ("train", "val")}
+    return {split: paths for split, paths in found.items() if paths}
 
 
 def join(split: str, files: Sequence[Path], indexes: Sequence[Index]) -> Listing:
