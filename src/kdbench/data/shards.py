@@ -147,7 +147,7 @@ def read_index(shard: Path, kind: str, cache_dir: Path) -> Index | None:
     path = index_path(shard, cache_dir)
     try:
         content = io.BytesIO(path.read_bytes())
-        with np.load(content, allow_pickle=False) as file:
+        with np.load(content) as file:
             facts, names = (file[key].tobytes().decode() for key in ("facts", "names"))
             index = Index(names.split("\n"), file["labels"], file["offsets"], file["sizes"])
         if facts != facts_of(shard):
