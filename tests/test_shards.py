@@ -271,3 +271,20 @@ def test_unusual_images_are_what_pillow_and_so_image_folder_make_of_them(folder)
         found = np.asarray(source.read(rows[name])).astype(int)
         assert found.shape == expected.shape  # not turned
         assert abs(found - expected).mean() < 16, name  # an inverted CMYK is off by a hundred
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_an_index_that_would_run_code_is_made_anew(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    root = in_shards(folder, "tar cls")
+    first = load(root)
+    for path in (root.parent / "cache").glob("*.npz"):
+        with np.load(path) as file:
+            kept = dict(file)
+        np.savez(path, **{**kept, "labels": np.array([RunsCode()] * 12, dtype=object)})
+    assert load(root).fingerprint == first.fingerprint
+    assert not Path("executed").exists()

@@ -44,7 +44,10 @@ class ImageFiles:
     def narrow(self, dim: int, start: int, length: int) -> "ImageFiles":
         """`length` of the images from `start` on; `dim` is 0, as of a tensor."""
         rows = range(start, start + length)
-        return ImageFiles(self.source.select(rows), self.resize, self.image_size)
+        source, stand_ins = self.source.select(rows), None
+        if self.stand_ins is not None:
+            stand_ins = StandIns(source, self.stand_ins.labels.narrow(0, start, length))
+        return ImageFiles(source, self.resize, self.image_size, stand_ins)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """The images at `rows`; after a slice the next one is decoded in the background."""

@@ -22,7 +22,7 @@ class StandIns:
     """
 
     def __init__(self, source: Source, labels: Tensor) -> None:
-        self.source = source
+        self.source, self.labels = source, labels
         self.rows = np.argsort(labels.numpy(), kind="stable")  # class by class
         self.place = np.empty_like(self.rows)
         self.place[self.rows] = np.arange(len(self.rows))
