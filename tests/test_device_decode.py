@@ -10,10 +10,11 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from kdbench.data.crops import ResizedCrops
+from kdbench.data.device_decode import nvjpeg
 from kdbench.data.imagenet import imagenet
 from kdbench.data.streamed import StreamedImages, files_of, images_of
 from kdbench.data.views import epoch_plan
-from kdbench.errors import KdbenchError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.protocol import protocol_of
 from photographs import photograph, truncate, write_class_folders
 
@@ -97,3 +98,9 @@ def test_without_a_gpu_it_is_refused_and_it_is_a_protocol_of_its_own(folder):
     config = {"dataset": {"name": "imagenet", "decoder": "nvjpeg"}}
     config["schedule"] = {"epochs": 100, "batch_size": 512}
     assert protocol_of(config) == "imagenet-100ep-b512-nvjpeg-last"
+
+
+def test_a_torchvision_without_its_decoder_is_one_line(monkeypatch):
+    monkeypatch.delattr("torchvision.io.decode_jpeg", raising=False)
+    with pytest.raises(ConfigError, match=r"no decode_jpeg: set dataset\.decoder="):
+        nvjpeg(CPU)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.config import Config
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.errors import ConfigError, KdbenchError, first_line
 from kdbench.executors import Ended, Task
 from kdbench.worker import Outcome, outcomes, stop_on_sigterm
 
@@ -59,8 +59,7 @@ class SubmititExecutor:
             self.executor = submitit.AutoExecutor(folder, cluster=settings.pop("cluster", None))
             self.executor.update_parameters(**{"name": "kdbench", **settings})
         except (NameError, ValueError, AssertionError, RuntimeError) as error:
-            line = str(error).split("\n")[0]
-            raise ConfigError(f"hydra.launcher.submitit: {line}") from None
+            raise ConfigError(f"hydra.launcher.submitit: {first_line(error)}") from None
         self.processes = processes
         self.running: list[tuple[Task, Any]] = []
         self.stopped = False
@@ -144,8 +143,9 @@ class RayExecutor:
         try:
             self.ray.init(**{**ours, **self.parameters})
         except (TypeError, ValueError, RuntimeError, ConnectionError) as error:
-            line = str(error).split("\n")[0]
-            raise KdbenchError(f"hydra.launcher.ray: Ray does not start: {line}") from None
+            raise KdbenchError(
+                f"hydra.launcher.ray: Ray does not start: {first_line(error)}"
+            ) from None
         found = self.ray.cluster_resources()
         options: dict[str, Any] = {
             "num_cpus": min(self.threads, int(found.get("CPU", 1))),
@@ -167,8 +167,8 @@ class RayExecutor:
         try:
             return Ended(task, self.ray.get(reference))
         except Exception as error:  # Ray's own, of several kinds
-            line = str(error).strip().split("\n")[0]
-            return Ended(task, None, f"its Ray task ended without a result: {line}")
+            reason = f"its Ray task ended without a result: {first_line(error)}"
+            return Ended(task, None, reason)
 
     def stop(self) -> None:
         """Interrupt the tasks, as Ctrl-C would."""

@@ -40,6 +40,11 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error line: the valid name nearest to `name`, else all of them."""
     names = sorted(valid)

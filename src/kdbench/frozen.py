@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdbench.errors import first_line
 from kdbench.folding import fold_batch_norms
 from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
@@ -123,8 +124,7 @@ def compile_frozen(
         if images.device.type == "cpu" and not torch.equal(moved, found):
             raise ValueError("the compiled logits depend on an image's place in the batch")
     except Exception as error:  # anything that the compiler or its tools may raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        report(f"the teacher is not compiled ({reason}): it runs as it is")
+        report(f"the teacher is not compiled ({first_line(error)}): it runs as it is")
         return None
     return compiled
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kdbench.errors import first_line
 from kdbench.runtime import Runtime
 
 WARM_UP = 3  # calls of each shape before it is recorded
@@ -119,7 +120,7 @@ class Replayed:
         try:
             self.recordings[shape] = Recording(kept, self.recorder.record(self.run, kept))
         except Exception as error:  # of the driver, of PyTorch, or of a method that looks at values
-            self.refuse((str(error) or type(error).__name__).splitlines()[0])
+            self.refuse(first_line(error))
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kdbench.errors import KdbenchError, nearest
+from kdbench.errors import KdbenchError, first_line, nearest
 from kdbench.files import write_atomically
 
 STUDENT_FILE = "student.safetensors"
@@ -68,14 +68,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
         raise KdbenchError(
             f"{path} is refused: it holds more than plain data and could run code, or is no "
-            f"checkpoint ({reason}); save its state dict alone"
+            f"checkpoint ({first_line(error)}); save its state dict alone"
         ) from None
     except Exception as error:  # a broken file makes the unpickler raise nearly anything
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise KdbenchError(f"{path} cannot be read ({reason}): is it truncated?") from None
+        raise KdbenchError(
+            f"{path} cannot be read ({first_line(error)}): is it truncated?"
+        ) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
