@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kdbench import disk
 from kdbench.data import shards
 from kdbench.data.base import Split
 from kdbench.data.imagenet import imagenet
@@ -210,7 +211,7 @@ def test_shards_that_do_not_fit_are_named(folder, spoil):
 def test_a_parquet_shard_that_does_not_fit_leaves_no_copy(folder, monkeypatch):
     root = in_shards(folder, "parquet")
     shard = root / "data" / "train-00001-of-00002.parquet"
-    monkeypatch.setattr(shards, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
     with pytest.raises(KdbenchError, match=r"GB: name another folder with dataset\.cache_dir=DIR"):
         load(root)
     monkeypatch.undo()

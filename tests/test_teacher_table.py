@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdbench.disk import check_room
 from kdbench.errors import KdbenchError
-from kdbench.teacher_table import TeacherTable, bytes_touched, check_room
+from kdbench.teacher_table import TeacherTable, bytes_touched
 
 IMAGES, VIEWS, WIDTH = 50, 9, 7
 FACTS = {"teacher": "abc", "views": {"pad": 1, "flip": False}, "dtype": "float32"}
@@ -119,9 +120,10 @@ def test_two_processes_that_fill_leave_whole_rows(tmp_path):
 def test_a_small_disk_is_noticed_before_filling(tmp_path):
     assert bytes_touched(50_000, 162, 408, 240) == pytest.approx(50_000 * 162 * 408, rel=0.05)
     assert bytes_touched(50_000, 162, 408, 1) == 50_000 * 4096
-    check_room(tmp_path, 1)
+    asked = "the table", "set runtime.teacher=live"
+    check_room(tmp_path, 1, *asked)
     with pytest.raises(KdbenchError, match=r"needs 1000000.0 GB in .* set runtime.teacher=live"):
-        check_room(tmp_path, 10**15)
+        check_room(tmp_path, 10**15, *asked)
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdbench.data.base import Dataset
 from kdbench.data.streamed import StreamedImages
 from kdbench.data.views import AnyViews, TrainImages
+from kdbench.disk import check_room, free_bytes
 from kdbench.errors import ConfigError
 from kdbench.exact import exact_facts
 from kdbench.frozen import CHUNK, FrozenTeacher, freeze
@@ -25,13 +26,12 @@ from kdbench.teacher_table import (
     Facts,
     TeacherTable,
     bytes_touched,
-    check_room,
-    free_bytes,
 )
 from kdbench.types import Batch, Output
 
 FILL_BATCH = 256  # an answer does not depend on the batch it is computed in, from 16 images up
 TABLED_TAPS = ("pooled",)  # what a table can hold beside logits
+OTHER_TABLE = "name another runtime.table_dir, or set runtime.teacher=live"  # a full disk
 AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no table that may grow beyond
 
 
@@ -177,7 +177,7 @@ def choose_answers(
     needed = sum(bytes_touched(count, views, row, schedule.epochs) for row in rows)
     if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
         return live
-    check_room(root, needed)
+    check_room(root, needed, "the teacher table", OTHER_TABLE)
     shared = _shared_facts(dataset, runtime, taps) | {"dtype": dtype}
     tabled = []
     for name, network, width in zip(teachers, networks, widths, strict=True):

@@ -10,7 +10,6 @@ import hashlib
 import json
 import mmap
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,24 +138,3 @@ def bytes_touched(images: int, views: int, row_bytes: int, epochs: int) -> int:
     pages = images * views / per_page
     untouched = (1 - per_page / views) ** epochs
     return int(pages * (1 - untouched) * max(PAGE, row_bytes))
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space on the disk that holds the folder, or would."""
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Notice a disk that is too small before anything is filled.
-
-    Raises:
-        KdbenchError: it has less than `needed` bytes.
-    """
-    free = free_bytes(folder)
-    if free < needed:
-        raise KdbenchError(
-            f"the teacher table needs {needed / 1e9:.1f} GB in {folder}, which has "
-            f"{free / 1e9:.1f} GB: name another runtime.table_dir, or set runtime.teacher=live"
-        )

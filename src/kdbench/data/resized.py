@@ -21,9 +21,10 @@ from torchvision.transforms import functional as TF
 from kdbench.console import Console
 from kdbench.data.decode import naming
 from kdbench.data.image_files import threads
-from kdbench.data.shards import check_room, held
+from kdbench.data.shards import OTHER_FOLDER, held
 from kdbench.data.sources import Source
 from kdbench.data.stand_ins import of_the_image
+from kdbench.disk import check_room
 from kdbench.errors import writing
 from kdbench.files import TEMPORARY
 
@@ -104,7 +105,7 @@ def resized_source(source: Source, shorter: int, cache_dir: Path, skip: bool) ->
         if any(missing):
             left = min(count, PART * sum(missing))
             needed = int(3 * RATIO * shorter**2 * left)
-            check_room(folder, needed)
+            check_room(folder, needed, "a copy of the images", OTHER_FOLDER)
             Console().message(
                 f"scaling {left:,} images to {shorter} pixels into {folder}, once: some "
                 f"{needed / 2**30:.3g} GiB"

@@ -22,13 +22,14 @@ from kdbench.data.layout import check_classes, find_shards
 from kdbench.data.packs import pack
 from kdbench.data.sources import Listing, ShardSource
 from kdbench.data.tar import Index, index_tar
+from kdbench.disk import check_room
 from kdbench.errors import KdbenchError, writing
 from kdbench.files import write_atomically
-from kdbench.teacher_table import free_bytes
 
 NAME = r"(?:.*[-_])?(train|val|valid|validation)([-_.]?\d.*)?"  # also imagenet1k-train-0000.tar
 KINDS = ("tar", "parquet")
 FORMAT = 1  # of an index
+OTHER_FOLDER = "name another folder with dataset.cache_dir=DIR"  # where the disk is too small
 # The Hub's imagenet-1k calls n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
 HUB_NAME = re.compile(r"_n\d{8}(?=\.JPEG$)")
 
@@ -93,7 +94,7 @@ def index_all(shards: Sequence[Path], kind: str, cache_dir: Path) -> list[Index]
     missing = [shard for shard, index in zip(shards, kept, strict=True) if index is None]
     if missing and kind == "parquet":
         size = sum(shard.stat().st_size for shard in missing)
-        check_room(cache_dir, size)
+        check_room(cache_dir, size, "a copy of the images", OTHER_FOLDER)
         Console().message(
             f"copying the images of {len(missing)} Parquet files ({size / 2**30:.3g} GiB) to "
             f"{cache_dir}, once: Parquet cannot be read in random order"
@@ -110,20 +111,6 @@ def index_all(shards: Sequence[Path], kind: str, cache_dir: Path) -> list[Index]
             write_index(index, facts, index_path(shard, cache_dir))
         indexes.append(index)
     return indexes
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Notice a disk that is too small before anything is copied.
-
-    Raises:
-        KdbenchError: it has less than `needed` bytes.
-    """
-    free = free_bytes(folder)
-    if free < needed:
-        raise KdbenchError(
-            f"{folder} needs {needed / 1e9:.1f} GB for copies of images and has {free / 1e9:.1f} "
-            "GB: name another folder with dataset.cache_dir=DIR"
-        )
 
 
 def index_path(shard: Path, cache_dir: Path) -> Path:
