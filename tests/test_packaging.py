@@ -30,6 +30,7 @@ def test_configuration_and_passports_travel(wheel):
     assert "kdbench/conf/experiments/quickstart.yaml" in names
     assert "kdbench/conf/tuned/dkd/resnet56_resnet20.yaml" in names
     assert "hydra_plugins/kdbench_cohort/launcher.py" in names
+    assert "hydra_plugins/kdbench_packages/search_path.py" in names
     assert {f"kdbench/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert any(name.endswith("resnet32_cifar100.passport.json") for name in names)
     assert len(names) == len(set(names)), "nothing travels twice"

@@ -141,6 +141,8 @@ def test_what_was_not_checked_is_not_built_either(hostile, tmp_path, monkeypatch
         "++student.taps={_target_:logging.FileHandler,filename:executed}",
         "+hydra.callbacks.x={_target_:logging.FileHandler,filename:executed}",
         "+hydra.callbacks={x:{_target_:os.mkdir,path:executed}}",
+        "+hydra.job.env_set={GIT_CONFIG_COUNT:'1',GIT_CONFIG_KEY_0:core.fsmonitor,"
+        "GIT_CONFIG_VALUE_0:'touch executed'}",
         "+hydra.sweeper.x={_target_:os.mkdir,path:executed}",
         "+hydra.launcher.x.y=[{_target_:os.mkdir,path:executed}]",
         "hydra.launcher._target_=os.mkdir",
@@ -164,6 +166,7 @@ def test_a_hostile_command_is_one_line(command, monkeypatch, argument):
         "callbacks: {x: {_target_: logging.FileHandler, filename: executed}}",
         "callbacks: {x: {_target_: os.mkdir, path: executed}}",
         "sweeper: {params: {seed: {_target_: os.mkdir, path: executed}}}",
+        "job: {env_set: {LD_PRELOAD: ./evil.so}}",
         "job_logging: {version: 1, disable_existing_loggers: false, handlers: "
         "{x: {(): os.mkdir, path: executed}}, root: {handlers: [x]}}",
         "job_logging: {version: 1, handlers: {x: {class: tempfile.TemporaryDirectory}}}",

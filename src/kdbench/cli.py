@@ -109,6 +109,8 @@ def check_hydra(config_name: str, arguments: list[str]) -> None:
             raise ConfigError(f"hydra.{name} must be a mapping, not {node!r}")
     if head.hydra.callbacks:
         raise ConfigError("hydra.callbacks is not allowed: a command runs no callbacks")
+    if head.hydra.job.env_set:  # git, which is asked for the commit, runs what a variable names
+        raise ConfigError("hydra.job.env_set is not allowed: set variables where you type")
     for path, value in _leaves("hydra", nodes):
         key, text = path.rpartition(".")[2], str(value)
         plugin = path in ("hydra.launcher._target_", "hydra.sweeper._target_")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
+from kdbench.packages import packages
 from kdbench.record_fields import check_fields
 
 RECORD_FILE = "record.json"
@@ -60,9 +61,26 @@ def identify(
         name: [config["teacher"][name]["network"], sha256] for name, sha256 in teachers.items()
     }
     settings["data"] = data_sha256
+    if others := packages_of(settings):  # their RESULTS_VERSION
+        settings["packages"] = others
     settings["results_version"] = RESULTS_VERSION
     digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
     return Identity(cell, digest[:8], config["seed"])
+
+
+def packages_of(node: object) -> dict[str, str]:
+    """The versions of the packages of others whose code a configuration names (`packages`)."""
+    found: dict[str, str] = {}
+    values: Iterable[object] = ()
+    if isinstance(node, Mapping):
+        top = str(node.get("_target_")).partition(".")[0]
+        found = {name: version for name, version in packages().items() if name == top}
+        values = node.values()
+    elif isinstance(node, list | tuple):
+        values = node
+    for value in values:
+        found |= packages_of(value)
+    return dict(sorted(found.items()))
 
 
 def teacher_label(key: str, node: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from kdbench.record import (
     RECORD_FILE,
     Record,
     code_version,
+    packages_of,
     recorded,
     teacher_label,
     without_names,
@@ -89,7 +90,7 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
             **({} if dataset.replaced is None else {"replaced": dataset.replaced}),
         },
         "commit": code_version(),
-        "versions": versions(),
+        "versions": {**versions(), **packages_of(job.config)},
         "hardware": hardware(runtime.device),
     }
 

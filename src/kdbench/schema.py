@@ -14,15 +14,26 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from kdbench.errors import ConfigError, nearest
+from kdbench.packages import packages
 
-ALLOWED_PACKAGE = "kdbench"
 # Words that Hydra's `instantiate` obeys wherever they stand: plain data may not hold them.
 RESERVED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+def allowed() -> tuple[str, ...]:
+    """The packages whose code a configuration may name."""
+    return ("kdbench", *packages())
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a dotted name is of one of them."""
+    top, dot, _ = name.partition(".")
+    return bool(dot) and top in allowed()
+
+
 def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]:
-    """The callable that `_target_` names; only code of this package can be named.
+    """The callable that `_target_` names; only code of kdbench and of `packages` can be named.
 
     Args:
         path: the node's place in the configuration, for error lines.
@@ -30,18 +41,21 @@ def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]
         kind: what it must make: a class is held against it, a function by its annotation.
 
     Raises:
-        ConfigError: it is outside the package, does not exist or makes something else.
+        ConfigError: it is outside these packages, does not exist or makes something else.
     """
     where = f"{path}._target_"
-    if not isinstance(target, str) or not target.startswith(f"{ALLOWED_PACKAGE}."):
-        raise ConfigError(f"{where}={target} is not allowed: name something in {ALLOWED_PACKAGE}")
+    outside = f"{where}={target} is not allowed: name something in {', '.join(allowed())}"
+    if not isinstance(target, str) or not is_allowed(target):
+        raise ConfigError(outside)
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{where}={target} does not exist: {error}") from None
-    module = getattr(found, "__module__", None) or ""
-    if not callable(found) or module.split(".")[0] != ALLOWED_PACKAGE:
-        raise ConfigError(f"{where}={target} is not allowed: name something in {ALLOWED_PACKAGE}")
+    except Exception as error:  # of a module of others, while it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{where}={target} cannot be imported: {said}") from error
+    if not callable(found) or not is_allowed(f"{getattr(found, '__module__', None)}."):
+        raise ConfigError(outside)
     if kind is not object:
         made = found if inspect.isclass(found) else get_type_hints(found).get("return")
         if not (inspect.isclass(made) and issubclass(made, kind)):
@@ -53,7 +67,7 @@ def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]
 
 
 def check_targets(path: str, node: object) -> None:
-    """Refuse a node that would have anything but this package's code called, at any depth.
+    """Refuse a node that would have anything but allowed code called, at any depth.
 
     Raises:
         ConfigError: names the target.
@@ -98,6 +112,8 @@ def check_node(
     valid = [name for name in parameters if name not in given]
     refuse_unknown(path, settings, valid)
     for name in valid:
+        if name not in hints:
+            raise ConfigError(f"{node['_target_']} must annotate {name}: its type is the schema")
         default = parameters[name].default
         if name not in settings and default is inspect.Parameter.empty:
             raise ConfigError(f"{path}.{name} is missing: set it")
@@ -157,7 +173,7 @@ def convert(path: str, value: object, hint: Any) -> Any:
 
 def _is_node_type(hint: type) -> bool:
     """A class of ours stands for a nested node with its own `_target_`, as in a wrapper."""
-    return hint.__module__.split(".")[0] == ALLOWED_PACKAGE
+    return is_allowed(f"{hint.__module__}.")
 
 
 def _convert_union(path: str, value: object, arguments: tuple[Any, ...]) -> Any:

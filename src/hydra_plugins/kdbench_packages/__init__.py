@@ -1,0 +1,1 @@
+"""Configuration that other packages bring to kdbench (`kdbench.packages`)."""
