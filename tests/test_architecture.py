@@ -27,7 +27,7 @@ FLOORS = [
         "runtime",
         "console",
     }
-    | {"disk", "divergence", "exact", "locks"}
+    | {"disk", "divergence", "exact", "locks", "preemption"}
     | {"published", "cells", "significance"},
     {"data", "networks", "weights", "log", "wandb_log", "config"}
     | {"ledger", "formats", "table"}

@@ -7,16 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.config import Config
-from kdbench.errors import ConfigError, KdbenchError, first_line
+from kdbench.errors import ConfigError, KdbenchError, first_line, nearest
 from kdbench.executors import Ended, Task
+from kdbench.preemption import Preemption
 from kdbench.worker import Outcome, outcomes, stop_on_sigterm
+
+# What a configuration may ask of a cluster: amounts and names, nothing that would run there.
+# submitit's setup, python and srun_args are commands, as is much of what Ray's runtime_env holds.
+SUBMITIT = (
+    *("cluster", "name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node"),
+    *("stderr_to_stdout", "slurm_partition", "slurm_account", "slurm_qos", "slurm_constraint"),
+    *("slurm_signal_delay_s", "slurm_gres", "slurm_exclude", "slurm_nodelist", "slurm_exclusive"),
+    *("slurm_mem_per_gpu", "slurm_cpus_per_gpu", "slurm_comment", "slurm_mail_type"),
+    *("slurm_mail_user", "slurm_dependency", "slurm_wckey"),
+)
+RAY = ("address", "num_cpus", "num_gpus", "object_store_memory", "namespace", "include_dashboard")
+TIMEOUTS = 100  # how often a job may reach its time limit; submitit's 3 are too few for weeks
+
+
+def checked(name: str, parameters: Mapping[str, Any], valid: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a cluster's library, which come from a configuration.
+
+    Raises:
+        ConfigError: one that a configuration may not set, or a text of several lines, of which
+            the second would be a line of a job's script.
+    """
+    for key, value in parameters.items():
+        if key not in valid:
+            raise ConfigError(f"{name}.{key} is not allowed: {nearest(key, valid)}")
+        if not (value is None or isinstance(value, int | float) or is_line(value)):
+            raise ConfigError(f"{name}.{key} must be a number or a line of text, not {value!r}")
+    return dict(parameters)
+
+
+def is_line(value: object) -> bool:
+    """Whether a value is a text without line breaks and other control characters."""
+    return isinstance(value, str) and value.isprintable()
 
 
 class Submission:
     """A cohort as submitit runs it.
 
-    A job that is preempted or comes to its time limit is queued again; its runs go on from their
-    last checkpoints.
+    A job that is preempted or comes to its time limit writes checkpoints and is queued again; its
+    runs go on from there.
     """
 
     def __init__(self, folder: Path, configs: Sequence[Config]) -> None:
@@ -26,7 +59,12 @@ class Submission:
         """Train the cohort."""
         os.chdir(self.folder)
         stop_on_sigterm()
-        return outcomes(json.loads(self.text))
+        preemption = Preemption()
+        try:
+            return outcomes(json.loads(self.text))
+        except KeyboardInterrupt:
+            preemption.queue_again()
+            raise
 
     def checkpoint(self) -> Any:
         """What submitit queues again."""
@@ -46,17 +84,22 @@ class SubmititExecutor:
 
     Raises:
         KdbenchError: submitit is not installed.
-        ConfigError: submitit refuses the parameters.
+        ConfigError: the parameters are not allowed, or submitit refuses them.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any], processes: int | None) -> None:
+        settings = checked("hydra.launcher.submitit", parameters, SUBMITIT)
         try:
             import submitit
         except ModuleNotFoundError:
             raise missing("submitit", "slurm") from None
-        settings = dict(parameters)
+        cluster = settings.pop("cluster", None)
+        if not is_line(str(folder)):  # it stands in jobs' scripts
+            raise ConfigError(f"runs_dir must be a line of text, not {str(folder.parent)!r}")
         try:
-            self.executor = submitit.AutoExecutor(folder, cluster=settings.pop("cluster", None))
+            self.executor = submitit.AutoExecutor(
+                folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS
+            )
             self.executor.update_parameters(**{"name": "kdbench", **settings})
         except (NameError, ValueError, AssertionError, RuntimeError) as error:
             raise ConfigError(f"hydra.launcher.submitit: {first_line(error)}") from None
@@ -113,11 +156,18 @@ class RayExecutor:
 
     Raises:
         KdbenchError: Ray is not installed.
+        ConfigError: the parameters are not allowed.
     """
 
     def __init__(
         self, parameters: Mapping[str, Any], needs_gpu: bool, threads: int, processes: int | None
     ) -> None:
+        checked("hydra.launcher.ray", parameters, RAY)
+        if parameters.get("address") not in (None, "auto", "local"):
+            raise ConfigError(
+                "hydra.launcher.ray.address must be auto or local: what a cluster answers is "
+                "trusted, so name another in the variable RAY_ADDRESS, with auto here"
+            )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked
         try:
             import ray
