@@ -11,7 +11,7 @@ from kdbench.weights import STUDENT_FILE
 
 COSTS = {  # of a record: when it was made, what it took, and beside whom
     *("finished", "seconds", "seconds_share", "cpu_seconds", "gpu_seconds", "peak_memory_mb"),
-    *("companions", "commit", "checksum"),
+    *("companions", "commit", "checksum", "metrics_sha256"),  # the metrics hold seconds
 }
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL from inside, at a chosen moment of a chosen phase."""
+"""Signals from inside, at a chosen moment of a chosen phase: SIGKILL, or one that asks to stop."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ import kdbench.metrics
 import kdbench.passport
 import kdbench.record
 import kdbench.weights
+from kdbench.loop import STOPS
 from kdbench.optim import Optimizer
 from kdbench.teacher_table import TeacherTable
 
@@ -30,19 +31,23 @@ PHASES = {  # name -> its moments, and how often it comes up in a whole life of 
 
 
 class Kill(NamedTuple):
-    """When to die."""
+    """When to die, or to be asked to stop."""
 
     phase: str  # of PHASES
     moment: str
     nth: int  # time (from 1) that the phase comes up
+    number: signal.Signals = signal.SIGKILL
 
     @classmethod
-    def drawn(cls, random: Random, runs: int, tables: bool) -> "Kill":
-        """Any moment of a life that trains so many runs."""
+    def drawn(cls, random: Random, runs: int, tables: bool, stops: float) -> "Kill":
+        """Any moment of a life that trains so many runs; a part `stops` of them only asks."""
         phase = random.choice([name for name in PHASES if tables or name != "table"])
         moments, often = PHASES[phase]
         often *= 1 if phase == "table" else runs
-        return cls(phase, random.choice(moments), random.randint(1, often))
+        nth = random.randint(1, often)
+        if random.random() < stops:
+            return cls(phase, random.choice((moments[0], moments[-1])), nth, random.choice(STOPS))
+        return cls(phase, random.choice(moments), nth)
 
 
 def die() -> None:
@@ -51,52 +56,58 @@ def die() -> None:
 
 
 def arm(kill: Kill, random: Random) -> None:
-    """Let this process die at that moment, if it comes to it."""
+    """Let this process die at that moment, or be asked to stop, if it comes to it."""
     wrap = counter(kill.nth)
-    if kill.phase in ("training", "evaluation"):
-        first = kill.moment.startswith("before")
-        owner, name = (
-            (Optimizer, "update") if kill.phase == "training" else (kdbench.metrics, "add_to_bins")
-        )
-        setattr(owner, name, wrap(getattr(owner, name), around(first)))
-    elif kill.phase == "table":
-        TeacherTable.write = wrap(TeacherTable.write, rows(kill.moment, random))
-    else:
-        checkpoint = kill.phase == "checkpoint"
-        results = (kdbench.weights, kdbench.passport, kdbench.record)
-        for room in (kdbench.checkpoint,) if checkpoint else results:
-            room.write_atomically = wrap(room.write_atomically, file(kill.moment, random))
+    results = (kdbench.weights, kdbench.passport, kdbench.record)
+    places: dict[str, list[tuple[Any, str]]] = {
+        "training": [(Optimizer, "update")],
+        "evaluation": [(kdbench.metrics, "add_to_bins")],
+        "checkpoint": [(kdbench.checkpoint, "write_atomically")],
+        "table": [(TeacherTable, "write")],
+        "record": [(room, "write_atomically") for room in results],
+    }
+    for owner, name in places[kill.phase]:
+        setattr(owner, name, wrap(getattr(owner, name), deadly(kill, random)))
 
 
-Deadly = Callable[..., None]
+Deadly = Callable[..., Any]
+
+
+def deadly(kill: Kill, random: Random) -> Deadly:
+    """What takes the place of the call."""
+    if kill.number != signal.SIGKILL or kill.phase in ("training", "evaluation"):
+        moments, _ = PHASES[kill.phase]
+        return around(kill.moment == moments[0], kill.number)
+    return rows(kill.moment, random) if kill.phase == "table" else file(kill.moment, random)
 
 
 def counter(nth: int) -> Callable[[Callable[..., Any], Deadly], Callable[..., Any]]:
     """Replaces functions, all counted together, so that their n-th call is a deadly one."""
     calls = 0
 
-    def wrap(function: Callable[..., Any], deadly: Deadly) -> Callable[..., Any]:
+    def wrap(function: Callable[..., Any], instead: Deadly) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == nth:
-                deadly(function, *arguments)
-            return function(*arguments)
+            return instead(function, *arguments) if calls == nth else function(*arguments)
 
         return counted
 
     return wrap
 
 
-def around(first: bool) -> Deadly:
-    """Dies before or after the call."""
+def around(first: bool, number: signal.Signals) -> Deadly:
+    """A signal before or after the call."""
 
-    def deadly(function: Callable[..., Any], *arguments: Any) -> None:
+    def instead(function: Callable[..., Any], *arguments: Any) -> Any:
+        if first:
+            os.kill(os.getpid(), number)
+        result = function(*arguments)
         if not first:
-            function(*arguments)
-        die()
+            os.kill(os.getpid(), number)
+        return result
 
-    return deadly
+    return instead
 
 
 def file(moment: str, random: Random) -> Deadly:
@@ -113,19 +124,19 @@ def file(moment: str, random: Random) -> Deadly:
             os.replace(source, target)
         die()
 
-    def deadly(function: Callable[..., Any], *arguments: Any) -> None:
+    def instead(function: Callable[..., Any], *arguments: Any) -> None:
         if moment == "before":
             die()
         kdbench.files.os = SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace})
         function(*arguments)
 
-    return deadly
+    return instead
 
 
 def rows(moment: str, random: Random) -> Deadly:
     """Dies while answers of a teacher are written to its table."""
 
-    def deadly(
+    def instead(
         function: Callable[..., Any], table: TeacherTable, index: Any, view: Any, answers: Any
     ) -> None:
         count = len(index) if moment == "after" else random.randrange(len(index))
@@ -138,4 +149,4 @@ def rows(moment: str, random: Random) -> Deadly:
                 os.pwrite(file.fileno(), half, place * table.row_bytes)
         die()
 
-    return deadly
+    return instead

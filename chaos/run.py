@@ -1,19 +1,25 @@
 """`make chaos`: kill -9 at random moments, start again, and compare with what was never killed.
 
-    python -m chaos.run [--count 200] [--seed 0] [--methods kd,crd] [--page docs/reliability.md]
+    python -m chaos.run [--count 200] [--seed 0] [--methods kd,crd] [--faults clock,records]
+        [--page docs/reliability.md]
 
-Goes on where it was stopped, as long as the code is the same. Exit code 1: a run ended otherwise.
+Then the faults that are no kills. Goes on where it was stopped, as long as the code is the same.
+Exit code 1: something ended otherwise.
 """
 
 import argparse
 import hashlib
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
 
-from chaos.trials import ENOUGH, Ground, Trial
+from chaos.arena import Fault
+from chaos.faults import FAULTS, fault
+from chaos.ground import Ground
+from chaos.report import kills, report, write_page
+from chaos.sweeps import sweep
+from chaos.trials import ENOUGH, Trial, trial
 from kdbench.build import build_method
 from kdbench.catalogue import recipes
 from kdbench.cli import compose_group
@@ -21,7 +27,7 @@ from kdbench.config import conf_dir
 from kdbench.methods.base import Method
 from kdbench.schema import check_node
 
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+SWEEPS = 5  # one trial in so many is a sweep
 
 
 def code_hash() -> str:
@@ -39,63 +45,56 @@ def method_of(name: str) -> Method:
     return build_method(check_node("method", compose_group("method", name)), 0)
 
 
-def kills(trials: list[Trial]) -> int:
-    """How many processes were killed."""
-    return sum(len(trial.kills) for trial in trials)
+def try_kills(ground: Ground, count: int) -> list[Trial]:
+    """Trials until so many processes were killed."""
+    trials = ground.kept(Trial)
+    while kills(trials) < count:
+        number, most = len(trials), min(ENOUGH, count - kills(trials))
+        one = (sweep if number % SWEEPS == 1 else trial)(ground, number, most)
+        ground.keep(one)
+        trials.append(one)
+        outcome = "; ".join(one.differences) or "same bits"
+        print(f"{kills(trials)}/{count} {one.kind} {', '.join(one.methods)}: {outcome}", flush=True)
+    return trials
 
 
-def report(trials: list[Trial], seed: int) -> str:
-    """The results in Markdown."""
-    methods = sorted({name for trial in trials for name in trial.methods})
-    cohorts = sum(len(trial.methods) > 1 for trial in trials)
-    bad = [trial for trial in trials if trial.differences]
-    counts = Counter(kill for trial in trials for kill in trial.kills)
-    lines = [
-        f"`make chaos COUNT={kills(trials)} SEED={seed}`, torch {torch.__version__}, one thread: "
-        f"{kills(trials)} kills in {len(trials)} trials ({cohorts} of them cohorts) of "
-        f"{len(methods)} methods; **{len(trials) - len(bad)} of {len(trials)} ended with the bits "
-        "of the undisturbed run**.",
-        "",
-        "| killed | times |",
-        "|---|---|",
-        *(f"| {name} | {counts[name]} |" for name in sorted(counts)),
-        "",
-        f"Methods: {', '.join(methods)}.",
-    ]
-    lines += [f"\n- trial {trial.number}: {'; '.join(trial.differences)}" for trial in bad]
-    return "\n".join(lines)
-
-
-def write_page(path: Path, text: str) -> None:
-    """Put the results between the page's two marks."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+def try_faults(ground: Ground, names: list[str]) -> list[Fault]:
+    """Each fault that was not tried before."""
+    faults = ground.kept(Fault)
+    for name in names[len(faults) :]:
+        one = fault(ground, name)
+        ground.keep(one)
+        faults.append(one)
+        print(f"{one.name}: {'; '.join(one.wrong) or one.skipped or one.outcome}", flush=True)
+    return faults
 
 
 def main() -> None:
-    """Kill until the count is reached."""
+    """Kill until the count is reached, then try the other faults."""
     parser = argparse.ArgumentParser(description="kill -9 at random moments, resume, compare")
     parser.add_argument("--count", type=int, default=200, help="kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--methods", default="", help="of these only, with commas")
+    parser.add_argument("--methods", default="", help="kill runs of these only, with commas")
+    parser.add_argument("--faults", help="these only, with commas (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("runs/chaos"))
     parser.add_argument("--page", type=Path, help="where the results are written")
     given = parser.parse_args()
     torch.set_num_threads(1)
     names = given.methods.split(",") if given.methods else list(recipes())
-    methods = {name: method_of(name) for name in names}
-    ground = Ground(given.folder.resolve() / f"{code_hash()}-s{given.seed}", given.seed, methods)
-    trials = ground.trials()
-    while kills(trials) < given.count:
-        trial = ground.trial(len(trials), min(ENOUGH, given.count - kills(trials)))
-        trials.append(trial)
-        outcome = "; ".join(trial.differences) or "same bits"
-        print(f"{kills(trials)}/{given.count} {', '.join(trial.methods)}: {outcome}", flush=True)
-    text = report(trials, given.seed)
+    ground = Ground(
+        given.folder.resolve() / f"{code_hash()}-s{given.seed}",
+        given.seed,
+        {name: method_of(name) for name in recipes()},
+        names,
+    )
+    trials = try_kills(ground, given.count)
+    chosen = list(FAULTS) if given.faults is None else given.faults.split(",")
+    faults = try_faults(ground, [name for name in chosen if name])
+    text = report(trials, faults, given.seed)
     print(text)
     if given.page is not None:
         write_page(given.page, text)
-    if any(trial.differences for trial in trials):
+    if any(one.differences for one in trials) or any(one.wrong for one in faults):
         sys.exit(1)
 
 

@@ -127,8 +127,11 @@ def test_a_teacher_off_its_passport(command, checkpoint):
     again = distil(command, checkpoint, "teacher.resnet8.passport={top1:79.4}", "seed=1")
     assert "its passport says 79.40" in again.error_line, "also when it was measured before"
     (measurement,) = Path("runs/.teachers").iterdir()
-    measurement.write_text("{")
-    assert distil(command, checkpoint, "seed=2").code == 0, "a torn measurement is made again"
+    whole = measurement.read_text()
+    for number, damaged in enumerate(("{", whole.replace("[", "[1", 1)), start=2):
+        measurement.write_text(damaged)
+        assert distil(command, checkpoint, f"seed={number}").code == 0
+        assert measurement.read_text() == whole, "a damaged measurement is made again"
 
 
 def test_a_file_that_is_not_its_passport_s(command, checkpoint):

@@ -1,5 +1,6 @@
 """kdbench-sync replays finished runs from local files, once, and names what it cannot send."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_damaged_and_unfinished_runs_are_named_and_the_others_sent(monkeypatch, 
     assert "1 runs sent, 0 sent before" in said.out
     entries = wandb_files.written(OFFLINE.folder, whole.name)
     assert [row["lr"] for row in wandb_files.history(entries)] == [0.1, 0.1]
+
+
+def test_a_row_that_was_altered_is_noticed():
+    record = records.make_record()
+    folder = run_folder(record)
+    path = folder / "metrics.jsonl"
+    whole = path.read_bytes()
+    signed = {**record, "epochs": 2, "metrics_sha256": hashlib.sha256(whole).hexdigest()}
+    write_record(signed, folder / "record.json")
+    path.write_bytes(whole.replace(b"0.1", b"0.9", 1))
+    assert sync([folder], OFFLINE)[2][0].startswith(f"{path} is torn or not of this run's record")
+    path.write_bytes(whole)
+    assert sync([folder], OFFLINE) == (1, 0, [])
 
 
 def test_what_wandb_does_not_take_and_a_torn_configuration_are_lines(monkeypatch, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kdbench.teacher_table
 from kdbench.disk import check_room
 from kdbench.errors import KdbenchError
 from kdbench.teacher_table import TeacherTable, bytes_touched
@@ -25,7 +26,11 @@ def answers(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(IMAGES, WIDTH)).astype(np.float32)
 
 
-def test_keeps_what_was_written_and_knows_what_was_not(tmp_path):
+@pytest.mark.parametrize("free", [None, 0])
+def test_keeps_what_was_written_and_knows_what_was_not(tmp_path, monkeypatch, free):
+    """Also on a full disk, where rows are read one by one."""
+    if free is not None:
+        monkeypatch.setattr(kdbench.teacher_table, "free_bytes", lambda folder: free)
     rows = table(tmp_path)
     assert not rows.read(INDEX, VIEW)[1].any()
     rows.write(INDEX[::2], VIEW[::2], answers()[::2])

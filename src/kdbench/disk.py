@@ -27,6 +27,10 @@ def check_room(folder: Path, needed: int, what: str, remedy: str) -> None:
     free = free_bytes(folder)
     if free < needed:
         raise KdbenchError(
-            f"{what} needs {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB: "
-            f"{remedy}"
+            f"{what} needs {_size(needed)} in {folder}, which has {_size(free)}: {remedy}"
         )
+
+
+def _size(count: int) -> str:
+    """Bytes as people say them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

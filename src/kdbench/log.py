@@ -14,6 +14,11 @@ METRICS_FILE = "metrics.jsonl"
 Row = Mapping[str, float]
 
 
+def lines(history: Sequence[Row]) -> bytes:
+    """What the file holds after these epochs."""
+    return "".join(json.dumps(row) + "\n" for row in history).encode()
+
+
 class RunLogger:
     """What the loop tells while it trains; as it stands, `logger=none`, it does nothing."""
 
@@ -46,8 +51,7 @@ class MetricsFile(RunLogger):
             WriteError: it cannot be written.
         """
         with writing(self._path):
-            text = "".join(json.dumps(row) + "\n" for row in history)
-            write_atomically(self._path, text.encode())
+            write_atomically(self._path, lines(history))
 
     def epoch(self, row: Row) -> None:
         """Append one.
@@ -55,5 +59,5 @@ class MetricsFile(RunLogger):
         Raises:
             WriteError: it cannot be written.
         """
-        with writing(self._path), self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with writing(self._path), self._path.open("ab") as file:
+            file.write(lines([row]))

@@ -49,6 +49,8 @@ OPTIONAL: dict[str, Any] = {  # of this type where they are there
     "agreement": dict[str, float],
     "curve": dict[str, list[float]],
     "diverged_step": int,
+    "student_sha256": str,
+    "metrics_sha256": str,
 }
 TEACHER: dict[str, Any] = {"name": str, "sha256": str, "top1": float | None}
 LONGEST = 200  # bytes of a name; file systems take 255, with an ending

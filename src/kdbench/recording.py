@@ -1,5 +1,6 @@
 """What becomes of a run that has ended: its weights, its passport and its record."""
 
+import hashlib
 import statistics
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.errors import WriteError, writing
 from kdbench.hardware import hardware, peak_memory_mb, versions
+from kdbench.log import lines
 from kdbench.member import DivergedError, Member
 from kdbench.passport import Passport, beside, sha256_of, write_passport
 from kdbench.protocol import protocol_of
@@ -135,6 +137,7 @@ def finish(member: Member, facts: Record, teachers: dict[str, Teacher]) -> Recor
     )
     write_passport(passport, beside(weights))
     record["student_sha256"] = passport.sha256
+    record["metrics_sha256"] = hashlib.sha256(lines(position.history)).hexdigest()
     scores = member.score(run.dataset.test)
     record["ece_last"] = scores.ece
     record["agreement"] = {

@@ -6,6 +6,7 @@ A second call sends what is new or has changed. W&B replaces a run that is sent 
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -138,11 +139,14 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
             for epoch, row in enumerate(values, start=1)
         ]
     try:
-        rows = [json.loads(text) for text in path.read_text().splitlines()]
+        content = path.read_bytes()
+        rows = [json.loads(text) for text in content.decode().splitlines()]
         epochs = [row["epoch"] for row in rows]
         whole = epochs == list(range(1, len(rows) + 1))
         whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
         if record["status"] == "done":
+            expected = record.get("metrics_sha256")  # records of before have none
+            whole &= expected in (None, hashlib.sha256(content).hexdigest())
             whole &= len(rows) == record["epochs"]
             whole &= rows[-1]["test/top1"] == record["top1_last"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):

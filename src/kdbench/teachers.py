@@ -16,7 +16,7 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
 from kdbench.metrics import evaluate
 from kdbench.passport import Passport, find_passport, sha256_of
-from kdbench.record import canonical
+from kdbench.record import canonical, checksum
 from kdbench.runtime import Runtime
 from kdbench.weights import find_checkpoint, load_weights
 
@@ -94,7 +94,8 @@ def load_teacher(
         where = runtime.device, runtime.memory_format
         chosen = evaluate(network, dataset.test, dataset, *where).chosen
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"chosen": chosen.tolist()}).encode())
+        measured = {"chosen": chosen.tolist()}
+        write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
     top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
     compare(file, top1, len(labels), report)
     return Teacher(network, top1, chosen)
@@ -107,12 +108,14 @@ def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
 
 
 def read_measurement(path: Path, n: int) -> Tensor | None:
-    """The classes that a teacher chose before [n]; None where there are none that can be read."""
+    """The classes that a teacher chose before [n]; None where there are none that hold."""
     try:
-        chosen = torch.tensor(json.loads(path.read_text())["chosen"], dtype=torch.int64)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        measured = json.loads(path.read_text())
+        chosen = torch.tensor(measured["chosen"], dtype=torch.int64)
+        holds = measured["checksum"] == checksum(measured) and chosen.shape == (n,)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
-    return chosen if chosen.shape == (n,) else None
+    return chosen if holds else None
 
 
 def check_passport(file: TeacherFile, dataset: Dataset) -> None:

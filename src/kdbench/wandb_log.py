@@ -22,6 +22,8 @@ TAG_LENGTH, NAME_LENGTH = 64, 128  # the longest tag and artifact name that W&B 
 # Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
 # by; its other single values are results and go to the summary.
 MADE = ("data", "commit", "versions", "hardware")
+# What W&B raises when its service has ended, besides errors of the connection.
+LOST = ("HandleAbandonedError", "MailboxClosedError")
 NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
 
 
@@ -175,10 +177,21 @@ class WandbLogger(RunLogger):
 
     def _give_up(self, error: Exception) -> None:
         self._mirror = None
+        if isinstance(error, ConnectionError) or type(error).__name__ in LOST:
+            leave_service()
         Console().message(
             f"{self._name}: Weights & Biases failed, training goes on without it; kdbench-sync "
             f"sends the run later ({describe(error)})"
         )
+
+
+def leave_service() -> None:
+    """Let go of W&B's service once it has died: the next run starts another.
+
+    W&B itself would try to reach it again, and print a traceback when Python ends.
+    """
+    with suppress(Exception, SystemExit):  # it says that the connection is lost
+        wandb.teardown()
 
 
 def log_table(
