@@ -182,6 +182,26 @@ def test_a_truncated_image_stops_the_run_and_is_named(folder, command):
     assert "n02_4.JPEG is no readable image (" in result.error_line
 
 
+def test_a_link_to_nothing_is_named(folder):
+    (folder / "train" / "n02" / "n02_4.JPEG").unlink()
+    (folder / "train" / "n02" / "n02_4.JPEG").symlink_to("nowhere")
+    with pytest.raises(KdbenchError, match=r"n02_4.JPEG is a link to nothing: mend or remove it"):
+        load(folder)
+
+
+def test_a_system_that_gives_no_threads_is_said(folder, command, monkeypatch):
+    class NoThreads:
+        def submit(self, *_):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("kdbench.data.image_files.threads", lambda _: NoThreads())
+    result = command("train", *RUN, f"dataset.root={folder}")
+    assert result.error_line == (
+        "the threads that decode images cannot be started (can't start new thread): lower "
+        "runtime.threads, or raise the limit of processes"
+    )
+
+
 def test_a_run_stopped_inside_an_epoch_ends_with_the_same_bits(folder, command, monkeypatch):
     arguments = [*RUN, f"dataset.root={folder}", "schedule.warmup_epochs=2"]
     assert command("train", *arguments, "runs_dir=whole").code == 0

@@ -16,6 +16,7 @@ from torch import Tensor
 from kdbench.data.decode import naming, squared
 from kdbench.data.sources import Source
 from kdbench.data.stand_ins import StandIns
+from kdbench.errors import KdbenchError
 
 
 class ImageFiles:
@@ -76,7 +77,11 @@ class ImageFiles:
 
 
 class Decoding:
-    """Images on their way into one tensor [n, 3, S, S]."""
+    """Images on their way into one tensor [n, 3, S, S].
+
+    Raises:
+        KdbenchError: the system gives no thread to decode them.
+    """
 
     def __init__(
         self,
@@ -93,7 +98,13 @@ class Decoding:
                 work(place, pixels[place])
 
         pool = threads(torch.get_num_threads())
-        self.waiting: list[Future[None]] = [pool.submit(named, i) for i in range(len(names))]
+        try:
+            self.waiting: list[Future[None]] = [pool.submit(named, i) for i in range(len(names))]
+        except RuntimeError as error:
+            raise KdbenchError(
+                f"the threads that decode images cannot be started ({error}): lower "
+                "runtime.threads, or raise the limit of processes"
+            ) from None
 
     def wait(self) -> Tensor:
         """The images, all decoded.

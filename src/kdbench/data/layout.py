@@ -65,15 +65,22 @@ def scan(folder: Path) -> Files:
 
 
 def image_files(folder: Path, name: str) -> list[tuple[str, int]]:
-    """The image files in a folder below `folder`; none where it is not there."""
+    """The image files in a folder below `folder`; none where it is not there.
+
+    Raises:
+        KdbenchError: one is a link to a file that is not there.
+    """
     if not (folder / name).is_dir():
         return []
-    with os.scandir(folder / name) as entries:
-        return sorted(
-            (f"{name}/{entry.name}", entry.stat().st_size)
-            for entry in entries
-            if entry.name.lower().endswith(IMG_EXTENSIONS)
-        )
+    try:
+        with os.scandir(folder / name) as entries:
+            return sorted(
+                (f"{name}/{entry.name}", entry.stat().st_size)
+                for entry in entries
+                if entry.name.lower().endswith(IMG_EXTENSIONS)
+            )
+    except FileNotFoundError as error:
+        raise KdbenchError(f"{error.filename} is a link to nothing: mend or remove it") from None
 
 
 def find_shards(folder: Path, pattern: str) -> dict[str, list[Path]]:
