@@ -91,8 +91,8 @@ class Contestant:
         """
         self.cohort.step = 0
         self.cohort.each(lambda member: member.start_epoch(1))
-        for batches in self.cohort.batches(1, threading.Event()):
-            self.cohort.train_step(batches)
+        for step in self.cohort.steps(1, threading.Event()):
+            self.cohort.train_step(step)
         for member in self.members:
             if member.error is not None:
                 raise RuntimeError(f"{member.run.run_id} failed") from member.error
@@ -100,15 +100,16 @@ class Contestant:
     def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of the first step."""
         self.cohort.step = 0
-        batch = next(self.cohort.batches(1, threading.Event()))[1]
+        _, views = next(next(self.cohort.steps(1, threading.Event())).parts)
+        batch = views[1]
         return batch.images.contiguous().clone(), batch.labels
 
     def loss_of_first_step(self) -> float:
         """The first member's mean loss in the first step, which it takes."""
         self.cohort.step = 0
         self.cohort.each(lambda member: member.start_epoch(1))
-        batch = next(self.cohort.batches(1, threading.Event()))
+        step = next(self.cohort.steps(1, threading.Event()))
         before = self.members[0].position.sums.get("loss", 0.0)
-        self.cohort.train_step(batch)
+        self.cohort.train_step(step)
         loss = self.members[0].position.sums["loss"] - before
-        return float(loss) / len(batch[1].labels)
+        return float(loss) / len(step.images)

@@ -14,7 +14,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
-    {"__version__", "types", "errors", "seeds", "files", "confidential", "packages"},
+    {"__version__", "types", "errors", "seeds", "files", "confidential", "packages", "ranks"},
     {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
     | {"precision", "folding", "graphs", "frozen"}
     | {
@@ -33,9 +33,9 @@ FLOORS = [
     | {"ledger", "formats", "table"}
     | {"svg", "charts", "leaderboard", "page"},
     {"methods"},
-    {"optim", "metrics", "cli"},
+    {"optim", "metrics", "cli", "micro_batches"},
     {"step", "build"},
-    {"teachers", "snapshot"},
+    {"teachers", "snapshot", "accumulation"},
     {"member"},
     {"answers", "cohorts"},
     {"loop"},

@@ -131,6 +131,22 @@ def untabled(methods: Sequence[Method], views: AnyViews) -> list[str]:
     return unheld if views.finite else [*unheld, "views out of a continuum"]
 
 
+def wants_tables(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -> bool:
+    """Whether `runtime.teacher` asks for tables, or allows them and there can be some.
+
+    Raises:
+        ConfigError: it asks for them, and there can be none.
+    """
+    unheld, count, why = untabled(methods, views), runtime.ranks.count, None
+    if unheld:
+        why = f"the method reads {', '.join(unheld)}, which no table holds"
+    elif count > 1:
+        why = f"a table is filled by one process, not by {count} ranks"
+    if why is not None and runtime.teacher == "table":
+        raise ConfigError(f"runtime.teacher=table, but {why}: set runtime.teacher=auto")
+    return why is None and runtime.teacher != "live"
+
+
 def choose_answers(
     members: Sequence[Member],
     teachers: Mapping[str, nn.Module],
@@ -148,7 +164,8 @@ def choose_answers(
         facts: what names each teacher's table, besides data, device and how it is called.
 
     Raises:
-        ConfigError: runtime.teacher=table, and a method reads what no table holds.
+        ConfigError: runtime.teacher=table, and a method reads what no table holds, or there are
+            several ranks.
         KdbenchError: runtime.teacher=table, and there is no room for it.
     """
     schedule, count = members[0].run.schedule, len(dataset.train.labels)
@@ -157,16 +174,9 @@ def choose_answers(
     settings = schedule.precision, runtime, count * schedule.epochs, report
     networks = [freeze(network, sample, *settings) for network in teachers.values()]
     methods = [member.run.method for member in members]
-    unheld, live = untabled(methods, dataset.views), LiveTeachers(networks, runtime, report)
-    if runtime.teacher == "live" or not networks:
+    live = LiveTeachers(networks, runtime, report)
+    if not networks or not wants_tables(runtime, methods, dataset.views):
         return live
-    if unheld and runtime.teacher == "auto":
-        return live
-    if unheld:
-        raise ConfigError(
-            f"runtime.teacher=table, but the method reads {', '.join(unheld)}, which no table "
-            "holds: set runtime.teacher=auto"
-        )
     taps = sorted({tap for method in methods for tap in method.taps})
     widths = [_widths(network, sample, taps) for network in networks]
     root = Path(runtime.table_dir) if runtime.table_dir is not None else runs_dir / ".tables"

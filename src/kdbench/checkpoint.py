@@ -62,7 +62,7 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Write a run's checkpoint after `step` steps and drop all but the last two."""
-    save_tensors(folder / f"checkpoint-{step:09d}.safetensors", *checkpoint)
+    save_tensors(checkpoint_path(folder, step), *checkpoint)
     for old in checkpoint_paths(folder)[:-KEPT]:
         old.unlink()
 
@@ -76,6 +76,11 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
             return checkpoint, damaged
         damaged.append(path)
     return None, damaged
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is."""
+    return folder / f"checkpoint-{step:09d}.safetensors"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.confidential import masked
 from kdbench.config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.ranks import RankError, speaks
 
 INTERRUPTED = 130
 # How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.
@@ -36,6 +37,8 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
     failures: list[KdbenchError] = []
 
     def job(cfg: DictConfig) -> None:
+        if failures and isinstance(failures[-1], RankError):
+            return  # without the other ranks no further job of a sweep can be done
         try:
             task(check(plain(cfg)))
         except KdbenchError as error:  # said at once; the other jobs of a sweep go on
@@ -236,8 +239,9 @@ def forced(override: Override) -> str:
 
 
 def print_error(line: str) -> None:
-    """One line on standard error, without the secrets of the environment."""
-    print(f"kdbench: error: {masked(' '.join(line.split()))}", file=sys.stderr)
+    """One line on standard error, without the secrets of the environment; of all ranks once."""
+    if speaks(line):
+        print(f"kdbench: error: {masked(' '.join(line.split()))}", file=sys.stderr)
 
 
 def fail(line: str, exit_code: int) -> NoReturn:

@@ -18,7 +18,7 @@ from kdbench.record import RECORD_FILE, Identity, Record, canonical, identify, r
 from kdbench.teachers import TeacherFile, find_teacher
 
 SHARED = ("dataset", "runtime", "seed", "runs_dir")  # equal for all, besides teachers and:
-SHARED_SCHEDULE = ("epochs", "batch_size", "precision", "table_precision")
+SHARED_SCHEDULE = ("epochs", "batch_size", "micro_batches", "precision", "table_precision")
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Job:
     member: Member | None = None
     logger: RunLogger | None = None
     lock: RunLock | None = None
+    done: bool = False  # whether it has a result already
     error: Exception | None = None  # why it has no result
 
     @property

@@ -48,8 +48,8 @@ class Display:
 class Console:
     """The one place that writes to a terminal while runs go on."""
 
-    def __init__(self) -> None:
-        self._console = RichConsole(soft_wrap=True)
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = RichConsole(soft_wrap=True, quiet=quiet)
 
     def message(self, text: str) -> None:
         """One line."""

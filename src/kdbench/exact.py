@@ -19,6 +19,7 @@ MENDED_BY = {
     "channels_last": "set runtime.channels_last={}",
     "compile": "set runtime.compile={}",
     "device": "set runtime.device={}",
+    "ranks": "start it with torchrun --nproc-per-node={}",
     "instruction_set": "set the environment variable ATEN_CPU_CAPABILITY={} where it can do that",
     "torch": "install torch {}",
 }
@@ -35,7 +36,9 @@ def exact_facts(runtime: Runtime) -> Facts | None:
     machine = hardware(runtime.device)
     del machine["cores"]
     layout = runtime.memory_format == torch.channels_last
-    settings = {"channels_last": layout, "compile": runtime.compile}
+    settings: Facts = {"channels_last": layout, "compile": runtime.compile}
+    if runtime.ranks.count > 1:
+        settings["ranks"] = runtime.ranks.count
     return {**machine, **settings, "torch": str(torch.__version__)}
 
 

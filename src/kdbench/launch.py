@@ -21,6 +21,7 @@ from kdbench.estimate import duration
 from kdbench.executors import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.loop import stop_requests
 from kdbench.planning import Failure, Plan, cohorts, plan, runs, teachers_first
+from kdbench.ranks import Ranks
 from kdbench.record import canonical
 from kdbench.runtime import Runtime
 from kdbench.train import make_folder
@@ -60,9 +61,15 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
     A run or a process that fails is tried once more at the end; nothing stops the others.
 
     Raises:
+        ConfigError: torchrun has started this; a sweep starts its own processes.
         KdbenchError: runs have no result; each was named, with its reason.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, resumable.
     """
+    if Ranks.of_environment().count > 1:
+        raise ConfigError(
+            "a sweep starts its own processes: run it without torchrun, or with "
+            "hydra/launcher=basic to train its runs one after the other on all ranks"
+        )
     started, console = time.monotonic(), Console()
     runs_dir = Path(configs[0]["runs_dir"])
     make_folder(runs_dir)

@@ -1,5 +1,6 @@
 """The one training loop: runs side by side on one stream of batches and one teacher forward."""
 
+import itertools
 import math
 import signal
 import threading
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from kdbench.console import Console, Display
 from kdbench.data.streamed import StreamedImages
 from kdbench.data.strong import StrongView, stack_views
 from kdbench.data.views import TrainImages, epoch_plan
+from kdbench.errors import KdbenchError
 from kdbench.member import Member
+from kdbench.micro_batches import Cutting, Part
+from kdbench.ranks import RankError
 from kdbench.seeds import derive
 from kdbench.snapshot import Position
 from kdbench.types import Batch, Output
@@ -34,6 +38,16 @@ class Answers(Protocol):
 
     def outputs(self, batch: Batch) -> tuple[Output, ...]:
         """All teachers' outputs on a batch."""
+
+
+Views = dict[int, Batch]  # the same images by the number of their views
+
+
+class Step(NamedTuple):
+    """What one step trains on."""
+
+    images: Tensor  # [B] which, on the device, of all ranks
+    parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, each made when it is asked for
 
 
 class Interrupted(KeyboardInterrupt):
@@ -75,7 +89,10 @@ class Cohort:
         self.run = members[0].run  # for what all share
         self.device = self.run.runtime.device
         self.labels = self.run.dataset.train.labels.to(self.device)
-        self.steps_per_epoch = math.ceil(len(self.labels) / self.run.schedule.batch_size)
+        schedule, self.ranks = self.run.schedule, self.run.runtime.ranks
+        self.steps_per_epoch = math.ceil(len(self.labels) / schedule.batch_size)
+        sizes = schedule.batch_size, len(self.labels)
+        self.cutting = Cutting(schedule.micro_batches, *sizes, self.ranks)
         self.step = members[0].position.step
         self.epochs_done = len(members[0].position.history)
 
@@ -89,6 +106,7 @@ class Cohort:
 
         Raises:
             Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after checkpoints at the next step boundary.
+            RankError: what goes wrong on one rank and not on the others.
         """
         for member in self.members:
             member.companions = len(self.members) - 1
@@ -96,7 +114,7 @@ class Cohort:
         epochs = self.run.schedule.epochs
         names = [member.run.run_id for member in self.members]
         shown = self.console.display(names, epochs, len(self.labels))
-        with shown as display, stop_requests() as stop:
+        with shown as display, stop_requests() as stop, self.ranks.own_errors():
             while self.epochs_done < epochs and self.alive:
                 self.train_epoch(display, stop)
 
@@ -105,11 +123,11 @@ class Cohort:
         clock, epoch = Clock(), self.epochs_done + 1
         self.each(lambda member: member.start_epoch(epoch))
         read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
-        for batches in self.batches(epoch, stop):
-            if stop.is_set():
+        for step in self.steps(epoch, stop):
+            if self.ranks.any(stop.is_set()):
                 self.stop(epoch, clock)
             else:
-                self.train_step(batches)
+                self.train_step(step)
             done = self.step - (epoch - 1) * self.steps_per_epoch
             if done % read_every == 0:
                 self.each(Member.check)
@@ -121,7 +139,7 @@ class Cohort:
                 self.save(clock)
         self.finish_epoch(epoch, clock, display)
         last = epoch == self.run.schedule.epochs
-        if stop.is_set() and not last:
+        if self.ranks.any(stop.is_set()) and not last:
             self.stop(epoch, clock)
         elif epoch % self.run.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
             self.each(Member.save)
@@ -131,11 +149,8 @@ class Cohort:
         every = self.run.runtime.checkpoint_steps
         return every is not None and self.step % every == 0
 
-    def batches(self, epoch: int, stop: threading.Event) -> Iterator[dict[int, Batch]]:
-        """The epoch's batches from the current step on, by their number of views.
-
-        The last, short one is kept.
-        """
+    def steps(self, epoch: int, stop: threading.Event) -> Iterator[Step]:
+        """The epoch's steps from the current one on; the last, short batch is kept."""
         run, size = self.run, self.run.schedule.batch_size
         seed = derive(run.seed, "data")
         order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
@@ -144,25 +159,55 @@ class Cohort:
         first = self.step - (epoch - 1) * self.steps_per_epoch
         wanted = {member.run.method.views for member in self.alive}
         strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
-        for index, cut in self.images.epoch(order, view, size, first):
+
+        def views_of(index: Tensor, cut: Tensor) -> Views:
             views = [cut]
             if strong is not None:
                 views.append(strong.batch(index))
             stacks = {n: stack_views(views[:n], run.runtime.memory_format) for n in wanted}
-            yield {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
+            return {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
 
-    def train_step(self, batches: dict[int, Batch]) -> None:
+        images = self.images.epoch(order, view, size, first, self.cutting.cut)
+        for index in order.to(self.device).split(size)[first:]:
+            places = self.cutting.parts(len(index))
+            found = itertools.islice(images, len(places))
+            parts = ((part, views_of(*one)) for part, one in zip(places, found, strict=True))
+            yield Step(index, parts)
+
+    def train_step(self, step: Step) -> None:
         """One update of every member."""
-        outputs = {views: self.answers.outputs(batch) for views, batch in batches.items()}
-        self.each(lambda m: m.step(batches[m.run.method.views], outputs[m.run.method.views]))
+        cut = self.cutting.count > 1
+        if cut:
+            self.each(lambda member: member.start_parts(len(step.images)))
+        for part, batches in step.parts:
+            self.compute(part if cut else None, batches)
+        if cut:
+            self.each(lambda member: member.finish_parts(step.images))
         self.step += 1
+
+    def compute(self, part: Part | None, batches: Views) -> None:
+        """Every member's gradients of a micro-batch; of a whole batch, its step."""
+        outputs = {views: self.answers.outputs(batch) for views, batch in batches.items()}
+
+        def act(member: Member) -> None:
+            views = member.run.method.views
+            if part is None:
+                member.step(batches[views], outputs[views])
+            else:
+                member.add_part(part, batches[views], outputs[views])
+
+        self.each(act)
 
     def each(self, act: Callable[[Member], None]) -> None:
         """Let every member act; one that raises is out."""
         for member in self.alive:
             try:
                 act(member)
+            except RankError:
+                raise
             except Exception as error:
+                if self.ranks.count > 1 and not isinstance(error, KdbenchError):
+                    raise  # it may be this rank's alone
                 member.error = error
                 if len(self.members) > 1:
                     self.console.message(f"{member.run.run_id} failed: {error}")

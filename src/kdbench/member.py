@@ -1,15 +1,22 @@
 """One run, as a member of the cohort that trains it: its step, its scores, its files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kdbench.checkpoint import load_checkpoint, save_checkpoint
+from kdbench.accumulation import Accumulation
+from kdbench.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+)
 from kdbench.console import Console
 from kdbench.data.base import Dataset, Split
 from kdbench.errors import KdbenchError, writing
@@ -18,6 +25,7 @@ from kdbench.graphs import Replayed, recorder_for
 from kdbench.log import RunLogger
 from kdbench.methods.base import Method
 from kdbench.metrics import Scores, evaluate
+from kdbench.micro_batches import Part
 from kdbench.optim import Optimizer, Schedule
 from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
@@ -65,9 +73,10 @@ class Member:
         random = start_randomness(derive(run.seed, "train"), device)
         self.moving = Moving(run.student, run.method, optimizer, generator, random)
         self.student = at_precision(run.student, run.schedule.precision)
-        recorder, report = recorder_for(run.runtime), console.message
+        self.accumulation = Accumulation(self.student, self.moving, run.seed, run.runtime.ranks)
+        recorder = recorder_for(run.runtime) if run.schedule.micro_batches == 1 else None
         whole = partial(update, self.student, run.method, optimizer)
-        self.replayed = Replayed(whole, recorder, run.run_id, report) if recorder else None
+        self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
         self.position = Position()
         self.steps_per_epoch = math.ceil(len(run.dataset.train.labels) / run.schedule.batch_size)
         self.exact = exact_facts(run.runtime)
@@ -80,20 +89,56 @@ class Member:
         Raises:
             ConfigError: it was written under something else than `runtime.exact` allows.
         """
-        checkpoint, damaged = load_checkpoint(self.run.folder)
-        for path in damaged:
-            self.console.message(f"{path} is damaged and is not used")
-            path.unlink()
+        checkpoint = self.newest_checkpoint()
         if checkpoint is not None:
             check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
             self.position = restore(self.moving, checkpoint)
             self.moving.optimizer.guard.start(self.position.step)
             self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
 
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest that holds, as the first rank says; damaged ones are removed.
+
+        Raises:
+            KdbenchError: another rank cannot read it.
+        """
+        ranks, folder = self.run.runtime.ranks, self.run.folder
+        checkpoint, damaged = load_checkpoint(folder) if ranks.first else (None, [])
+        for path in damaged:
+            self.console.message(f"{path} is damaged and is not used")
+            path.unlink()
+        step = ranks.exchange("" if checkpoint is None else str(checkpoint.state["step"]))[0]
+        if not step:
+            return None
+        return ranks.together(lambda: checkpoint or self.read_checkpoint(int(step)))
+
+    def read_checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint after `step` steps, which the first rank has found.
+
+        Raises:
+            KdbenchError: it cannot be read here.
+        """
+        path = checkpoint_path(self.run.folder, step)
+        checkpoint = load_tensors(path)
+        if checkpoint is None:
+            raise KdbenchError(
+                f"rank {self.run.runtime.ranks.number} cannot read {path}: set runs_dir to a "
+                "folder that all ranks share"
+            )
+        return checkpoint
+
     def start(self) -> None:
         """Tell the loggers that training starts or goes on."""
-        for logger in self.loggers:
-            logger.start(self.position.history)
+        self.tell(lambda logger: logger.start(self.position.history))
+
+    def tell(self, news: Callable[[RunLogger], None]) -> None:
+        """Tell the loggers, of which the first rank alone has any."""
+
+        def act() -> None:
+            for logger in self.loggers:
+                news(logger)
+
+        self.run.runtime.ranks.by_first(act)
 
     def start_epoch(self, epoch: int) -> None:
         """Ready for the steps of `epoch` (from 1)."""
@@ -113,9 +158,7 @@ class Member:
         drew = any(not torch.equal(moving.random[key], before[key]) for key in before)
         if self.replayed is not None and not self.replayed.settled and drew:
             self.replayed.refuse("its forward pass draws random numbers")
-        position = self.position
-        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
-        position.step += 1
+        self.count_step(sums)
 
     def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
         """`train_step` with all that follows the draw as one recording, where it can be."""
@@ -126,6 +169,25 @@ class Member:
             for logits, taps in (teachers if method.num_teachers != 0 else ())
         )
         return replayed(batch, read)
+
+    def start_parts(self, size: int) -> None:
+        """Begin a step on a batch of `size` images, in micro-batches."""
+        self.moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
+        self.accumulation.start(self.position.step, size)
+
+    def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        """Compute one micro-batch of it; nothing moves yet."""
+        self.accumulation.add(part, batch, teachers)
+
+    def finish_parts(self, index: Tensor) -> None:
+        """End the step, on the images at `index` [B]: one update by all micro-batches."""
+        self.count_step(self.accumulation.finish(index))
+
+    def count_step(self, sums: Sums) -> None:
+        """One more step is done."""
+        position = self.position
+        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
+        position.step += 1
 
     def check(self) -> None:
         """Wait for the device and ask whether all steps so far were sound.
@@ -165,7 +227,7 @@ class Member:
     def score(self, split: Split) -> Scores:
         """The student's scores on a split."""
         runtime = self.run.runtime
-        where = runtime.device, runtime.memory_format
+        where = runtime.device, runtime.memory_format, runtime.ranks
         return evaluate(self.student, split, self.run.dataset, *where)
 
     def close_epoch(self, row: Row) -> None:
@@ -173,8 +235,7 @@ class Member:
         row["seconds"] = self.position.seconds
         self.position.history.append(row)
         self.position.sums = {}
-        for logger in self.loggers:
-            logger.epoch(row)
+        self.tell(lambda logger: logger.epoch(row))
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -187,5 +248,9 @@ class Member:
         checkpoint = take(self.moving, self.position)
         if self.exact is not None:
             checkpoint.state["exact"] = self.exact
+        self.run.runtime.ranks.by_first(partial(self.write, checkpoint))
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint of this step."""
         with writing(self.run.folder):
             save_checkpoint(self.run.folder, self.position.step, checkpoint)

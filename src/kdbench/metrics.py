@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from kdbench.data.base import Dataset, Split
 from kdbench.data.views import normalise
 from kdbench.losses import cross_entropy
+from kdbench.ranks import Ranks
 
 BATCH = 500  # rows do not depend on it from 16 up
+ALONE = Ranks()
 BINS = 15  # of the calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017
 
 
@@ -31,34 +33,45 @@ def evaluate(
     dataset: Dataset,
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
+    ranks: Ranks = ALONE,
 ) -> Scores:
-    """Score a network on a split; it is in eval mode meanwhile and as before afterwards."""
+    """Score a network on a split; it is in eval mode meanwhile and as before afterwards.
+
+    Ranks take batches in turn, and all have the scores that one would find.
+    """
     training = network.training
     network.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    bins = torch.zeros(3, BINS, dtype=torch.float64, device=device)
-    chosen = []
-    for start in range(0, len(split.labels), BATCH):
+    n = len(split.labels)
+    starts = range(0, n, BATCH)
+    sums = torch.zeros(len(starts), 3, dtype=torch.float64, device=device)  # a row for each batch
+    confidence = torch.zeros(n, dtype=torch.float64, device=device)
+    chosen = torch.zeros(n, dtype=torch.int64, device=device)
+    for row in range(ranks.number, len(starts), ranks.count):
+        start = starts[row]
         images = split.images[start : start + BATCH].to(device, non_blocking=True)
         labels = split.labels[start : start + BATCH].to(device, non_blocking=True)
         images = normalise(images, dataset.mean, dataset.std)
         logits = network(images.to(memory_format=memory_format)).logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         ranked = best == labels[:, None]
-        chosen.append(best[:, 0])
-        add_to_bins(bins, logits, ranked[:, 0])
+        chosen[start : start + BATCH] = best[:, 0]
+        confidence[start : start + BATCH] = logits.double().softmax(dim=1).amax(dim=1)
         scores = ranked[:, 0].sum(), ranked.sum(), cross_entropy(logits, labels).double().sum()
-        sums += torch.stack([score.double() for score in scores])
+        sums[row] = torch.stack([score.double() for score in scores])
     network.train(training)
-    n = len(split.labels)
-    hits1, hits5, loss = sums.tolist()
-    ece = (bins[1] - bins[2]).abs().sum().item() / n
-    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, torch.cat(chosen).cpu(), 100 * ece)
+    ranks.add_up([sums, confidence, chosen])
+    total = torch.zeros_like(sums[0])
+    for of_batch in sums:  # one after the other: the same bits with any number of ranks
+        total += of_batch
+    hits1, hits5, loss = total.tolist()
+    chosen = chosen.cpu()
+    ece = calibration_error(confidence.cpu(), chosen == split.labels.cpu())
+    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, chosen, ece)
 
 
-def add_to_bins(bins: Tensor, logits: Tensor, hits: Tensor) -> None:
-    """Add images to bins of confidence: their number, confidences and hits [3, BINS]."""
-    confidence = logits.double().softmax(dim=1).amax(dim=1)
+def calibration_error(confidence: Tensor, hits: Tensor) -> float:
+    """The ECE in percent of images with these confidences [n] float64 and hits [n] bool."""
     index = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # a bin has its upper edge
-    rows = torch.stack([torch.ones_like(confidence), confidence, hits.double()])
-    bins.index_add_(1, index, rows)
+    bins = torch.zeros(2, BINS, dtype=torch.float64)
+    bins.index_add_(1, index, torch.stack([confidence, hits.double()]))
+    return 100 * ((bins[0] - bins[1]).abs().sum().item() / len(hits))

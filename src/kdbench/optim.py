@@ -31,10 +31,11 @@ class Schedule:
     precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
     table_precision: TablePrecision = "fp32"  # what a teacher's table stores
     warmup_epochs: int = 0  # in whose steps the learning rate rises linearly, to `lr` in the last
+    micro_batches: int = 1  # that a batch is cut into, one after the other or on several ranks
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        for key, lowest in (("epochs", 1), ("batch_size", 1)):
+        for key, lowest in (("epochs", 1), ("batch_size", 1), ("micro_batches", 1)):
             if getattr(self, key) < lowest:
                 raise ConfigError(f"schedule.{key} must be 1 or more, not {getattr(self, key)}")
         if not 0 <= self.warmup_epochs <= self.epochs:
@@ -83,6 +84,10 @@ class Losses(NamedTuple):
         """The label loss plus the distillation loss."""
         parts = [part for part in self if part is not None]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def times(self, share: float) -> "Losses":
+        """Both parts times a number."""
+        return Losses(*(None if part is None else part * share for part in self))
 
 
 class Optimizer:
@@ -143,14 +148,36 @@ class Optimizer:
 
     def update(self, losses: Losses) -> None:
         """One step on a step's losses."""
-        if self.dot is not None:
-            self.dot.step(losses)
-            return
+        self.clear()
+        self.accumulate(losses)
+        self.apply(losses.total())
+
+    def clear(self) -> None:
+        """Before a step: no gradients."""
         self.sgd.zero_grad(set_to_none=True)
-        total = losses.total()
-        total.backward()
+        if self.dot is not None:
+            self.dot.clear()
+
+    def accumulate(self, losses: Losses) -> None:
+        """Add the gradients of the losses to those of the step."""
+        if self.dot is not None:
+            self.dot.accumulate(losses)
+        else:
+            losses.total().backward()
+
+    def gradients(self) -> list[Tensor]:
+        """Those of the step so far; of DOT both losses'."""
+        if self.dot is not None:
+            return self.dot.gradients()
         params = (param for group in self.sgd.param_groups for param in group["params"])
-        self.guard.watch(total, [param.grad for param in params if param.grad is not None])
+        return [param.grad for param in params if param.grad is not None]
+
+    def apply(self, loss: Tensor) -> None:
+        """The update by the step's gradients; `loss` [] is the step's."""
+        self.guard.watch(loss, self.gradients())
+        if self.dot is not None:
+            self.dot.step()
+            return
         if self.sgd.defaults["fused"]:
             align_gradients(self.sgd)
         elif self.guard.tripped:  # in the CPU's own memory: there is nothing to wait for
@@ -182,25 +209,38 @@ class DOT:
 
     def __init__(self, sgd: torch.optim.SGD, gap: float, guard: Guard) -> None:
         self.sgd, self.gap, self.guard = sgd, gap, guard
+        self.params = [param for group in sgd.param_groups for param in group["params"]]
+        self.clear()
 
-    @torch.no_grad()
-    def step(self, losses: Losses) -> None:
-        """One update from the two losses.
+    def clear(self) -> None:
+        """Before a step: no gradients."""
+        self.label: list[Tensor | None] = [None] * len(self.params)
+        self.distillation: list[Tensor | None] = [None] * len(self.params)
+
+    def accumulate(self, losses: Losses) -> None:
+        """Add the gradients of the two losses to those of the step.
 
         Raises:
             ConfigError: one of them is missing.
         """
         if losses.label is None or losses.distillation is None:
             raise ConfigError("method=dot needs an inner method with a label and a teacher term")
-        params = [param for group in self.sgd.param_groups for param in group["params"]]
-        with torch.enable_grad():
-            label, distillation = (
-                torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-                for loss in (losses.label, losses.distillation)
-            )
-        both = (gradient for gradient in (*label, *distillation) if gradient is not None)
-        self.guard.watch(losses.total(), [gradient.contiguous() for gradient in both])
-        gradients = iter(zip(params, label, distillation, strict=True))
+        of_each = (losses.label, self.label), (losses.distillation, self.distillation)
+        for loss, sums in of_each:
+            found = torch.autograd.grad(loss, self.params, retain_graph=True, allow_unused=True)
+            for i, gradient in enumerate(found):
+                if gradient is not None:
+                    before = sums[i]
+                    sums[i] = gradient.contiguous() if before is None else before + gradient
+
+    def gradients(self) -> list[Tensor]:
+        """Those of the label loss, then those of the distillation loss."""
+        return [gradient for gradient in (*self.label, *self.distillation) if gradient is not None]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from both losses' gradients."""
+        gradients = iter(zip(self.params, self.label, self.distillation, strict=True))
         for group in self.sgd.param_groups:
             for _ in group["params"]:
                 self._move(group, *next(gradients))

@@ -20,7 +20,12 @@ RESULTS_VERSION = 1
 # Settings that came later, by what they are of, and the value that all earlier runs had: at that
 # value they are left out of the hash, so that earlier runs keep their names.
 LATER: dict[str, dict[str, Any]] = {
-    "kdbench.optim.Schedule": {"precision": "fp32", "table_precision": "fp32", "warmup_epochs": 0},
+    "kdbench.optim.Schedule": {
+        "precision": "fp32",
+        "table_precision": "fp32",
+        "warmup_epochs": 0,
+        "micro_batches": 1,
+    },
     "kdbench.data.imagenet.imagenet": {"on_corrupt": "error", "resized": None, "decoder": "pillow"},
 }
 WHERE = ("root", "download", "cache_dir")  # settings of a data set that say where, and not what

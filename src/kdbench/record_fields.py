@@ -46,6 +46,7 @@ DONE: dict[str, Any] = {
 }
 OPTIONAL: dict[str, Any] = {  # of this type where they are there
     "hardware.gpu": str,
+    "hardware.ranks": int,
     "agreement": dict[str, float],
     "curve": dict[str, list[float]],
     "diverged_step": int,

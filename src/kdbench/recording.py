@@ -1,12 +1,13 @@
 """What becomes of a run that has ended: its weights, its passport and its record."""
 
 import hashlib
+import json
 import statistics
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kdbench.checkpoint import checkpoint_paths
@@ -41,41 +42,44 @@ FINAL_EPOCHS = 5  # whose mean top-1 a record keeps besides the last
 def close_job(
     job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
 ) -> None:
-    """Write the record of a run that has ended, done or failed."""
+    """Write the record of a run that has ended, done or failed; the first rank does."""
     assert job.member is not None
     assert job.logger is not None
     facts = describe(job, dataset, runtime)
     facts["teachers"] = [teacher_facts(file, teachers[file.name]) for file in job.files]
     facts["companions"] = job.member.companions
+    cost = costs(job.member.position, runtime)
     if job.member.error is not None:
         job.error = job.member.error
         failed = {**facts, "status": "failed", "error": str(job.error)}
         if isinstance(job.error, DivergedError):
             failed["diverged_step"] = job.error.step
-        failed |= costs(job.member.position, runtime.device)
-        with suppress(OSError):  # on a full disk the error line has to do
-            write_record(failed, job.folder / RECORD_FILE)
+        failed |= cost
+        if runtime.ranks.first:
+            with suppress(OSError):  # on a full disk the error line has to do
+                write_record(failed, job.folder / RECORD_FILE)
         job.logger.record(failed)
         job.logger.finish(1)
         return
     own = {
         teacher_label(file.name, {"network": file.node}): teachers[file.name] for file in job.files
     }
+    scores = job.member.score(dataset.test)
+    agreed = {name: agreement(scores.chosen, teacher.chosen) for name, teacher in own.items()}
+    ending = {"ece_last": scores.ece, "agreement": agreed, **cost}
     try:
-        with writing(job.folder):
-            record = finish(job.member, facts, own)
+        runtime.ranks.by_first(partial(finish, job, facts, ending, console))
     except WriteError as error:
         job.error = error
         job.logger.finish(1)
-        return
-    job.logger.record(record)
-    job.logger.finish(0)
-    console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")
 
 
 def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
     """What a record says of a run before its results."""
-    identity = job.identity
+    identity, ranks = job.identity, runtime.ranks
+    told = ranks.exchange(json.dumps(sorted(dataset.replaced or ())))
+    replaced = {row for text in told for row in json.loads(text)}
+    several = {"ranks": ranks.count} if ranks.count > 1 else {}
     return {
         "format": FORMAT,
         "run_id": identity.run_id,
@@ -89,11 +93,11 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
             "sha256": dataset.fingerprint,
             "train": len(dataset.train.labels),
             "test": len(dataset.test.labels),
-            **({} if dataset.replaced is None else {"replaced": dataset.replaced}),
+            **({} if dataset.replaced is None else {"replaced": len(replaced)}),
         },
         "commit": code_version(),
         "versions": {**versions(), **packages_of(job.config)},
-        "hardware": hardware(runtime.device),
+        "hardware": {**hardware(runtime.device), **several},
     }
 
 
@@ -114,18 +118,33 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def finish(member: Member, facts: Record, teachers: dict[str, Teacher]) -> Record:
+def finish(job: Job, facts: Record, ending: Record, console: Console) -> None:
     """Write the student with its passport, then the record; "done" is written last.
 
     Args:
-        member: the run.
+        job: the run.
         facts: what `describe` says of it, and its teachers' lines.
-        teachers: those that it reads, by the names in its record.
+        ending: further scores, and costs.
+        console: is told.
+
+    Raises:
+        WriteError: a file cannot be written.
     """
-    run, position = member.run, member.position
+    assert job.member is not None
+    assert job.logger is not None
+    with writing(job.folder):
+        record = write_results(job.member, facts, ending)
+    job.logger.record(record)
+    job.logger.finish(0)
+    console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")
+
+
+def write_results(member: Member, facts: Record, ending: Record) -> Record:
+    """The files of a run that is done; arguments as of `finish`."""
+    run = member.run
     weights = run.folder / STUDENT_FILE
     save_weights(run.student, weights)
-    record = {**facts, "status": "done", **results(position)}
+    record = {**facts, "status": "done", **results(member.position)}
     passport = Passport(
         sha256=sha256_of(weights),
         network=facts["config"]["student"]["name"],
@@ -137,13 +156,8 @@ def finish(member: Member, facts: Record, teachers: dict[str, Teacher]) -> Recor
     )
     write_passport(passport, beside(weights))
     record["student_sha256"] = passport.sha256
-    record["metrics_sha256"] = hashlib.sha256(lines(position.history)).hexdigest()
-    scores = member.score(run.dataset.test)
-    record["ece_last"] = scores.ece
-    record["agreement"] = {
-        name: agreement(scores.chosen, teacher.chosen) for name, teacher in teachers.items()
-    }
-    record |= costs(position, run.runtime.device)
+    record["metrics_sha256"] = hashlib.sha256(lines(member.position.history)).hexdigest()
+    record |= ending
     write_record(record, run.folder / RECORD_FILE)
     for path in checkpoint_paths(run.folder):
         path.unlink()
@@ -179,15 +193,20 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
     return 100 * int((ours == theirs).sum()) / len(ours)
 
 
-def costs(position: Position, device: torch.device) -> Record:
-    """What a run has cost, teachers included, as far as it trained."""
+def costs(position: Position, runtime: Runtime) -> Record:
+    """What a run has cost, teachers included, as far as it trained: of all ranks together.
+
+    The peak of memory is that of the rank with the highest.
+    """
+    ranks = runtime.ranks
     share = round(position.seconds_share, 1)
+    peaks = ranks.exchange(str(peak_memory_mb(runtime.device)))
     return {
         "seconds": round(position.seconds, 1),
         "seconds_share": share,
-        "cpu_seconds": round(position.cpu_seconds, 1),
-        "gpu_seconds": share if device.type == "cuda" else None,
-        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        "cpu_seconds": round(ranks.total(position.cpu_seconds), 1),
+        "gpu_seconds": share * ranks.count if runtime.device.type == "cuda" else None,
+        "peak_memory_mb": round(max(map(float, peaks)), 1),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.ranks import Ranks
 
 
 class Runtime:
@@ -20,6 +21,8 @@ class Runtime:
     epochs, and, unless null, after so many steps. `exact` uses deterministic algorithms only, and
     lets a run go on only under what it was started under (`kdbench.exact`): it then ends with the
     bits of an undisturbed run.
+
+    `ranks` are the processes that torchrun has started for the same runs; each GPU is one's own.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -52,7 +55,16 @@ class Runtime:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.ranks = Ranks.of_environment()
         self.device = torch.device(device)
+        if device == "cuda" and self.ranks.count > 1:
+            gpus = torch.cuda.device_count()
+            if self.ranks.local >= gpus:
+                raise KdbenchError(
+                    f"rank {self.ranks.number} has no GPU, of {gpus} here: start as many ranks as "
+                    "there are GPUs"
+                )
+            self.device = torch.device(device, self.ranks.local)
         self.threads = threads
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
@@ -61,7 +73,10 @@ class Runtime:
         self.compile = compile
 
     def apply(self) -> None:
-        """Set what is global to the process."""
+        """Set what is global to the process, and meet the other ranks."""
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
+        self.ranks.join(self.device)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if torch.are_deterministic_algorithms_enabled() != self.exact:

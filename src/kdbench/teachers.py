@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,13 +90,12 @@ def load_teacher(
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
     labels = dataset.test.labels
     chosen = read_measurement(path, len(labels))
-    if chosen is None:
+    if runtime.ranks.any(chosen is None):
         report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
-        where = runtime.device, runtime.memory_format
+        where = runtime.device, runtime.memory_format, runtime.ranks
         chosen = evaluate(network, dataset.test, dataset, *where).chosen
-        path.parent.mkdir(parents=True, exist_ok=True)
-        measured = {"chosen": chosen.tolist()}
-        write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
+        runtime.ranks.by_first(partial(write_measurement, path, chosen))
+    assert chosen is not None
     top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
     compare(file, top1, len(labels), report)
     return Teacher(network, top1, chosen)
@@ -105,6 +105,13 @@ def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
     """Names everything that a teacher's score depends on."""
     facts = [file.passport.sha256, file.node, dataset.fingerprint, dataset.mean, dataset.std]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def write_measurement(path: Path, chosen: Tensor) -> None:
+    """Keep the classes that a teacher chose [n] for the next run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {"chosen": chosen.tolist()}
+    write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
 
 
 def read_measurement(path: Path, n: int) -> Tensor | None:

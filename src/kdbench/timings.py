@@ -75,7 +75,8 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     member = Member(run, console, [])
     cohort = Cohort([member], AnswersAtHand(live), images, console)
     cohort.each(lambda one: one.start_epoch(1))
-    first = next(cohort.batches(1, threading.Event()))[method.views]
+    _, views = next(next(cohort.steps(1, threading.Event())).parts)
+    first = views[method.views]
     step = _median(lambda: _one_step(cohort), runtime.device)
     forward = _median(lambda: live.outputs(first), runtime.device) if networks else 0.0
     where = runtime.device, runtime.memory_format
@@ -109,8 +110,8 @@ def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str,
 def _one_step(cohort: Cohort) -> None:
     """The epoch of one batch, from cutting it to the update."""
     cohort.step = 0
-    for batches in cohort.batches(1, threading.Event()):
-        cohort.train_step(batches)
+    for step in cohort.steps(1, threading.Event()):
+        cohort.train_step(step)
     for member in cohort.members:
         if member.error is not None:
             raise member.error

@@ -25,8 +25,10 @@ from kdbench.hardware import reset_peak_memory
 from kdbench.log import MetricsFile, RunLogger
 from kdbench.loop import Cohort
 from kdbench.member import Member, Run
+from kdbench.micro_batches import Cutting
 from kdbench.optim import Schedule
 from kdbench.precision import allow_tf32
+from kdbench.ranks import RankError, Ranks, leave
 from kdbench.recording import close_job, summary, table_facts
 from kdbench.runtime import Runtime
 from kdbench.teachers import load_teacher
@@ -57,20 +59,20 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
         KdbenchError: what all of them need is wrong.
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
     """
-    console = Console()
-    runs_dir = Path(configs[0]["runs_dir"])
-    make_folder(runs_dir)
     runtime: Runtime = make(configs[0]["runtime"])
     runtime.apply()
+    ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
+    runs_dir = Path(configs[0]["runs_dir"])
+    ranks.by_first(lambda: make_folder(runs_dir))
     allow_tf32(False)
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
-    dataset: Dataset = make(configs[0]["dataset"])
+    dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"]))
     jobs: list[Job | KdbenchError] = []
     try:
         for config in configs:
-            jobs.append(try_job(config, dataset, runs_dir, console))
-        todo = [job for job in jobs if isinstance(job, Job) and job.record is None]
+            jobs.append(try_job(config, dataset, runs_dir, ranks, console))
+        todo = [job for job in jobs if isinstance(job, Job) and not job.done]
         if todo:
             train_jobs(todo, dataset, runtime, console)
     finally:
@@ -81,14 +83,18 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
 
 
 def try_job(
-    config: Config, dataset: Dataset, runs_dir: Path, console: Console
+    config: Config, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
 ) -> Job | KdbenchError:
     """The job that a configuration describes, held if it is to do, or why there is none."""
     try:
-        job = open_job(config, dataset, runs_dir)
-        if job.record is None:
-            make(config["schedule"])  # what cannot be trained leaves no folder
-            job.hold()  # whoever held it until now may have finished it
+        job = ranks.together(lambda: open_job(config, dataset, runs_dir))
+        job.done = ranks.any(job.record is not None)
+        if not job.done:
+            check_cutting(make(config["schedule"]), dataset, ranks)  # before there is a folder
+            ranks.by_first(job.hold)  # whoever held it until now may have finished it
+            job.done = ranks.any(job.record is not None)
+    except RankError:
+        raise
     except KdbenchError as error:
         return error
     if job.record is not None:
@@ -136,6 +142,8 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
         for job in jobs:
             try:
                 job.member = open_member(job, dataset, networks, runtime, console)
+            except RankError:
+                raise
             except Exception as error:
                 job.error = error
         for members in by_step(job.member for job in jobs if job.member is not None):
@@ -167,17 +175,33 @@ def open_member(
     student = set_up(job.method, student, networks, dataset, seed)
     name = job.identity.run_id
     run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
-    logger: RunLogger = make(config["logger"])
-    member = Member(run, console, [MetricsFile(job.folder), logger])
+    logger: RunLogger = make(config["logger"]) if runtime.ranks.first else RunLogger()
+    loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
+    member = Member(run, console, loggers)
     member.resume()
-    facts = {"config.json": config} | ({EXACT_FILE: member.exact} if member.exact else {})
-    with writing(job.folder):
-        for name, content in facts.items():
-            text = json.dumps(content, indent=1) + "\n"
-            write_atomically(job.folder / name, text.encode())
+    runtime.ranks.by_first(lambda: write_facts(member, config))
     job.logger = logger
     logger.open(job.identity, config, job.folder)
     return member
+
+
+def write_facts(member: Member, config: Config) -> None:
+    """Write what a run is, and under `runtime.exact` what it runs on, into its folder."""
+    facts = {"config.json": config} | ({EXACT_FILE: member.exact} if member.exact else {})
+    with writing(member.run.folder):
+        for name, content in facts.items():
+            text = json.dumps(content, indent=1) + "\n"
+            write_atomically(member.run.folder / name, text.encode())
+
+
+def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
+    """Refuse micro-batches that cannot be had.
+
+    Raises:
+        ConfigError: they do not fit the batches, or the ranks.
+    """
+    sizes = schedule.batch_size, len(dataset.train.labels)
+    Cutting(schedule.micro_batches, *sizes, ranks)
 
 
 def make_folder(folder: Path) -> None:
@@ -200,7 +224,10 @@ def make_folder(folder: Path) -> None:
 
 def main() -> None:
     """`kdbench-train`."""
-    cli.run("config", check_train, train)
+    try:
+        cli.run("config", check_train, train)
+    finally:
+        leave()
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ class Dataset:
         return {name: split for name, split in named.items() if split is not None}
 
     @property
-    def replaced(self) -> int | None:
-        """How many training images others stand in for; None where none may."""
+    def replaced(self) -> Collection[int] | None:
+        """The rows of training images that others stand in for; None where none may."""
         return None
 
     @cached_property

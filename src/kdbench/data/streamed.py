@@ -6,7 +6,7 @@ and after every resume.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -21,7 +21,7 @@ from kdbench.data.base import Dataset, Split
 from kdbench.data.crops import Box, ResizedCrops
 from kdbench.data.device_decode import Decode, DeviceDecoding, nvjpeg
 from kdbench.data.image_files import Decoding, ImageFiles
-from kdbench.data.views import CutViews, TrainImages, constants_on, normalise_with
+from kdbench.data.views import Cut, CutViews, TrainImages, constants_on, normalise_with, whole
 from kdbench.errors import KdbenchError
 
 Decoder = Literal["pillow", "nvjpeg"]
@@ -50,7 +50,7 @@ class StreamedImages:
         return len(self.files)
 
     def epoch(
-        self, order: Tensor, view: Tensor, size: int, first: int
+        self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As `TrainImages.epoch`; the batches after the one in use are being decoded.
 
@@ -60,10 +60,10 @@ class StreamedImages:
         begun: deque[tuple[Tensor, Decoding | DeviceDecoding]] = deque()
         try:
             for start in range(first * size, len(order), size):
-                index = order[start : start + size]
-                begun.append((index, self._begin(index, view[index])))
-                if len(begun) > AHEAD:
-                    yield self._finish(*begun.popleft())
+                for index in cut(order[start : start + size]):
+                    begun.append((index, self._begin(index, view[index])))
+                    if len(begun) > AHEAD:
+                        yield self._finish(*begun.popleft())
             while begun:
                 yield self._finish(*begun.popleft())
         finally:
@@ -129,10 +129,10 @@ class StreamedDataset(Dataset):
         return digest.hexdigest()
 
     @property
-    def replaced(self) -> int | None:
-        """How many training images could not be read, so far, and others stand in for."""
+    def replaced(self) -> Collection[int] | None:
+        """The rows of those that could not be read, so far."""
         stand_ins = files_of(self.train).stand_ins
-        return None if stand_ins is None else len(stand_ins.broken)
+        return None if stand_ins is None else stand_ins.broken
 
 
 def files_of(split: Split) -> ImageFiles:

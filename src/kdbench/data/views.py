@@ -6,7 +6,7 @@ teacher's answers be a table over (image, view). Where the views are a continuum
 `streamed`), the integer is a view's random number, and there is no table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -140,6 +140,14 @@ class CutViews(AnyViews, Protocol):
         """Where each view's pixels lie in a padded plane: [B, H, W]; see `Views.positions`."""
 
 
+Cut = Callable[[Tensor], Sequence[Tensor]]  # what of a batch's images [B] is wanted, in parts
+
+
+def whole(index: Tensor) -> Sequence[Tensor]:
+    """All of a batch in one part."""
+    return [index]
+
+
 class TrainImages:
     """Training images on the device, zero-padded once; a batch is one gather and a normalisation.
 
@@ -169,20 +177,23 @@ class TrainImages:
         return len(self.planes)
 
     def epoch(
-        self, order: Tensor, view: Tensor, size: int, first: int
+        self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Index [B] and normalised views [B, C, H, W] of each batch of an epoch, on the device.
+
+        Of each of a batch's parts instead, where `cut` makes several or leaves some out.
 
         Args:
             order: [N] on the CPU; the last, short batch is kept.
             view: [N] on the CPU, row i for image i.
             size: B.
             first: the batch to begin with, from 0.
+            cut: what of each batch is wanted.
         """
         order, view = order.to(self.device), view.to(self.device)
         for start in range(first * size, len(order), size):
-            index = order[start : start + size]
-            yield index, self.batch(index, view[index])
+            for index in cut(order[start : start + size]):
+                yield index, self.batch(index, view[index])
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""

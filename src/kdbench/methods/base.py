@@ -24,6 +24,8 @@ class Method(nn.Module):
     taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build;
     #                             those that only `setup` can know are added there
     batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
+    banks: tuple[str, ...] = ()  # buffers with a row for each training sample, of which `forward`
+    #                              changes those of its batch and no other
     ce_weight: float = 1.0
     momentum_gap: float = 0.0  # above 0: trained by DOT, with a buffer for each of the two losses
 

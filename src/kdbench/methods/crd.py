@@ -43,6 +43,7 @@ class CRD(Method):
     """
 
     taps = ("pooled",)
+    banks = ("bank_student", "bank_teacher")
     bank_student: Tensor  # [N, D]
     bank_teacher: Tensor  # [N, D]
     normaliser_student: Tensor  # []
