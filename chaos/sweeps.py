@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from chaos.compare import differences
 from chaos.ground import Ground, Process, Result
@@ -22,6 +23,16 @@ TRAINING = 3.0  # after its first checkpoint, within which the others come
 ORPHANED = 60.0  # seconds within which such a process must have noticed that its launcher is gone
 
 
+class Sweep(NamedTuple):
+    """A sweep's command, and what is known of it."""
+
+    ground: Ground
+    command: list[str]
+    where: Path
+    runs: int
+    draw: Random
+
+
 def sweep(ground: Ground, number: int, most: int) -> Trial:
     """Kill a sweep's launcher up to `most` times, or a child of its once a life, and compare."""
     draw = Random(f"{ground.seed} sweep {number}")
@@ -33,14 +44,15 @@ def sweep(ground: Ground, number: int, most: int) -> Trial:
     command = ["-m", *ground.settings(methods[0]), f"runs_dir={where}", "hydra/launcher=cohort"]
     command += [f"method={','.join(methods)}", f"seed={','.join(map(str, SEEDS))}"]
     command += [f"hydra.launcher.size={draw.choice([1, 2, METHODS])}"]
-    victims: list[Callable[[Ground, list[str], Path, Random], tuple[str, Result]]]
+    given = Sweep(ground, command, where, len(expected), draw)
+    victims: list[Callable[[Sweep], tuple[str, Result]]]
     victims = [kill_launcher, kill_launcher, kill_everything, kill_child]
     lives = draw.randint(1, LIVES)
     result = None
     while (result is None or result.code != 0) and lives > 0 and len(found.kills) < most:
         lives -= 1
         done = records(where)
-        victim, result = draw.choice(victims)(ground, command, where, draw)
+        victim, result = draw.choice(victims)(given)
         found.kills += [victim] * bool(victim)
         found.differences += repeated(done, where)
         if result.code not in (0, -signal.SIGKILL):
@@ -60,12 +72,10 @@ def sweep(ground: Ground, number: int, most: int) -> Trial:
     return found
 
 
-def kill_launcher(
-    ground: Ground, command: list[str], where: Path, draw: Random
-) -> tuple[str, Result]:
+def kill_launcher(given: Sweep) -> tuple[str, Result]:
     """Kill the launcher; what trains for it must notice, sooner or later."""
-    process, result, phase, orphans = killed(ground, command, where, draw)
-    if process.code == -signal.SIGKILL and draw.random() < 0.5:
+    process, result, phase, orphans = killed(given)
+    if process.code == -signal.SIGKILL and given.draw.random() < 0.5:
         end = time.monotonic() + ORPHANED
         while any(map(alive, orphans)) and time.monotonic() < end:
             time.sleep(0.1)
@@ -74,22 +84,18 @@ def kill_launcher(
     return f"launcher: {phase}" * (process.code == -signal.SIGKILL), result
 
 
-def kill_everything(
-    ground: Ground, command: list[str], where: Path, draw: Random
-) -> tuple[str, Result]:
+def kill_everything(given: Sweep) -> tuple[str, Result]:
     """Kill the launcher and what trains for it."""
-    process, result, phase, orphans = killed(ground, command, where, draw)
+    process, result, phase, orphans = killed(given)
     for orphan in orphans:
         kill(orphan)
     return f"launcher and its child: {phase}" * (process.code == -signal.SIGKILL), result
 
 
-def killed(
-    ground: Ground, command: list[str], where: Path, draw: Random
-) -> tuple[Process, Result, str, list[int]]:
+def killed(given: Sweep) -> tuple[Process, Result, str, list[int]]:
     """A launcher that is killed at any time, unless it is faster; its children are left."""
-    process, out, err = ground.start("train", *command)
-    wait(process, where, draw)
+    process, out, err = given.ground.start("train", *given.command)
+    wait(process, given.where, given.draw)
     orphans: list[int] = []
     if not process.ended():
         orphans = workers(process.pid)
@@ -100,18 +106,19 @@ def killed(
     return process, Result(code, said, err.read_text()), phase, orphans
 
 
-def kill_child(ground: Ground, command: list[str], where: Path, draw: Random) -> tuple[str, Result]:
+def kill_child(given: Sweep) -> tuple[str, Result]:
     """Kill a process that trains for the launcher, which goes on with another."""
-    process, out, err = ground.start("train", *command)
+    process, out, err = given.ground.start("train", *given.command)
     while not process.ended() and not workers(process.pid):
         time.sleep(0.01)
-    wait(process, where, draw)
+    wait(process, given.where, given.draw)
     victim = ""
     for pid in workers(process.pid) if not process.ended() else []:
         victim = "child of the launcher"
         kill(pid)
+    idle = len(records(given.where)) == given.runs
     result = Result(process.wait(), out.read_text(), err.read_text())
-    if victim and result.code == 0 and "to be tried once more" not in result.out:
+    if victim and not idle and result.code == 0 and "to be tried once more" not in result.out:
         return victim, result._replace(code=1, err="nothing was tried once more")
     return victim, result
 
