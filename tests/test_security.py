@@ -11,10 +11,13 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import wandb
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from conftest import ROOT, compose_method
@@ -22,10 +25,15 @@ from kdbench import confidential
 from kdbench.build import make
 from kdbench.cli import compose_jobs
 from kdbench.config import check_train
+from kdbench.data.decode import decode_into
 from kdbench.data.torchvision_sets import cifar10
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.record import write_record
+from kdbench.files import LARGEST
+from kdbench.formats import render
+from kdbench.ledger import open_ledger, tables
+from kdbench.record import Identity, write_record
 from kdbench.report import take
+from kdbench.wandb_log import Mirror, Target
 from kdbench.weights import read_tensors
 from records import make_record
 
@@ -173,6 +181,12 @@ def test_a_hostile_command_is_one_line(command, monkeypatch, argument):
         "job_logging: {version: 1, handlers: {x: {class: logging.FileHandler, mode: 7}}, "
         "root: {handlers: [x]}}",
         "launcher: {x: [{_target_: os.mkdir, path: executed}]}",
+        "job_logging: {version: 1, formatters: {x: {class: logging.os.execl, format: /bin/sh, "
+        "datefmt: sh, style: -c, validate: touch executed}}, handlers: {h: {class: "
+        "logging.StreamHandler, formatter: x}}, root: {handlers: [h]}}",
+        "job_logging: {version: 1, handlers: {h: {class: logging.StreamHandler, stream: "
+        "ext://executed.x}}}",
+        "{launcher: !!python/object/apply:os.system [touch executed]}",
         "hydra_logging: {version: 1, disable_existing_loggers: false, handlers: "
         "{x: {(): subprocess.getoutput, cmd: touch executed}}, root: {handlers: [x]}}",
     ],
@@ -185,6 +199,22 @@ def test_an_experiment_file_of_someone_else_runs_nothing(command, hydra):
     assert result.code == 2
     assert result.error_line
     assert not CANARY.exists()
+
+
+def test_no_later_job_of_a_sweep_brings_its_own_logging(command):
+    """Hydra sets logging up for each job anew."""
+    folder = Path("foreign") / "experiments"
+    folder.mkdir(parents=True)
+    logging = "{version: 1, handlers: {x: {(): os.mkdir, path: executed}}, root: {handlers: [x]}}"
+    evil = f"# @package _global_\nhydra:\n  job_logging: {logging}\n"
+    (folder / "good.yaml").write_text("# @package _global_\nseed: 0\n")
+    (folder / "evil.yaml").write_text(evil)
+    given = ["-m", *SMALL, "+experiments=good,evil", "seed=1,2", "--config-dir", "foreign"]
+    result = command("train", *given)
+    assert result.code == 2
+    assert "hydra.job_logging.handlers.x.()=os.mkdir is not allowed" in result.error_line
+    assert not CANARY.exists()
+    assert not Path("runs").exists(), "said before anything is trained"
 
 
 class RunsCode:
@@ -312,6 +342,7 @@ def test_secrets_of_the_environment_reach_no_file(command, environment, tmp_path
         f"method.name={SECRETS['HF_TOKEN']}",
         f"student={SECRETS['HF_TOKEN']}",
         f"'{SECRETS['MY_PASSWORD']}'=3",
+        "hydra.job_logging={version:1,formatters:{x:{format:${oc.env:HF_TOKEN}}}}",
     ],
 )
 def test_a_secret_in_a_setting_is_refused_and_not_repeated(command, environment, argument):
@@ -323,11 +354,20 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(command, environment,
 
 
 def test_what_counts_as_a_secret(monkeypatch):
-    for name in ("API_KEY", "token", "DB_PASSWORD", "MONKEY", "KEYBOARD", "SHORT_KEY"):
+    for name in (
+        "API_KEY",
+        "token",
+        "DB_PASSWORD",
+        "AWS_KEY_ID",
+        "PATH",
+        "MONKEY",
+        "KEYBOARD",
+        "SHORT_KEY",
+    ):
         monkeypatch.setenv(name, "short" if name == "SHORT_KEY" else f"value of {name}")
     names = set(confidential.secrets())
-    assert {"API_KEY", "token", "DB_PASSWORD"} <= names
-    assert not {"MONKEY", "KEYBOARD", "SHORT_KEY"} & names
+    assert {"API_KEY", "token", "DB_PASSWORD", "AWS_KEY_ID"} <= names
+    assert not {"PATH", "MONKEY", "KEYBOARD", "SHORT_KEY"} & names
     assert confidential.masked("a value of token.") == "a <token>."
 
 
@@ -371,6 +411,87 @@ def test_a_record_names_no_file_elsewhere(tmp_path, cell):
     with pytest.raises(KdbenchError, match="is not a record"):
         take(tmp_path / "runs", tmp_path / "results")
     assert {p.name for p in tmp_path.iterdir()} == {"runs", "results"}
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    """PyTorch writes none, and 5 MB of one are 1 GB of memory."""
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "stored.pth")
+    assert read_tensors(tmp_path / "stored.pth")["w"].shape == (1000,)
+    stored = zipfile.ZipFile(tmp_path / "stored.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb, stored:
+        for name in stored.namelist():
+            bomb.writestr(name, stored.read(name))
+    with pytest.raises(KdbenchError, match=r"is refused.*compressed"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    (folder := tmp_path / "run").mkdir()
+    os.mkfifo(folder / "record.json")
+    os.mkfifo(tmp_path / "image.jpg")
+    (problem,) = open_ledger([tmp_path], None).problems
+    assert "is not a record" in problem
+    with pytest.raises(KdbenchError, match="not a regular file"):
+        decode_into(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [tmp_path / "image.jpg"], ["x"])
+    (folder / "record.json").unlink()
+    with (folder / "record.json").open("wb") as file:
+        file.truncate(LARGEST + 1)
+    assert len(open_ledger([tmp_path], None).problems) == 1
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded():
+    image = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(image, "PNG")  # 12 kB; 300 MB in RGB
+    with pytest.raises(KdbenchError, match="could be decompression bomb"):
+        decode_into(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [image.getvalue()], ["x"])
+
+
+@pytest.mark.parametrize("odd", ["\x1b]0;x\x07", "\u202e", "\x9b31m"])
+def test_names_do_not_steer_a_terminal(command, tmp_path, odd):
+    (tmp_path / "run").mkdir()
+    write_record(make_record(f"kd{odd}"), tmp_path / "run" / "record.json")
+    (problem,) = open_ledger([tmp_path], None).problems
+    assert "is not a record" in problem
+    for argument in (f"method.name='{odd}'", f"+x{odd}=1"):
+        result = command("train", *SMALL, argument)
+        assert result.code == 2
+        assert odd[0] not in result.error_line
+
+
+def test_names_that_no_folder_can_have_are_refused_before_training(command):
+    assert (
+        "is too long for a folder's name"
+        in command("train", *SMALL, "schedule=digits", f"method.name={'x' * 300}").error_line
+    )
+    assert "cannot name a folder" in command("train", *SMALL, "method.name=''").error_line
+
+
+def test_a_name_is_no_formula_and_no_column(tmp_path):
+    (tmp_path / "run").mkdir()
+    record = make_record("=cmd|calc")
+    record["config"]["student"]["name"] = r"\input{/etc/passwd}"  # which no folder is called after
+    write_record(record, tmp_path / "run" / "record.json")
+    made = tables(open_ledger([tmp_path], None))
+    assert ",'=cmd|calc," in render(made, "csv")
+    assert r"| =cmd\|calc " in render(made, "md")
+    assert all(
+        line[:1] in "%\\" or "\\input" not in line for line in render(made, "tex").split("\n")
+    )
+
+
+def test_no_file_but_a_run_s_own_is_sent_to_wandb(tmp_path, monkeypatch):
+    """A folder of someone else names other files as its weights and its teacher's."""
+    (tmp_path / "id_rsa").write_bytes(b"private")
+    (folder := tmp_path / "runs" / "one").mkdir(parents=True)
+    (folder / "student.safetensors").symlink_to(tmp_path / "id_rsa")
+    config = {"teacher": {"resnet32x4": {"checkpoint": str(tmp_path / "id_rsa")}}}
+    sent = SimpleNamespace(config={}, summary={}, define_metric=lambda *_, **__: None)
+    monkeypatch.setattr(wandb, "init", lambda **_: sent)  # which has no way to send a file
+    record = make_record()
+    names = Identity(record["cell"], record["hash"], record["seed"])
+    mirror = Mirror(Target("x", None, "online", tmp_path), names, record["config"], live=False)
+    mirror.record(record, folder, config)
+    assert sent.summary["top1_last"] == record["top1_last"]
 
 
 SHELLS = {"system", "popen", "getoutput", "getstatusoutput", "eval", "exec", "__import__"}

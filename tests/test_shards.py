@@ -212,7 +212,7 @@ def test_a_parquet_shard_that_does_not_fit_leaves_no_copy(folder, monkeypatch):
     root = in_shards(folder, "parquet")
     shard = root / "data" / "train-00001-of-00002.parquet"
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
-    with pytest.raises(KdbenchError, match=r"GB: name another folder with dataset\.cache_dir=DIR"):
+    with pytest.raises(KdbenchError, match=r"MB: name another folder with dataset\.cache_dir=DIR"):
         load(root)
     monkeypatch.undo()
     content = shard.read_bytes()

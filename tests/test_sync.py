@@ -32,12 +32,14 @@ def run_folder(record, checkpoints=None) -> Path:
     weights = folder / "student.safetensors"
     weights.write_bytes(f"{record['seed']:04}".encode())
     source = f"kdbench run {record['run_id']}"
-    write_passport(Passport(sha256=sha256_of(weights), source=source), beside(weights))
+    sha256 = sha256_of(weights)
+    write_passport(Passport(sha256=sha256, source=source), beside(weights))
     teachers = {name: {"checkpoint": path} for name, path in (checkpoints or {}).items()}
     (folder / "config.json").write_text(json.dumps({"teacher": teachers}))
     rows = [{"epoch": epoch, "lr": 0.1, "test/top1": record["top1_last"]} for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_record({**record, "epochs": 2}, folder / "record.json")
+    made = {**record, "epochs": 2, "student_sha256": sha256}
+    write_record(made, folder / "record.json")
     return folder
 
 
@@ -183,8 +185,10 @@ def online(monkeypatch) -> dict[str, FakeRun]:
 
 def test_online_the_teacher_is_the_very_artifact_that_its_own_run_made(online):
     teacher = records.make_record("ce", teacher="none", student="resnet32x4")
-    student = records.make_record("kd", seed=1)
     taught_by = run_folder(teacher)
+    sha256 = sha256_of(taught_by / "student.safetensors")
+    facts = [{"name": "resnet32x4", "sha256": sha256, "top1": 79.42}]
+    student = records.make_record("kd", seed=1, teachers=facts)
     run_folder(student, {"resnet32x4": str(taught_by)})
     assert sync([Path("runs")], OFFLINE._replace(mode="online")) == (2, 0, [])
     (made,), (used,) = online[teacher["run_id"]].made, online[student["run_id"]].used

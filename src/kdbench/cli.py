@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import product
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.confidential import masked
+from kdbench.confidential import masked, refuse_secrets
 from kdbench.config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.ranks import RankError, speaks
@@ -24,6 +24,12 @@ from kdbench.ranks import RankError, speaks
 INTERRUPTED = 130
 # How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.
 MISTAKES = ("Unable to configure", "Only one of --")
+COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
+LOGGING = {  # what a logging node may name
+    *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"),
+    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+}
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra looks for them
 
 
@@ -90,37 +96,49 @@ def check_hydra(config_name: str, arguments: list[str]) -> None:
     """Refuse a command whose files would have Hydra itself call what they name.
 
     Hydra builds its launcher and its sweeper, which must be plugins, but also callbacks, and what
-    is nested in any of them, before a line of ours runs.
+    is nested in any of them, before a line of ours runs. Logging it sets up once more for each job.
 
     Raises:
         ConfigError: names the key; or the command is none, which Hydra would say in many lines.
     """
     try:
-        head = compose_head(config_name, arguments)
+        with closing(compose_heads(config_name, arguments)) as heads:
+            for composed in heads:
+                check_head(composed)
     except (HydraException, OmegaConfBaseException, KdbenchError, OSError):
         raise
     except Exception as error:  # Hydra's own assertions, about hydra=null and its like
         raise ConfigError(f"the command makes no sense to Hydra: {error}") from error
-    OmegaConf.update(head, "hydra.runtime.output_dir", ".", force_add=True)  # known by then only
+
+
+def check_head(composed: DictConfig) -> None:
+    """Refuse one job's node of Hydra.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    OmegaConf.update(composed, "hydra.runtime.output_dir", ".", force_add=True)  # not known yet
     nodes = {}
     for name in ("launcher", "sweeper", "job_logging", "hydra_logging"):
-        node = head.hydra[name]
+        node = composed.hydra[name]
         nodes[name] = (
             OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
         )
         if not isinstance(nodes[name], dict):
             raise ConfigError(f"hydra.{name} must be a mapping, not {node!r}")
-    if head.hydra.callbacks:
+    if composed.hydra.callbacks:
         raise ConfigError("hydra.callbacks is not allowed: a command runs no callbacks")
-    if head.hydra.job.env_set:  # git, which is asked for the commit, runs what a variable names
+    if composed.hydra.job.env_set:  # git, which is asked for the commit, runs what one names
         raise ConfigError("hydra.job.env_set is not allowed: set variables where you type")
+    refuse_secrets({"hydra": nodes})
     for path, value in _leaves("hydra", nodes):
         key, text = path.rpartition(".")[2], str(value)
         plugin = path in ("hydra.launcher._target_", "hydra.sweeper._target_")
         if (
             (key == "_target_" and not (plugin and text.startswith(PLUGINS)))
             or key == "()"
-            or (key == "class" and not text.startswith("logging."))
+            or (key == "class" and text not in LOGGING)
+            or (text.startswith("ext://") and text not in STREAMS)
         ):
             raise ConfigError(f"{path}={text} is not allowed: Hydra would call it")
 
@@ -139,6 +157,12 @@ def _leaves(path: str, node: object) -> Iterator[tuple[str, object]]:
 
 def compose_head(config_name: str, arguments: list[str]) -> DictConfig:
     """A command's first job with Hydra's own node; nothing is run."""
+    with closing(compose_heads(config_name, arguments)) as heads:
+        return next(heads)
+
+
+def compose_heads(config_name: str, arguments: list[str]) -> Generator[DictConfig]:
+    """A command's jobs with Hydra's own node, as many as Hydra reads that of; nothing is run."""
     parser = get_args_parser()
     parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
     given = parser.parse_args(arguments)
@@ -146,10 +170,16 @@ def compose_head(config_name: str, arguments: list[str]) -> DictConfig:
     if given.config_dir and Path(given.config_dir).is_dir():  # Hydra says what is wrong else
         overrides.append(f"hydra.searchpath=[{Path(given.config_dir).resolve().as_uri()}]")
     parsed = OverridesParser.create().parse_overrides(overrides)
-    first = [values_of(override)[0] for override in parsed]
     folder = str(Path(given.config_path).resolve()) if given.config_path else str(conf_dir())
+    name = given.config_name or config_name
     with hydra.initialize_config_dir(folder, version_base="1.3"):
-        return hydra.compose(given.config_name or config_name, first, return_hydra_config=True)
+        first = [values_of(override)[0] for override in parsed]
+        composed = hydra.compose(name, first, return_hydra_config=True)
+        yield composed
+        if OmegaConf.select(composed, "hydra.launcher._target_") == COHORTS:
+            return  # it leaves the node of later jobs alone
+        for job in islice(product(*axes(composed, overrides).values()), 1, None):
+            yield hydra.compose(name, list(job), return_hydra_config=True)
 
 
 def refuse_argument(message: str) -> NoReturn:
@@ -175,9 +205,15 @@ def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         first = [values_of(override)[0] for override in parser.parse_overrides(overrides)]
         head = hydra.compose(config_name, first, return_hydra_config=True)
-    params = head.hydra.sweeper.params or {}
+    return axes(head, overrides)
+
+
+def axes(head: DictConfig, overrides: list[str]) -> dict[str, list[str]]:
+    """As `swept`, where the command's first job is composed."""
+    params = OmegaConf.select(head, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in params.items()] + overrides
-    return {one.get_key_element(): values_of(one) for one in parser.parse_overrides(lines)}
+    parsed = OverridesParser.create().parse_overrides(lines)
+    return {one.get_key_element(): values_of(one) for one in parsed}
 
 
 def values_of(override: Override) -> list[str]:
@@ -241,7 +277,9 @@ def forced(override: Override) -> str:
 def print_error(line: str) -> None:
     """One line on standard error, without the secrets of the environment; of all ranks once."""
     if speaks(line):
-        print(f"kdbench: error: {masked(' '.join(line.split()))}", file=sys.stderr)
+        text = masked(" ".join(line.split()))
+        shown = "".join(letter if letter.isprintable() else "?" for letter in text)  # no escapes
+        print(f"kdbench: error: {shown}", file=sys.stderr)
 
 
 def fail(line: str, exit_code: int) -> NoReturn:

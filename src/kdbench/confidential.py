@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from kdbench.errors import ConfigError
 
-_NAMES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
+_WORDS = "KEYS?|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PAT|CREDENTIALS?"
+_NAMES = re.compile(rf"(^|_)({_WORDS})$", re.IGNORECASE)
 SHORTEST = 8  # characters; a shorter value, such as "true", would be found in honest text
 
 

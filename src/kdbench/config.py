@@ -103,13 +103,20 @@ def _network(path: str, node: Any) -> Config:
 def _named(path: str, node: Config) -> Config:
     if "name" not in node:
         raise ConfigError(f"{path}.name is missing: name it in its file, cells are called after it")
+    _check_name(f"{path}.name", node["name"])
     return node
+
+
+def _check_name(path: str, name: str) -> None:
+    if not (name and name.isprintable()):
+        raise ConfigError(f"{path}={name!r} cannot name a folder: use letters and digits")
 
 
 def _teachers(path: str, node: Any) -> Config:
     teachers = convert(path, node, dict[str, Any])
     fields = ["network", "checkpoint", "passport"]
     for name, teacher in teachers.items():
+        _check_name(f"a name in {path}", name)
         if not isinstance(teacher, Mapping):
             owner = next((n for n, t in teachers.items() if isinstance(t, Mapping)), "NAME")
             raise ConfigError(f"unknown key '{path}.{name}': did you mean '{path}.{owner}.{name}'?")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kdbench.confidential import masked
+
 
 class Display:
     """The progress of a cohort: a live line on a terminal, a line for each epoch everywhere."""
@@ -41,6 +43,7 @@ class Display:
             f"  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
             f"  {row['seconds']:.0f} s",
             highlight=False,
+            markup=False,
         )
         self._last = None if self._last is None else (time.monotonic(), self._last[1])
 
@@ -53,7 +56,7 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(masked(text), highlight=False, markup=False)
 
     @contextmanager
     def display(self, names: Sequence[str], epochs: int, images: int) -> Iterator[Display]:

@@ -5,6 +5,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+LARGEST = 2**24  # bytes of a record, or of a run's metrics; honest ones have some thousands
 TEMPORARY = ".tmp"  # how a file's name ends until it is whole
 
 
@@ -32,6 +33,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)  # the rename itself survives a power cut
     finally:
         os.close(folder)
+
+
+def read_small(path: Path) -> bytes:
+    """A file that others may have made: a pipe would not end, a device neither.
+
+    Raises:
+        ValueError: it is not a regular file, or has more than `LARGEST` bytes.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes")
+    return content
 
 
 def remove_leftovers(folder: Path) -> None:

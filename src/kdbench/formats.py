@@ -10,6 +10,7 @@ from kdbench.record import Record
 from kdbench.significance import LEVEL, Difference, Estimate
 
 FORMATS = ("md", "csv", "tex")
+FORMULA = ("=", "+", "-", "@")
 DAGGER = "†"
 
 # Columns of people's tables: those of every table, and those that need published scores.
@@ -29,6 +30,7 @@ def render(made: Sequence[Table], form: str) -> str:
 def markdown(table: Table) -> str:
     """The table with its title and notes."""
     columns, rows = _text(table)
+    rows = [[text.replace("|", r"\|") for text in row] for row in rows]
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = [columns, ["-" * width for width in widths], *rows]
     padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
@@ -60,8 +62,7 @@ def comma_separated(made: Sequence[Table]) -> str:
     """All numbers of some tables under one header, a line a cell."""
     out = io.StringIO()
     lines = [
-        # Further digits would depend on the versions of libraries.
-        {k: round(v, 6) if isinstance(v, float) else v for k, v in numbers(cell).items()}
+        {key: _plain(value) for key, value in numbers(cell).items()}
         for table in made
         for cell in table.cells
     ]
@@ -69,6 +70,13 @@ def comma_separated(made: Sequence[Table]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue().rstrip("\n")
+
+
+def _plain(value: object) -> object:
+    """A value that no program takes for a formula, as spreadsheets do a text that starts so."""
+    if isinstance(value, float):
+        return round(value, 6)  # further digits would depend on the versions of libraries
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _title(table: Table) -> str:
@@ -235,17 +243,20 @@ def numbers(cell: Cell) -> dict[str, object]:
 
 
 def _escape(text: str) -> str:
-    """Text as LaTeX."""
-    for plain, escaped in LATEX:
-        text = text.replace(plain, escaped)
-    return text
+    """Text as LaTeX; a name is no command."""
+    return text.translate(LATEX)
 
 
-LATEX = (
-    *((character, "\\" + character) for character in "%&_#"),
-    ("±", r"$\pm$"),
-    ("≥", r"$\geq$"),
-    ("→", r"$\to$"),
-    ("<", "$<$"),
-    (DAGGER, r"$^\dagger$"),
+LATEX = str.maketrans(
+    {
+        **{character: "\\" + character for character in "%&_#{}$"},
+        "\\": r"\textbackslash{}",
+        "^": r"\^{}",
+        "~": r"\~{}",
+        "±": r"$\pm$",
+        "≥": r"$\geq$",
+        "→": r"$\to$",
+        "<": "$<$",
+        DAGGER: r"$^\dagger$",
+    }
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.files import write_atomically
+from kdbench.files import read_small, write_atomically
 from kdbench.schema import convert
 
 SUFFIX = ".passport.json"
@@ -55,7 +55,7 @@ def read_passport(path: Path) -> Passport:
         KdbenchError: it is not a JSON object of a passport's fields.
     """
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_small(path))
         hints = Passport.__annotations__
         return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
     except (ValueError, KeyError, AttributeError, RecursionError, ConfigError) as error:

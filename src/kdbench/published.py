@@ -162,6 +162,8 @@ def _row(fields: dict[str | None, str | None]) -> Published:
     for name in ("source", "dataset", "teacher", "student", "method"):
         if not text[name]:
             raise ValueError(f"its {name} is missing")
+    if odd := next((name for name in COLUMNS if not text[name].isprintable()), None):
+        raise ValueError(f"its {odd} holds characters that cannot be printed")
     if not text["url"].startswith("https://"):
         raise ValueError("its url is missing: name a page that shows the number")
     if text["protocol"] not in PROTOCOLS:

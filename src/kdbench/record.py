@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.files import write_atomically
+from kdbench.files import read_small, write_atomically
 from kdbench.packages import packages
-from kdbench.record_fields import check_fields
+from kdbench.record_fields import LONGEST, check_fields
 
 RECORD_FILE = "record.json"
 FORMAT = 2
@@ -56,10 +56,15 @@ def identify(
         dataset: the data set's name.
         data_sha256: the data set's fingerprint.
         teachers: sha256 of each teacher's file by the teacher's name, in order.
+
+    Raises:
+        ConfigError: its names are too long.
     """
     student, method = config["student"]["name"], config["method"]["name"]
     labels = [teacher_label(name, config["teacher"][name]) for name in teachers]
     cell = "-".join([dataset, "+".join(labels) or "none", student, method]).replace("/", "_")
+    if len(cell.encode()) > LONGEST - 32:  # room for seed and hash
+        raise ConfigError(f"{cell} is too long for a folder's name: shorten the names in it")
     settings = without_later(recorded(config))
     del settings["seed"], settings["runtime"]
     settings["teacher"] = {
@@ -146,7 +151,7 @@ def read_record(path: Path) -> Record:
         KdbenchError: it is torn, altered, of another format or no record.
     """
     try:
-        record: Record = json.loads(path.read_text())
+        record: Record = json.loads(read_small(path))
         intact = record["checksum"] == checksum(record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None

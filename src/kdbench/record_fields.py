@@ -83,8 +83,22 @@ def check_fields(record: Mapping[str, Any]) -> None:
     too_long = max(len(record["run_id"].encode(errors="replace")), len("_".join(parts))) > LONGEST
     if too_long or any(part in record["run_id"] for part in ("/", "\\", "\0", "\n")):
         raise ConfigError(f"run_id={record['run_id']!r} cannot name a file")
+    _check_text("record", {key: value for key, value in record.items() if key != "error"})
     if record["status"] == "done":
         _check_numbers(record)
+
+
+def _check_text(path: str, node: object) -> None:
+    """Refuse what could steer a terminal, where a name is printed."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _check_text(path, key)
+            _check_text(f"{path}.{key}", value)
+    elif isinstance(node, list):
+        for item in node:
+            _check_text(path, item)
+    elif isinstance(node, str) and not node.isprintable():
+        raise ConfigError(f"{path} holds characters that cannot be printed")
 
 
 def _check_numbers(record: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.cohorts import Job
+from kdbench.confidential import masked
 from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.errors import WriteError, writing
@@ -51,7 +52,7 @@ def close_job(
     cost = costs(job.member.position, runtime)
     if job.member.error is not None:
         job.error = job.member.error
-        failed = {**facts, "status": "failed", "error": str(job.error)}
+        failed = {**facts, "status": "failed", "error": masked(str(job.error))}
         if isinstance(job.error, DivergedError):
             failed["diverged_step"] = job.error.step
         failed |= cost

@@ -17,7 +17,7 @@ from typing import Any
 
 from kdbench.cli import fail, print_error
 from kdbench.errors import KdbenchError
-from kdbench.files import write_atomically
+from kdbench.files import read_small, write_atomically
 from kdbench.formats import numbers
 from kdbench.ledger import Ledger, open_ledger
 from kdbench.log import METRICS_FILE
@@ -139,7 +139,7 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
             for epoch, row in enumerate(values, start=1)
         ]
     try:
-        content = path.read_bytes()
+        content = read_small(path)
         rows = [json.loads(text) for text in content.decode().splitlines()]
         epochs = [row["epoch"] for row in rows]
         whole = epochs == list(range(1, len(rows) + 1))
@@ -165,7 +165,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         KdbenchError: it is damaged.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        config: dict[str, Any] = json.loads(read_small(folder / CONFIG_FILE))
         whole = all("checkpoint" in node for node in config["teacher"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False

@@ -112,10 +112,12 @@ class Mirror:
         if folder is None:
             return
         if config is not None and self._mode == "online":  # W&B takes no inputs offline
+            known = {teacher["sha256"] for teacher in record["teachers"]}
             for teacher in teacher_files(config, folder.parent):
-                self._run.use_artifact(model_artifact(teacher))
+                if sha256_of(teacher) in known:  # a configuration of others may name any file
+                    self._run.use_artifact(model_artifact(teacher))
         weights = folder / STUDENT_FILE
-        if record["status"] == "done" and weights.is_file():
+        if weights.is_file() and sha256_of(weights) == record.get("student_sha256"):
             self._run.log_artifact(model_artifact(weights))
 
     def finish(self, exit_code: int) -> None:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -67,6 +68,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except KdbenchError:
+        raise
     except pickle.UnpicklingError as error:
         raise KdbenchError(
             f"{path} is refused: it holds more than plain data and could run code, or is no "
@@ -91,6 +94,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
+                raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
     with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True)

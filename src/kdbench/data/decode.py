@@ -1,6 +1,7 @@
 """Image files to uint8 tensors of one size."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from kdbench.errors import ConfigError, KdbenchError
+
+# More than 89 million pixels: Pillow only warns up to twice as many.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def allocate(count: int, image_size: int, max_gib: float) -> Tensor:
@@ -97,6 +101,8 @@ def read_rgb(source: Path | str | bytes) -> Image.Image:
     Raises:
         Exception: nearly any, where it cannot be read; see `naming`.
     """
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise ValueError("not a regular file")  # a pipe would not end
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.mode[0] in "IF":
             raise ValueError("its pixels have more than 8 bits")

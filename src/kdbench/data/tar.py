@@ -77,6 +77,8 @@ def _sort_in(
         name = " ".join(printable.split())  # the index has a line for each
         images[key] = (name, member.offset_data, member.size)
     elif ending in ("cls", "json"):
+        if member.size > CHUNK:
+            raise ValueError(f"{member.name} is too large to hold a class")
         content = tar.extractfile(member)
         assert content is not None  # it is a regular file
         label = _label(content.read(), ending)
