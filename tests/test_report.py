@@ -105,6 +105,18 @@ def test_runs_are_taken_into_the_results(command, results, tmp_path):
     assert "1 records copied" in command("report", "--take", str(tmp_path / "work")).out
     assert read_record(results / "runs" / f"{known['run_id']}.json")["status"] == "done"
     assert f"({len(KD) + 1})" in (results / "tables" / f"{PAIR}.md").read_text()
-    (folder / "record.json").write_text("{")
-    torn = command("report", "--take", str(tmp_path / "work"))
-    assert (torn.code, "is not a record" in torn.error_line) == (1, True)
+    torn, whole = folder / "record.json", runs("kd", [*KD, 70.0, 71.0])[-1]
+    torn.write_text("{")
+    (tmp_path / "work" / whole["run_id"]).mkdir()
+    write_record(whole, tmp_path / "work" / whole["run_id"] / "record.json")
+    found = command("report", "--take", str(tmp_path / "work"))
+    assert (found.code, "1 records copied" in found.out) == (0, True)
+    assert f"kdbench: warning: {torn} is not a record" in found.err
+
+
+def test_without_records_every_cell_is_not_run(command, results):
+    for path in (results / "runs").glob("*.json"):
+        path.unlink()
+    found = command("report")
+    assert found.code == 0
+    assert "there are no records in results/runs: every cell is not run" in found.err

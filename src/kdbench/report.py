@@ -65,22 +65,29 @@ def _row(table: Table) -> str:
     return f"| [{name}]({table.name}.md) | {run} | {len(table.cells)} | {others} |"
 
 
-def take(folder: Path, results: Path) -> int:
-    """Copy the records of a folder's runs to `results/runs`; returns how many changed there.
+def take(folder: Path, results: Path) -> tuple[int, list[str]]:
+    """Copy the records of a folder's runs to `results/runs`.
 
     A run that failed later than it was done stays done.
 
+    Returns:
+        How many changed there, and a line for each that is damaged and was left.
+
     Raises:
-        KdbenchError: no such folder, or a damaged record; those before it are copied.
+        KdbenchError: no such folder.
     """
-    changed = 0
+    changed, problems = 0, []
     for path in record_files([folder]):
-        record, content = read_record(path), path.read_bytes()
+        try:
+            record, content = read_record(path), path.read_bytes()
+        except KdbenchError as error:
+            problems.append(str(error))
+            continue
         target = results / "runs" / f"{record['run_id']}.json"
         if not target.is_file() or (record["status"] == "done" and target.read_bytes() != content):
             write_atomically(target, content)
             changed += 1
-    return changed
+    return changed, problems
 
 
 def differing(results: Path, files: Mapping[str, str]) -> list[str]:
@@ -121,14 +128,18 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    damaged: list[str] = []
     if arguments.take is not None:
         try:
-            print(f"{take(arguments.take, results)} records copied to {results / 'runs'}")
+            count, damaged = take(arguments.take, results)
         except KdbenchError as error:
             print(f"kdbench: error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
+        print(f"{count} records copied to {results / 'runs'}")
     files, ledger = made(results)
-    for line in ledger.problems:
+    if not record_files([results / "runs"]):
+        damaged.append(f"there are no records in {results / 'runs'}: every cell is not run")
+    for line in [*damaged, *ledger.problems]:
         print(f"kdbench: warning: {line}", file=sys.stderr)
     if arguments.check:
         lines = differing(results, files)
