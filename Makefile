@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long coverage check lint bench bench-torchdistill chaos clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long coverage check lint bench bench-torchdistill chaos load clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench agains
 # The quick part is among the tests. A run of it that was stopped goes on, as long as the code is the same.
 chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0)
 	$(BIN)/python -m chaos.run --count $(or $(COUNT),200) --seed $(or $(SEED),0) --page docs/reliability.md
+
+load: setup  ## A sweep of 500 tiny runs, killed half-way: records, memory, open files (COUNT=500)
+	$(BIN)/python -m chaos.load --count $(or $(COUNT),500) --page docs/reliability.md
 
 bench-torchdistill: setup
 	@$(BIN)/python benchmarks/torchdistill_venv.py

@@ -9,8 +9,6 @@ import torch
 from chaos.arena import Fault
 from chaos.trials import Trial
 
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
-
 
 def kills(trials: Sequence[Trial]) -> int:
     """How many processes were killed."""
@@ -60,7 +58,8 @@ def outcomes(faults: Sequence[Fault]) -> list[str]:
     return lines
 
 
-def write_page(path: Path, text: str) -> None:
-    """Put the results between the page's two marks."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+def write_page(path: Path, mark: str, text: str) -> None:
+    """Put results between a page's two marks of that name."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, _, rest = path.read_text().partition(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")

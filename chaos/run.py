@@ -93,7 +93,7 @@ def main() -> None:
     text = report(trials, faults, given.seed)
     print(text)
     if given.page is not None:
-        write_page(given.page, text)
+        write_page(given.page, "chaos", text)
     if any(one.differences for one in trials) or any(one.wrong for one in faults):
         sys.exit(1)
 

@@ -364,6 +364,16 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path, monkeypatch):
 # Kills
 
 
+@pytest.mark.long
+def test_a_sweep_of_many_runs_holds_no_more_at_its_end_and_survives_a_kill(tmp_path):
+    """The small part of `make load`."""
+    given = [sys.executable, "-m", "chaos.load", "--count=24", f"--folder={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(given, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "24 runs ended with 24 records" in result.stdout
+
+
 @pytest.mark.slow
 def test_whatever_happens_it_ends_with_the_same_bits(tmp_path):
     """The quick part of `make chaos`."""
