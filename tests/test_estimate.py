@@ -119,6 +119,6 @@ def test_durations_are_readable():
 
 def test_a_run_whose_step_fails_is_not_timed():
     member = SimpleNamespace(error=ValueError("of its method"))
-    cohort = SimpleNamespace(batches=lambda *_: [], members=[member], step=7)
+    cohort = SimpleNamespace(steps=lambda *_: [], members=[member], step=7)
     with pytest.raises(ValueError, match="of its method"):
         timings._one_step(cohort)

@@ -119,12 +119,10 @@ def test_two_ranks_end_with_the_bits_of_one_process():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("wanted", [0, 1, 2, None])
+@pytest.mark.parametrize("wanted", [0, 1, None])  # how many teachers they read; None: any number
 def test_so_does_every_method(wanted):
     counts = {name: build_method(compose_method(name), 0).num_teachers for name in recipes()}
     names = [name for name, count in counts.items() if count == wanted]
-    if not names:
-        pytest.skip("no method reads so many teachers")
     paths = {name: train(config(*SMALL, f"student={name}")) for name in TEACHERS[:wanted]}
     given = [*SMALL, f"teacher=[{','.join(paths)}]"] if paths else SMALL
     given = [
