@@ -21,13 +21,26 @@ def test_committed_records_are_intact_and_named_after_their_run():
     assert {record["run_id"] for record in find_records([RUNS])} == names
 
 
-def test_smoke_runs_are_kept_apart_and_their_table_is_generated():
+def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
     records = find_records([SMOKE])
     assert {record["run_id"] for record in records} == {path.stem for path in SMOKE.glob("*.json")}
-    assert {record["config"]["schedule"]["name"] for record in records} == {"cifar100_smoke"}
+    schedules = {record["config"]["schedule"]["name"] for record in records}
+    assert schedules == {"cifar100_smoke", "imagenette_smoke", "tiny_imagenet_smoke"}
     assert {record["status"] for record in records} == {"done"}, "a value that is not finite"
-    (table,) = tables(open_ledger([SMOKE], None))
-    assert markdown(table) in (SMOKE / "README.md").read_text()
+    page = (SMOKE / "README.md").read_text()
+    made = tables(open_ledger([SMOKE], None))
+    assert all(markdown(table) in page for table in made), "run kdbench-table results/smoke"
+    assert page.count("| method ") == len(made)
+
+
+@pytest.mark.parametrize(("dataset", "chance"), [("imagenet", 10.0), ("tiny_imagenet", 5.0)])
+def test_students_of_the_smoke_runs_learned(dataset, chance):
+    """Of the real JPEGs, through the real pipelines: far above chance and above the first epoch."""
+    records = [r for r in find_records([SMOKE]) if r["data"]["name"] == dataset]
+    assert {record["config"]["method"]["name"] for record in records} == {"ce", "kd", "dkd"}
+    for record in records:
+        first = record["curve"]["test/top1"][0]
+        assert record["top1_last"] > max(1.4 * first, 3 * chance), record["run_id"]
 
 
 def test_every_table_of_the_readme_is_generated():
