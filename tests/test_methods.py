@@ -193,7 +193,7 @@ def test_saved_and_restored_it_goes_on_as_if_nothing_had_happened(method):
     kept = copy.deepcopy(take(moving, Position(step=1)))
     step(case, moving, 2.0)
     fresh, resumed = ready()
-    restore(resumed, kept)
+    restore(resumed, kept, Path())
     step(fresh, resumed, 2.0)
     ended, again = take(moving, Position()), take(resumed, Position())
     assert ended.tensors.keys() == again.tensors.keys()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import kdbench.errors
@@ -32,6 +33,7 @@ from kdbench.member import DivergedError
 from kdbench.methods.base import Method
 from kdbench.optim import Losses, Optimizer, Schedule
 from kdbench.record import read_record
+from kdbench.teacher_table import TeacherTable
 from kdbench.train import train, train_together
 from test_cohorts import assert_same_runs, config, taught
 from test_train import CE, runs, same, weights
@@ -179,6 +181,33 @@ def test_a_checkpoint_that_is_cut_off_is_none(tmp_path):
     (path,) = checkpoint_paths(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     assert load_tensors(path) is None
+
+
+def test_a_checkpoint_of_another_state_is_one_line(command):
+    """As one of another version is; or one that somebody has made up."""
+    command("train", *CE, "schedule.lr=1e30")  # leaves a folder and no result
+    (folder,) = runs().values()
+    for tensors in ({"student/x": torch.ones(2)}, {"other": torch.ones(2)}):
+        save_checkpoint(folder, 3, Checkpoint(tensors, {"step": 3}))
+        line = command("train", *CE, "schedule.lr=1e30").error_line
+        assert f"the newest checkpoint in {folder} holds another state" in line
+    deep = {"state": "[" * 100_000, "checksum": "0"}
+    save_file({"w": torch.ones(2)}, checkpoint_paths(folder)[0], deep)
+    assert load_tensors(checkpoint_paths(folder)[0]) is None
+
+
+def test_links_in_a_run_s_folder_empty_no_file_elsewhere(here):
+    Path("precious").write_text("precious")
+    Path(".lock").symlink_to(Path("precious").resolve())
+    with pytest.raises(OSError, match="symbolic links"):
+        RunLock(Path())
+    facts = {"dtype": "float32"}
+    table = TeacherTable(Path("tables"), facts, 2, 2, 2)
+    (table.folder / "rows").unlink()
+    (table.folder / "rows").symlink_to(Path("precious").resolve())
+    with pytest.raises(KdbenchError, match="symbolic links"):
+        TeacherTable(Path("tables"), facts, 2, 2, 2)
+    assert Path("precious").read_text() == "precious"
 
 
 # Stops

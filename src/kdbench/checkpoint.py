@@ -44,7 +44,7 @@ def load_tensors(path: Path) -> Checkpoint | None:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         state = json.loads(metadata.get("state", ""))
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return None
     if metadata.get("checksum") != _checksum(tensors, metadata["state"]):
         return None

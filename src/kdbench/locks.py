@@ -11,6 +11,7 @@ from kdbench.errors import KdbenchError
 LOCK_FILE = ".lock"
 # A file system that cannot lock (some network ones): the run trains without.
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # a link would empty another file
 
 
 class RunLock:
@@ -26,7 +27,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK_FILE
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, FLAGS, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -92,7 +92,7 @@ class Member:
         checkpoint = self.newest_checkpoint()
         if checkpoint is not None:
             check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
-            self.position = restore(self.moving, checkpoint)
+            self.position = restore(self.moving, checkpoint, self.run.folder)
             self.moving.optimizer.guard.start(self.position.step)
             self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.checkpoint import Checkpoint
+from kdbench.errors import KdbenchError, first_line
 from kdbench.optim import Optimizer
 from kdbench.step import Sums
 
@@ -84,8 +86,23 @@ def take(moving: Moving, position: Position) -> Checkpoint:
     return Checkpoint(tensors, state)
 
 
-def restore(moving: Moving, checkpoint: Checkpoint) -> Position:
-    """Put the state back and return the position it was taken at."""
+def restore(moving: Moving, checkpoint: Checkpoint, folder: Path) -> Position:
+    """Put the state back and return the position it was taken at.
+
+    Raises:
+        KdbenchError: it is the state of something else than the run in `folder`.
+    """
+    try:
+        return _restore(moving, checkpoint)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise KdbenchError(
+            f"the newest checkpoint in {folder} holds another state than this run has "
+            f"({type(error).__name__}: {first_line(error)}): go on with the version that wrote it, "
+            "or remove the folder to start anew"
+        ) from None
+
+
+def _restore(moving: Moving, checkpoint: Checkpoint) -> Position:
     owned: dict[str, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         owner, _, key = name.partition("/")

@@ -6,6 +6,7 @@ fails its checksum and counts as missing; nothing else says what is filled. The 
 rows that no epoch asks for take no space.
 """
 
+import errno
 import hashlib
 import json
 import mmap
@@ -47,6 +48,8 @@ class TeacherTable:
             self._check_facts(facts)
             path = self.folder / "rows"
             size = images * views * self.row_bytes
+            if path.is_symlink():  # what it names would be cut to the table's size
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             with path.open("ab") as file:  # creates it, and leaves another process's rows alone
                 if file.tell() != size:
                     os.truncate(path, size)
