@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,10 @@ from omegaconf import OmegaConf
 
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.cli import compose_head
-from kdbench.clusters import RayExecutor, SubmititExecutor
+from kdbench.clusters import RayExecutor, Submission, SubmititExecutor
 from kdbench.errors import ConfigError
 from kdbench.executors import Task
 from kdbench.planning import plan
-from kdbench.preemption import Preemption
 from kdbench.train import train
 from test_cohorts import config
 from test_train import runs, same, weights
@@ -139,15 +139,36 @@ def test_a_folder_of_two_lines_is_no_line_of_a_script(slurm):
         SubmititExecutor(Path("x\ntouch executed #", ".submitit"), {"cluster": "slurm"}, None)
 
 
-def test_who_was_not_asked_leaves_at_once(monkeypatch):
+@pytest.fixture
+def interrupted(monkeypatch, tmp_path) -> Iterator[Submission]:
+    """A job whose training is interrupted; the signals' handlers are as before afterwards."""
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    before = signal.getsignal(signal.SIGUSR2)
-    try:
-        started = time.monotonic()
-        Preemption().queue_again()
-        assert time.monotonic() - started < 5
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdbench.clusters.stop_on_sigterm", lambda: None)
+    monkeypatch.setattr("kdbench.clusters.outcomes", interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield Submission(tmp_path, [])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def interrupt(configs: list) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_job_that_was_not_asked_to_leave_ends_at_once(interrupted):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+def test_a_job_that_is_asked_leaves_by_submitits_own_way(interrupted, monkeypatch):
+    came = []
+    signal.signal(signal.SIGUSR2, lambda number, frame: came.append(number))
+    monkeypatch.setattr("kdbench.clusters.outcomes", lambda _: signal.raise_signal(signal.SIGUSR2))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert came == [signal.SIGUSR2], "once, after the runs had ended"
 
 
 def start_job() -> subprocess.Popen:
