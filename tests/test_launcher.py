@@ -34,6 +34,7 @@ from test_train import SMALL, runs, same, weights
 
 SWEEP = ["-m", *SMALL, "hydra/launcher=cohort", "student=resnet8"]
 LABELS = "method=ce,label_smoothing"
+OF_SOMEONE_ELSE = "raise SystemExit('it was imported from the folder of the command')\n"
 LONG = ["schedule.epochs=12", "schedule.milestones=[]"]  # long enough to be stopped on the way
 
 
@@ -64,6 +65,7 @@ def undisturbed(*overrides: str) -> None:
 
 
 def test_a_sweep_trains_side_by_side_to_the_bits_of_single_runs(command):
+    Path("torch.py").write_text(OF_SOMEONE_ELSE)
     assert command("train", *SMALL, *TWO_EPOCHS, "student=resnet14").code == 0
     (teacher,) = runs().values()
     named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]
@@ -410,6 +412,7 @@ def test_time_left_goes_by_what_was_finished():
 
 def test_jobs_of_submitit(command):
     pytest.importorskip("submitit")
+    Path("torch.py").write_text(OF_SOMEONE_ELSE)
     train_together([config(f"method={m}", "runs_dir=here") for m in ("ce", "label_smoothing")])
     cluster = ["hydra.launcher.executor=submitit", "hydra.launcher.submitit.cluster=local"]
     sweep = [*SWEEP, *TWO_EPOCHS, *cluster, "+hydra.launcher.submitit.mem_gb=4"]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,9 +98,14 @@ class SubmititExecutor:
         cluster = settings.pop("cluster", None)
         if not is_line(str(folder)):  # it stands in jobs' scripts
             raise ConfigError(f"runs_dir must be a line of text, not {str(folder.parent)!r}")
+        python = f"{shlex.quote(sys.executable)} -P"  # as `executors.Worker`
         try:
             self.executor = submitit.AutoExecutor(
-                folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS
+                folder,
+                cluster=cluster,
+                slurm_max_num_timeout=TIMEOUTS,
+                slurm_python=python,
+                local_python=python,
             )
             self.executor.update_parameters(**{"name": "kdbench", **settings})
         except (NameError, ValueError, AssertionError, RuntimeError) as error:

@@ -93,7 +93,8 @@ class Worker:
         self.task: Task | None = None
         with self._claim.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kdbench.worker"],
+                # -P: nothing is imported from the folder that the command was typed in.
+                [sys.executable, "-P", "-m", "kdbench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=None if shown else log,
                 stderr=None if shown else subprocess.STDOUT,
