@@ -18,6 +18,7 @@ from chaos.compare import differences
 from chaos.ground import SMALL, Act, Ground, run_folder
 from chaos.mounts import NotAllowedError, grow, read_only, small_disk
 from chaos.processes import command_of, descendants, kill
+from chaos.sweeps import trains
 from kdbench.log import METRICS_FILE
 from kdbench.optim import Optimizer
 from kdbench.record import RECORD_FILE, read_record
@@ -100,7 +101,7 @@ def read_only_folder(ground: Ground) -> Fault:
 
 def written(folder: Path) -> dict[str, int]:
     """A run's checkpoints, each with when it was written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("checkpoint-*")}
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("checkpoint-*.safetensors")}
 
 
 def pause(step: int, until: Path) -> Act:
@@ -125,7 +126,7 @@ def second_process(ground: Ground) -> Fault:
     arena = Arena(ground, "second-process")
     go = arena.folder / "go"
     first, _, err = ground.start("train", *arena.arguments(), prepare=pause(3, go), name="first")
-    while not list(arena.runs.glob("*/checkpoint-*")) and not first.ended():
+    while not trains(arena.runs) and not first.ended():
         time.sleep(0.01)
     before = written(arena.run)
     arena.tried += 1
@@ -214,7 +215,7 @@ def wandb_service(ground: Ground) -> Fault:
     arena.tried += 1
     with subprocess.Popen(words, env={**os.environ, "WANDB_MODE": "offline"}, **pipes) as process:
         services: list[int] = []
-        while process.poll() is None and not (services and list(arena.runs.glob("*/checkpoint-*"))):
+        while process.poll() is None and not (services and trains(arena.runs)):
             services = [p for p in descendants(process.pid) if "wandb-core" in command_of(p)]
             time.sleep(0.02)
         for pid in services:

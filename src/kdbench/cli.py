@@ -47,9 +47,16 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
             return  # without the other ranks no further job of a sweep can be done
         try:
             task(check(plain(cfg)))
-        except KdbenchError as error:  # said at once; the other jobs of a sweep go on
-            print_error(str(error))
+        except KdbenchError as error:
             failures.append(error)
+        except OmegaConfBaseException as error:  # Hydra would print the whole command above it
+            line = explain(error, sys.argv[1:], config_name, check)
+            failures.append(ConfigError(line))
+        except OSError as error:
+            failures.append(KdbenchError(describe(error)))
+        else:
+            return
+        print_error(str(failures[-1]))  # at once; the other jobs of a sweep go on
 
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     with one_line_errors(config_name, check):
@@ -88,8 +95,12 @@ def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
             raise
         fail(f"{error}{f' ({error.__cause__})' if error.__cause__ else ''}", ConfigError.exit_code)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        fail(f"{error.strerror or error}{where}", KdbenchError.exit_code)
+        fail(describe(error), KdbenchError.exit_code)
+
+
+def describe(error: OSError) -> str:
+    """What the system says, and of which file."""
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
 def check_hydra(config_name: str, arguments: list[str]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdbench.cli import INTERRUPTED
+from kdbench.confidential import masked
 from kdbench.config import Config
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.files import write_atomically
@@ -46,7 +47,7 @@ def outcomes(configs: Sequence[Config]) -> list[Outcome]:
         results = [failure] * len(configs)
     for error in {id(result): result for result in results}.values():
         if isinstance(error, Exception) and not isinstance(error, KdbenchError):
-            traceback.print_exception(error)
+            print(masked("".join(traceback.format_exception(error))), file=sys.stderr)
     return [outcome(result) for result in results]
 
 
