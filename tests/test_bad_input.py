@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import kdbench.train
 from kdbench.build import build_network, make
 from kdbench.cli import one_line_errors
 from kdbench.config import check_train
@@ -199,6 +200,18 @@ def test_whatever_ends_a_command_is_one_line(capsys, error, code, line):
     with pytest.raises(SystemExit) as stop, one_line_errors("config", check_train):
         raise error
     assert (stop.value.code, capsys.readouterr().err) == (code, f"kdbench: error: {line}\n")
+
+
+def test_a_disk_that_fails_in_a_job_is_one_line(command, monkeypatch):
+    """Hydra would print the whole command above it."""
+
+    def fail(config):
+        raise OSError(errno.EIO, "Input/output error", "runs")
+
+    monkeypatch.setattr(kdbench.train, "train", fail)
+    result = command("train", "-m", *DATA, "seed=0,1")
+    assert result.code == 1
+    assert result.err == "kdbench: error: Input/output error: runs\n" * 2
 
 
 def test_a_bug_is_no_mistake_of_the_command():

@@ -98,6 +98,7 @@ def test_a_row_is_read(tmp_path):
         ({"seeds_or_trials": "0"}, "its seeds_or_trials is 0"),
         ({"protocol": "mean"}, "its protocol is 'mean', not one of last, best, unknown"),
         ({"student": ""}, "its student is missing"),
+        ({"note": "\x1b[2J"}, "its note holds characters that cannot be printed"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line_and_left_out(tmp_path, change, words):

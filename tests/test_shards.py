@@ -18,6 +18,7 @@ from kdbench.data import shards
 from kdbench.data.base import Split
 from kdbench.data.imagenet import imagenet
 from kdbench.data.streamed import StreamedDataset, images_of
+from kdbench.data.tar import CHUNK
 from kdbench.data.views import epoch_plan
 from kdbench.errors import KdbenchError
 from photographs import CLASSES, photograph, write_class_folders
@@ -157,6 +158,7 @@ SPOILT = {
     "compressed": "is no readable tar file (",
     "no class": "n01_0.JPEG has no class: it needs n01_0.cls with a number, or n01_0.json with one",
     "odd class": "n01_0.cls holds no class number",
+    "large class": "n01_0.cls is too large to hold a class",
     "twice": "two images of the name n01_0",
     "two classes": "n01_0 has two classes",
     "not in val": "different classes: 3 must be in both",
@@ -191,6 +193,8 @@ def test_shards_that_do_not_fit_are_named(folder, spoil):
             write_tar(shard, {"n01_0.JPEG": picture})
         case "odd class":
             write_tar(shard, {"n01_0.JPEG": picture, "n01_0.cls": b"tench"})
+        case "large class":
+            write_tar(shard, {"n01_0.JPEG": picture, "n01_0.cls": b"0" * (CHUNK + 1)})
         case "twice":
             write_tar(shard, {"n01_0.JPEG": picture, "n01_0.png": picture, "n01_0.cls": b"0"})
         case "two classes":
