@@ -14,7 +14,17 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.
 FLOORS = [
-    {"__version__", "types", "errors", "seeds", "files", "confidential", "packages", "ranks"},
+    {
+        "__version__",
+        "types",
+        "errors",
+        "seeds",
+        "files",
+        "confidential",
+        "packages",
+        "torchrun",
+        "ranks",
+    },
     {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
     | {"precision", "folding", "graphs", "frozen"}
     | {

@@ -32,6 +32,7 @@ from kdbench.ranks import RankError, Ranks
 from kdbench.runtime import Runtime
 from kdbench.snapshot import Moving
 from kdbench.step import update
+from kdbench.torchrun import Place
 from kdbench.train import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 from test_cohorts import config
@@ -208,7 +209,7 @@ def test_ranks_meet_beside_what_dead_ones_have_left():
     words = []
     for _ in range(2):
         with ThreadPoolExecutor(3) as pool:
-            found = [pool.submit(Ranks(number, 3).meet, store) for number in (1, 0, 2)]
+            found = [pool.submit(Ranks(Place(number, 3)).meet, store) for number in (1, 0, 2)]
         words.append({one.result() for one in found})
         assert len(words[-1]) == 1
     assert words[0] != words[1]
@@ -306,7 +307,7 @@ def parts_of_six():
 
 def test_ranks_share_all_parts():
     for ranks in range(1, 6):
-        cuttings = [Cutting(5, 12, 12, Ranks(i, ranks)) for i in range(ranks)]
+        cuttings = [Cutting(5, 12, 12, Ranks(Place(i, ranks))) for i in range(ranks)]
         assert [number for cutting in cuttings for number in cutting.own] == list(range(5))
         assert all(len(cutting.own) in (5 // ranks, -(-5 // ranks)) for cutting in cuttings)
 
@@ -314,7 +315,10 @@ def test_ranks_share_all_parts():
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ((2, 8, 16, Ranks(1, 4)), "4 ranks cannot share schedule.micro_batches=2: set it to 4"),
+        (
+            (2, 8, 16, Ranks(Place(1, 4))),
+            "4 ranks cannot share schedule.micro_batches=2: set it to 4",
+        ),
         ((4, 8, 19, Ranks()), "micro_batches=4 leaves some without images, .* last batch has 3"),
     ],
 )
@@ -340,9 +344,17 @@ def test_the_launcher_of_sweeps_is_not_for_torchrun(monkeypatch, command):
     assert "a sweep starts its own processes: run it without torchrun" in result.error_line
 
 
+def test_the_ranks_are_as_many_micro_batches_unless_another_number_is_set(monkeypatch):
+    assert config()["schedule"]["micro_batches"] == 1
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert config()["schedule"]["micro_batches"] == 3
+    assert config("schedule.micro_batches=6")["schedule"]["micro_batches"] == 6
+
+
 def test_no_table_and_no_other_number_of_ranks(monkeypatch):
     runtime = Runtime("cpu", teacher="table")
-    runtime.ranks = Ranks(1, 2)
+    runtime.ranks = Ranks(Place(1, 2))
     with pytest.raises(ConfigError, match="filled by one process, not by 2 ranks"):
         wants_tables(runtime, [], Views(4, True))
     with pytest.raises(
@@ -361,7 +373,7 @@ class Together(Ranks):
 
 
 def test_what_fails_on_one_rank_fails_on_all(monkeypatch, capsys):
-    ranks, acted = Together(1, 2), []
+    ranks, acted = Together(Place(1, 2)), []
     ranks.by_first(lambda: acted.append("first"))
     assert acted == []
     assert ranks.together(lambda: 3) == 3

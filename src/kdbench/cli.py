@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.confidential import masked, refuse_secrets
 from kdbench.config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.ranks import RankError, speaks
+from kdbench.ranks import RankError
+from kdbench.torchrun import speaks
 
 INTERRUPTED = 130
 # How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.

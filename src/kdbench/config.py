@@ -9,6 +9,7 @@ from kdbench.confidential import refuse_secrets
 from kdbench.errors import ConfigError, nearest
 from kdbench.passport import Passport
 from kdbench.schema import check_node, convert, refuse_unknown
+from kdbench.torchrun import place
 
 Config = dict[str, Any]
 Check = Callable[[Mapping[str, Any]], Config]
@@ -45,7 +46,7 @@ def check_train(raw: Mapping[str, Any]) -> Config:
             "teacher": _teachers,
             "student": _network,
             "dataset": _node,
-            "schedule": _node,
+            "schedule": _schedule,
             "runtime": _node,
             "logger": _node,
             "seed": _typed(int),
@@ -93,6 +94,12 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
 
 def _node(path: str, node: Any) -> Config:
     return _named(path, check_node(path, node, kind=resolve_name(KINDS[path])))
+
+
+def _schedule(path: str, node: Any) -> Config:
+    if isinstance(node, Mapping) and node.get("micro_batches", 1) is None:
+        node = {**node, "micro_batches": place().count}
+    return _node(path, node)
 
 
 def _network(path: str, node: Any) -> Config:

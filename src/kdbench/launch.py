@@ -21,9 +21,9 @@ from kdbench.estimate import duration
 from kdbench.executors import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.loop import stop_requests
 from kdbench.planning import Failure, Plan, cohorts, plan, runs, teachers_first
-from kdbench.ranks import Ranks
 from kdbench.record import canonical
 from kdbench.runtime import Runtime
+from kdbench.torchrun import place
 from kdbench.train import make_folder
 
 EXECUTORS = ("local", "submitit", "ray")
@@ -65,7 +65,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
         KdbenchError: runs have no result; each was named, with its reason.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, resumable.
     """
-    if Ranks.of_environment().count > 1:
+    if place().count > 1:
         raise ConfigError(
             "a sweep starts its own processes: run it without torchrun, or with "
             "hydra/launcher=basic to train its runs one after the other on all ranks"

@@ -6,13 +6,11 @@ first one writes the files and speaks for all.
 """
 
 import json
-import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -22,8 +20,10 @@ from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed h
 from torch.distributed.rendezvous import rendezvous
 
 from kdbench.errors import ConfigError, KdbenchError, WriteError, first_line
+from kdbench.torchrun import Place
 
 T = TypeVar("T")
+ALONE = Place()
 PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its looks
 ERRORS = {kind.__name__: kind for kind in (KdbenchError, ConfigError, WriteError)}
 
@@ -32,34 +32,11 @@ class RankError(KdbenchError):
     """What goes wrong on one rank alone, or with the way to the others; ends the process."""
 
 
-@dataclass(frozen=True)
 class Ranks:
-    """This process among those of the same training; without torchrun it is alone."""
+    """The processes of a training, seen from one of them; without torchrun it is alone."""
 
-    number: int = 0
-    count: int = 1
-    local: int = 0  # the number among those of this machine
-
-    @classmethod
-    def of_environment(cls) -> "Ranks":
-        """As the environment variables RANK, WORLD_SIZE and LOCAL_RANK say.
-
-        Raises:
-            ConfigError: one is no number that makes sense.
-        """
-        found = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-        if not found[0] or not found[1]:
-            return cls()
-        try:
-            number, count, local = int(found[0]), int(found[1]), int(found[2] or found[0])
-        except ValueError:
-            number = count = local = -1
-        if not 0 <= number < count or local < 0:
-            raise ConfigError(
-                "RANK={}, WORLD_SIZE={} and LOCAL_RANK={} of the environment make no sense: start "
-                "with torchrun, or unset them".format(*found)
-            )
-        return cls(number, count, local) if count > 1 else cls()
+    def __init__(self, place: Place = ALONE) -> None:
+        self.number, self.count, self.local = place.number, place.count, place.local
 
     @property
     def first(self) -> bool:
@@ -216,11 +193,3 @@ def leave() -> None:
     """Part from the other ranks, at the end of the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def speaks(line: str) -> bool:
-    """Whether this process says a line: the first does, and each what concerns itself alone."""
-    try:
-        return Ranks.of_environment().first or line.startswith("rank ")
-    except ConfigError:
-        return True

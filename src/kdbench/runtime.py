@@ -7,6 +7,7 @@ import torch
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.ranks import Ranks
+from kdbench.torchrun import place
 
 
 class Runtime:
@@ -55,7 +56,7 @@ class Runtime:
             )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.ranks = Ranks.of_environment()
+        self.ranks = Ranks(place())
         self.device = torch.device(device)
         if device == "cuda" and self.ranks.count > 1:
             gpus = torch.cuda.device_count()
