@@ -420,7 +420,7 @@ def test_jobs_of_submitit(command):
     assert result.code == 0, result.err
     assert "cohort 1 starts: 2 runs" in result.out
     assert "sweep: 2 done, 0 done before, 0 failed" in result.out
-    assert list(Path("runs/.submitit").glob("*_result.pkl"))
+    assert list(Path("runs/.submitit").glob("*/*_result.pkl"))
     for name, folder in runs("here").items():
         assert same(weights(folder), weights(runs()[name]))
 

@@ -1,5 +1,6 @@
 """A sweep from its configurations to its summary: what `hydra/launcher=cohort` does."""
 
+import secrets
 import sys
 import threading
 import time
@@ -97,7 +98,9 @@ def open_executor(
         KdbenchError: it is not installed, or the runs' device is not there.
     """
     if settings.executor == "submitit":
-        return SubmititExecutor(runs_dir / ".submitit", settings.submitit, settings.processes)
+        # A folder that nobody knew before: submitit unpickles the results that it finds there.
+        folder = runs_dir / ".submitit" / secrets.token_hex(4)
+        return SubmititExecutor(folder, settings.submitit, settings.processes)
     nodes = {canonical(config["runtime"]): config["runtime"] for config in configs}
     if settings.executor == "ray":
         needs_gpu = any(node["device"] != "cpu" for node in nodes.values())
