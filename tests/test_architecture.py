@@ -68,6 +68,7 @@ DOORS = {
     "torchvision": {"data", "networks"},
     "safetensors": {"checkpoint", "weights"},
     "PIL": {"data"},
+    "nvidia": {"data"},
     "pyarrow": {"data"},
     "submitit": {"clusters"},
     "ray": {"clusters"},

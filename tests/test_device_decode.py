@@ -1,6 +1,7 @@
-"""Decoding on a device, with a stand-in for nvJPEG: it has never run on a GPU."""
+"""Decoding on a device, with a stand-in for nvJPEG: it has never run on a GPU; DALI on the CPU."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from kdbench.data.crops import ResizedCrops
+from kdbench.data.dali import Dali
 from kdbench.data.device_decode import nvjpeg
 from kdbench.data.imagenet import imagenet
 from kdbench.data.streamed import StreamedImages, files_of, images_of
@@ -104,3 +106,26 @@ def test_a_torchvision_without_its_decoder_is_one_line(monkeypatch):
     monkeypatch.delattr("torchvision.io.decode_jpeg", raising=False)
     with pytest.raises(ConfigError, match=r"no decode_jpeg: set dataset\.decoder="):
         nvjpeg(CPU)
+
+
+def test_dali_decodes_as_pillow_and_survives_what_it_cannot_read(folder):
+    pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'kdbench[dali]'")
+    truncate(folder / "train" / "n02" / "n02_4.JPEG")
+    images = load(folder, on_corrupt="replace")
+    rows, view = torch.arange(25), epoch_plan(25, ResizedCrops(True), seed=1, epoch=1)[1]
+    expected = images.crop(rows, view)
+    images.decode = Dali(CPU, 1)
+    assert torch.equal(images.crop(rows[:8], view[:8]), expected[:8])
+    assert torch.equal(images.crop(rows, view), expected)
+    broken = torch.frombuffer(bytearray(b"no image"), dtype=torch.uint8)
+    with pytest.raises(RuntimeError):
+        images.decode([broken])
+    assert torch.equal(images.crop(rows, view), expected)
+
+
+def test_without_dali_it_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    scales = {"mean": [0.5] * 3, "std": [0.25] * 3, "flip": True, "val_split": 0}
+    data = imagenet(str(folder), 32, 36, **scales, decoder="dali")
+    with pytest.raises(ConfigError, match=r"pip install 'kdbench\[dali\]'"):
+        images_of(data, CPU)

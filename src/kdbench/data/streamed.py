@@ -19,12 +19,13 @@ from torch import Tensor
 
 from kdbench.data.base import Dataset, Split
 from kdbench.data.crops import Box, ResizedCrops
+from kdbench.data.dali import Dali
 from kdbench.data.device_decode import Decode, DeviceDecoding, nvjpeg
 from kdbench.data.image_files import Decoding, ImageFiles
 from kdbench.data.views import Cut, CutViews, TrainImages, constants_on, normalise_with, whole
 from kdbench.errors import KdbenchError
 
-Decoder = Literal["pillow", "nvjpeg"]
+Decoder = Literal["pillow", "nvjpeg", "dali"]
 
 AHEAD = 3  # batches that are decoded while one is trained on
 
@@ -154,7 +155,9 @@ def images_of(dataset: Dataset, device: torch.device) -> TrainImages | StreamedI
             raise KdbenchError(
                 "dataset.decoder=nvjpeg decodes on a GPU: set dataset.decoder=pillow"
             )
-        decode = nvjpeg(device) if on_gpu else None
+        decode: Decode | None = nvjpeg(device) if on_gpu else None
+        if dataset.decoder == "dali":
+            decode = Dali(device, torch.get_num_threads())
         return StreamedImages(files_of(dataset.train), dataset.views, *constants, decode)
     images, views = dataset.train.images, dataset.views
     assert isinstance(images, Tensor)
