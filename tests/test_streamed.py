@@ -19,6 +19,9 @@ from kdbench.data.imagenet import imagenet
 from kdbench.data.streamed import StreamedDataset, images_of
 from kdbench.data.views import epoch_plan, normalise
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.micro_batches import Cutting
+from kdbench.ranks import Ranks
+from kdbench.torchrun import Place
 from photographs import CLASSES, real, truncate, write_class_folders
 
 SIZE, RESIZE = 32, 36
@@ -141,6 +144,19 @@ def test_an_epoch_is_the_same_with_any_number_of_threads_and_from_any_batch_on(f
             assert torch.equal(x, y)
     another = epoch_plan(30, data.views, seed=5, epoch=3)
     assert not torch.equal(another[1], plan[1])
+
+
+def test_a_rank_gets_its_parts_of_every_batch_and_no_other(folder):
+    data = load(folder)
+    plan = epoch_plan(30, data.views, seed=5, epoch=2)
+    whole = list(images_of(data, CPU).epoch(*plan, size=8, first=1))
+    cut = Cutting(3, 8, 30, Ranks(Place(1, 2))).cut  # the last two of three parts
+    parts = list(images_of(data, CPU).epoch(*plan, size=8, first=1, cut=cut))
+    assert [len(index) for index, _ in parts] == [3, 2, 3, 2, 2, 2]
+    for number, (index, images) in enumerate(whole):
+        rows, cuts = map(torch.cat, zip(*parts[2 * number : 2 * number + 2], strict=True))
+        assert torch.equal(rows, index[-len(rows) :])
+        assert torch.equal(cuts, images[-len(rows) :])
 
 
 def test_a_fingerprint_sees_names_sizes_and_splits(folder):
