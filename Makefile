@@ -66,7 +66,7 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-test-long: setup  ## The tests that take more than a minute each: every method under exact, 14,000 bad inputs
+test-long: setup  ## The tests that take more than a minute each: every method under exact, 19,000 bad inputs
 	$(BIN)/python -m pytest -m long
 
 # Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.

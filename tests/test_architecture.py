@@ -37,7 +37,7 @@ FLOORS = [
         "runtime",
         "console",
     }
-    | {"disk", "divergence", "exact", "locks", "preemption"}
+    | {"disk", "hydra_nodes", "divergence", "exact", "locks", "preemption"}
     | {"published", "cells", "significance"},
     {"data", "networks", "weights", "log", "wandb_log", "config"}
     | {"ledger", "formats", "table"}

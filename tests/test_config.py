@@ -147,6 +147,7 @@ def test_equal_settings_are_equal_however_written():
         (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
         (["method=kd="], "Error parsing override 'method=kd='"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["seed=glob(*)"], "seed=glob(*) stands for no value"),
         (["seed=${x}"], "Interpolation key 'x' not found"),
         (["runs_dir=${runs_dir}"], "Recursive interpolation"),
         (["hydra=null"], "the command makes no sense to Hydra"),

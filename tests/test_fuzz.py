@@ -187,7 +187,7 @@ digits cifar100 [a,a] [null]""")
 LONG = ["a b", "1" * 400, "1" * 5000, "[" * 200]
 VALUE = st.sampled_from(SCALARS + LONG) | st.text(max_size=8)
 OVERRIDES = st.builds("{}{}={}".format, PREFIXES, KEYS, VALUE)
-ARGUMENTS = st.lists(
+ODD_LISTS = st.lists(
     OVERRIDES
     | st.builds("{}{}".format, PREFIXES, KEYS)
     | st.text(max_size=8)
@@ -197,6 +197,18 @@ ARGUMENTS = st.lists(
     min_size=1,
     max_size=3,
 )
+# Settings that there are: most of these are composed, where most of the others are not.
+THERE = words("""seed runs_dir method.name student.name schedule.lr schedule.milestones
+schedule.epochs schedule.batch_size dataset.name dataset.mean dataset.val_split runtime.device
+runtime.threads
+runtime.teacher runtime.table_dir hydra.run.dir hydra.job.name hydra.sweeper.params
+++method.x ++teacher.x ++hydra.x +x +hydra.job_logging.x +hydra.callbacks.x""")
+THERE_LISTS = st.lists(
+    st.builds("{}={}".format, st.sampled_from(THERE), st.sampled_from(SCALARS)),
+    min_size=1,
+    max_size=3,
+)
+ARGUMENTS = THERE_LISTS | ODD_LISTS
 ENDLESS = {"--shell-completion", "-sc", "--hydra-help", "--help", "-h", "--version", "--info", "-i"}
 
 
@@ -224,7 +236,7 @@ def composing(monkeypatch, tmp_path, capsys):
     return check
 
 
-@quick_and_long(40, 600)
+@quick_and_long(40, 1200)
 def test_commands(composing, examples):
     fuzz(composing, ARGUMENTS.filter(lambda a: not ENDLESS & set(a)), examples)
 

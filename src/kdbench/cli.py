@@ -10,15 +10,17 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.confidential import masked, refuse_secrets
+from kdbench.confidential import masked
 from kdbench.config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.hydra_nodes import CALLED, check_called
 from kdbench.ranks import RankError
 from kdbench.torchrun import speaks
 
@@ -26,12 +28,6 @@ INTERRUPTED = 130
 # How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.
 MISTAKES = ("Unable to configure", "Only one of --")
 COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
-LOGGING = {  # what a logging node may name
-    *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"),
-    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
-}
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra looks for them
 
 
 def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
@@ -130,41 +126,12 @@ def check_head(composed: DictConfig) -> None:
         ConfigError: names the key.
     """
     OmegaConf.update(composed, "hydra.runtime.output_dir", ".", force_add=True)  # not known yet
-    nodes = {}
-    for name in ("launcher", "sweeper", "job_logging", "hydra_logging"):
-        node = composed.hydra[name]
-        nodes[name] = (
-            OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
-        )
-        if not isinstance(nodes[name], dict):
-            raise ConfigError(f"hydra.{name} must be a mapping, not {node!r}")
-    if composed.hydra.callbacks:
-        raise ConfigError("hydra.callbacks is not allowed: a command runs no callbacks")
-    if composed.hydra.job.env_set:  # git, which is asked for the commit, runs what one names
-        raise ConfigError("hydra.job.env_set is not allowed: set variables where you type")
-    refuse_secrets({"hydra": nodes})
-    for path, value in _leaves("hydra", nodes):
-        key, text = path.rpartition(".")[2], str(value)
-        plugin = path in ("hydra.launcher._target_", "hydra.sweeper._target_")
-        if (
-            (key == "_target_" and not (plugin and text.startswith(PLUGINS)))
-            or key == "()"
-            or (key == "class" and text not in LOGGING)
-            or (text.startswith("ext://") and text not in STREAMS)
-        ):
-            raise ConfigError(f"{path}={text} is not allowed: Hydra would call it")
-
-
-def _leaves(path: str, node: object) -> Iterator[tuple[str, object]]:
-    """The single values of a node, each with its dotted path."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(f"{path}.{key}", value)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _leaves(f"{path}.{i}", value)
-    else:
-        yield path, node
+    nodes = {
+        name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else node
+        for name in CALLED
+        for node in [composed.hydra[name]]
+    }
+    check_called(nodes, bool(composed.hydra.callbacks), bool(composed.hydra.job.env_set))
 
 
 def compose_head(config_name: str, arguments: list[str]) -> DictConfig:
@@ -181,12 +148,10 @@ def compose_heads(config_name: str, arguments: list[str]) -> Generator[DictConfi
     overrides = list(given.overrides)
     if given.config_dir and Path(given.config_dir).is_dir():  # Hydra says what is wrong else
         overrides.append(f"hydra.searchpath=[{Path(given.config_dir).resolve().as_uri()}]")
-    parsed = OverridesParser.create().parse_overrides(overrides)
     folder = str(Path(given.config_path).resolve()) if given.config_path else str(conf_dir())
     name = given.config_name or config_name
     with hydra.initialize_config_dir(folder, version_base="1.3"):
-        first = [values_of(override)[0] for override in parsed]
-        composed = hydra.compose(name, first, return_hydra_config=True)
+        composed = first_job(name, overrides)
         yield composed
         if OmegaConf.select(composed, "hydra.launcher._target_") == COHORTS:
             return  # it leaves the node of later jobs alone
@@ -212,28 +177,42 @@ def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
     A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in both;
     the command wins.
     """
-    parser = OverridesParser.create()
     overrides = [text for text in arguments if not text.startswith("-")]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        first = [values_of(override)[0] for override in parser.parse_overrides(overrides)]
-        head = hydra.compose(config_name, first, return_hydra_config=True)
-    return axes(head, overrides)
+        return axes(first_job(config_name, overrides), overrides)
+
+
+def first_job(config_name: str, overrides: list[str]) -> DictConfig:
+    """A command's first job with Hydra's own node, where Hydra is initialized."""
+    first = [values_of(override)[0] for override in parse(overrides)]
+    return hydra.compose(config_name, first, return_hydra_config=True)
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Overrides as Hydra reads them, which knows what a `glob` stands for once initialized."""
+    loader = GlobalHydra.instance().config_loader()
+    return OverridesParser.create(loader).parse_overrides(overrides)
 
 
 def axes(head: DictConfig, overrides: list[str]) -> dict[str, list[str]]:
     """As `swept`, where the command's first job is composed."""
     params = OmegaConf.select(head, "hydra.sweeper.params") or {}
     lines = [f"{key}={value}" for key, value in params.items()] + overrides
-    parsed = OverridesParser.create().parse_overrides(lines)
-    return {one.get_key_element(): values_of(one) for one in parsed}
+    return {one.get_key_element(): values_of(one) for one in parse(lines)}
 
 
 def values_of(override: Override) -> list[str]:
-    """An override for each of its values."""
+    """An override for each of its values.
+
+    Raises:
+        ConfigError: it has none, as a `glob` that nothing answers to.
+    """
     if not override.is_sweep_override():
         return [override.input_line or ""]
     key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not (values := [f"{key}={value}" for value in override.sweep_string_iterator()]):
+        raise ConfigError(f"{override.input_line} stands for no value")
+    return values
 
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
