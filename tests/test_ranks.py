@@ -358,7 +358,7 @@ def test_no_table_and_no_other_number_of_ranks(monkeypatch):
     with pytest.raises(ConfigError, match="filled by one process, not by 2 ranks"):
         wants_tables(runtime, [], Views(4, True))
     with pytest.raises(
-        ConfigError, match="ranks 2, not None: start it with torchrun --nproc-per-n"
+        ConfigError, match="ranks 2, not 1: start it with torchrun --nproc-per-node=2"
     ):
         check_exact(Path("run"), {"ranks": 2}, {})
 

@@ -12,6 +12,7 @@ from kdbench.runtime import Runtime
 EXACT_FILE = "exact.json"  # of a run's folder
 
 Facts = dict[str, Any]
+ALONE: Facts = {"ranks": 1}  # which is not written down
 
 # How to have a fact as it was; the others are those of a machine.
 MENDED_BY = {
@@ -63,6 +64,7 @@ def check_exact(folder: Path, before: Facts | None, now: Facts | None) -> None:
         )
     if now is None:
         raise ConfigError(f"{folder.name} was started under runtime=exact: go on with it, {anew}")
+    before, now = {**ALONE, **before}, {**ALONE, **now}
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     differs = ", ".join(f"{key} {before.get(key)}, not {now.get(key)}" for key in keys)
     mends = [mend(key, before[key]) for key in keys if key in MENDED_BY and key in before]
