@@ -61,7 +61,7 @@ def arm(kill: Kill, random: Random) -> None:
     results = (kdbench.weights, kdbench.passport, kdbench.record)
     places: dict[str, list[tuple[Any, str]]] = {
         "training": [(Optimizer, "update")],
-        "evaluation": [(kdbench.metrics, "add_to_bins")],
+        "evaluation": [(kdbench.metrics, "cross_entropy")],
         "checkpoint": [(kdbench.checkpoint, "write_atomically")],
         "table": [(TeacherTable, "write")],
         "record": [(room, "write_atomically") for room in results],

@@ -13,6 +13,7 @@ from kdbench.report import differing, made
 RESULTS = ROOT / "results"
 RUNS = RESULTS / "runs"
 SMOKE = RESULTS / "smoke"
+CONTROLS = RESULTS / "controls"
 RANKS = SMOKE / "ranks"  # in two processes: other settings, so kept from the tables of one
 
 
@@ -32,6 +33,11 @@ def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
     made = [table for folder in (SMOKE, RANKS) for table in tables(open_ledger([folder], None))]
     assert all(markdown(table) in page for table in made), "run kdbench-table results/smoke"
     assert page.count("| method ") == len(made)
+
+
+def test_the_table_of_the_controls_is_generated():
+    (table,) = tables(open_ledger([CONTROLS], None))
+    assert markdown(table) in (CONTROLS / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("dataset", "chance"), [("imagenet", 10.0), ("tiny_imagenet", 5.0)])

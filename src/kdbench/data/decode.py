@@ -1,6 +1,7 @@
 """Image files to uint8 tensors of one size."""
 
 import io
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +102,7 @@ def read_rgb(source: Path | str | bytes) -> Image.Image:
     Raises:
         Exception: nearly any, where it cannot be read; see `naming`.
     """
-    if not isinstance(source, bytes) and not Path(source).is_file():
+    if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
         raise ValueError("not a regular file")  # a pipe would not end
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.mode[0] in "IF":
