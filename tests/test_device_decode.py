@@ -3,7 +3,9 @@
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -129,3 +131,37 @@ def test_without_dali_it_says_what_to_install(folder, monkeypatch):
     data = imagenet(str(folder), 32, 36, **scales, decoder="dali")
     with pytest.raises(ConfigError, match=r"pip install 'kdbench\[dali\]'"):
         images_of(data, CPU)
+
+
+def test_a_pipeline_of_dali_that_fails_is_made_anew(monkeypatch):
+    """With a stand-in for DALI, whose pipelines end with the first error."""
+    made = []
+
+    class Pipeline:
+        def __init__(self, *_: object, **__: object) -> None:
+            made.append(self)
+
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+        def set_outputs(self, _: object) -> None: ...
+        def build(self) -> None: ...
+
+        def run(self, files: list[np.ndarray]) -> tuple[list[np.ndarray]]:
+            if any(len(file) == 1 for file in files):
+                raise ValueError("no image")
+            return ([np.ones((2, 3, 3), np.uint8)] * len(files),)
+
+    fn = SimpleNamespace(
+        external_source=lambda **_: None, decoders=SimpleNamespace(image=lambda *_, **__: None)
+    )
+    types = SimpleNamespace(UINT8=0, RGB=0)
+    stand_in = SimpleNamespace(Pipeline=Pipeline, fn=fn, types=types)
+    monkeypatch.setitem(sys.modules, "nvidia", SimpleNamespace(dali=stand_in))
+    monkeypatch.setitem(sys.modules, "nvidia.dali", stand_in)
+    decode, files = Dali(CPU, 1), [torch.zeros(5, dtype=torch.uint8)] * 2
+    assert [image.shape for image in decode(files)] == [(3, 2, 3)] * 2
+    assert len(decode(files[:1])) == len(made) == 1
+    with pytest.raises(RuntimeError, match="no image"):
+        decode([torch.zeros(1, dtype=torch.uint8)])
+    decode(files)
+    assert len(made) == 2

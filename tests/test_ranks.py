@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +28,8 @@ from kdbench.cli import print_error
 from kdbench.data.views import Views
 from kdbench.errors import ConfigError, KdbenchError, WriteError
 from kdbench.exact import check_exact
+from kdbench.loop import Cohort
+from kdbench.member import Member
 from kdbench.micro_batches import Cutting
 from kdbench.optim import Optimizer, Schedule
 from kdbench.ranks import RankError, Ranks
@@ -153,9 +157,10 @@ LONG = [
 TRAIN = [*SMALL, *LONG, "dataset=synthetic", "student=resnet8", "schedule.micro_batches=2"]
 
 
-def wait_for_a_checkpoint(folder: Path) -> None:
+def wait_for_a_checkpoint(folder: Path, known: Collection[Path] = ()) -> None:
+    """Until there is another one: all ranks train."""
     end = time.monotonic() + 120
-    while not list(folder.glob("*/checkpoint-*")):
+    while not set(folder.glob("*/checkpoint-*")) - set(known):
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -171,9 +176,10 @@ def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint():
     assert "rank 0 has lost the others" in errors
     assert len(errors.splitlines()) == 1, errors
 
+    known = list(Path("runs").glob("*/checkpoint-*"))
     running = as_ranks(2, *command)
     assert "going on after step" in running[0].stdout.readline()
-    running[0].stdout.readline()  # it trains
+    wait_for_a_checkpoint(Path("runs"), known)
     running[1].terminate()
     (code, _, errors), (other, _, nothing) = ended(running)
     assert (code, other) == (130, 130)
@@ -388,3 +394,62 @@ def test_what_fails_on_one_rank_fails_on_all(monkeypatch, capsys):
     print_error("what all ranks have")
     print_error("rank 1: what one has")
     assert capsys.readouterr().err == "kdbench: error: rank 1: what one has\n"
+
+
+class First(Ranks):
+    """Rank 0 of 2, whose other one has nothing to say."""
+
+    def exchange(self, text: str) -> list[str]:
+        return [text, ""]
+
+
+@pytest.mark.parametrize("kind", [WriteError, RankError])
+def test_what_fails_on_the_first_rank_is_raised_there(kind):
+    def act() -> None:
+        raise kind("as it is")
+
+    with pytest.raises(kind, match="as it is"):
+        First(Place(0, 2)).by_first(act)
+
+
+def test_a_rank_that_does_not_come_ends_the_wait(monkeypatch):
+    monkeypatch.setattr("kdbench.ranks.PATIENCE", -1.0)
+    with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] have not come"):
+        Ranks(Place(0, 3)).meet(dist.HashStore())
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_one_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KdbenchError, match="rank 1 has no GPU, of 1 here"):
+        Runtime("cuda")
+
+
+def test_a_checkpoint_that_only_the_first_rank_sees_is_one_line(tmp_path):
+    run = SimpleNamespace(folder=tmp_path, runtime=SimpleNamespace(ranks=Ranks(Place(1, 2))))
+    with pytest.raises(KdbenchError, match=r"rank 1 cannot read .*set runs_dir to a folder that"):
+        Member.read_checkpoint(SimpleNamespace(run=run), 3)
+
+
+@pytest.mark.parametrize("error", [RankError("lost"), ValueError("of this rank alone")])
+def test_what_the_others_cannot_know_ends_all_members(error):
+    def act(_: Member) -> None:
+        raise error
+
+    member = SimpleNamespace(error=None)
+    cohort = SimpleNamespace(alive=[member], members=[member], ranks=Ranks(Place(0, 2)))
+    with pytest.raises(type(error)):
+        Cohort.each(cohort, act)
+    assert member.error is None
+
+
+@pytest.mark.parametrize("place", ["open_job", "open_member"])
+def test_a_lost_rank_is_no_runs_failure(place, monkeypatch):
+    def lost(*_: object) -> None:
+        raise RankError("rank 0 has lost the others")
+
+    monkeypatch.setattr(f"kdbench.train.{place}", lost)
+    with pytest.raises(RankError):
+        train_together([config(*SMALL)])

@@ -114,6 +114,10 @@ def test_runs_are_taken_into_the_results(command, results, tmp_path):
     assert f"kdbench: warning: {torn} is not a record" in found.err
 
 
+def test_a_folder_that_is_not_there_is_one_line(command, results):
+    assert "nowhere does not exist" in command("report", "--take", "nowhere").error_line
+
+
 def test_without_records_every_cell_is_not_run(command, results):
     for path in (results / "runs").glob("*.json"):
         path.unlink()
