@@ -16,6 +16,7 @@ from chaos import damage
 from chaos.arena import METHOD, Arena, Fault
 from chaos.compare import differences
 from chaos.ground import SMALL, Act, Ground, run_folder
+from chaos.killer import counter
 from chaos.mounts import NotAllowedError, grow, read_only, small_disk
 from chaos.processes import command_of, descendants, kill
 from chaos.sweeps import trains
@@ -60,21 +61,14 @@ def fill(path: Path) -> Act:
 
     The epoch is the second: by then it has checkpoints.
     """
-    original, count = TeacherTable.read, 0
 
-    def read(*arguments: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 2:
-            with path.open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(bytes(2**12))
-        return original(*arguments)
+    def instead(read: Callable[..., Any], *arguments: Any) -> Any:
+        with path.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**12))
+        return read(*arguments)
 
-    def prepare() -> None:
-        TeacherTable.read = read  # type: ignore[method-assign]
-
-    return prepare
+    return lambda: setattr(TeacherTable, "read", counter(2)(TeacherTable.read, instead))
 
 
 def read_only_folder(ground: Ground) -> Fault:
@@ -106,19 +100,13 @@ def written(folder: Path) -> dict[str, int]:
 
 def pause(step: int, until: Path) -> Act:
     """Let a process wait in a step (from 1) for a file."""
-    original, count = Optimizer.update, 0
 
-    def update(*arguments: Any) -> Any:
-        nonlocal count
-        count += 1
-        while count == step and not until.exists():
+    def instead(update: Callable[..., Any], *arguments: Any) -> Any:
+        while not until.exists():
             time.sleep(0.01)
-        return original(*arguments)
+        return update(*arguments)
 
-    def prepare() -> None:
-        Optimizer.update = update  # type: ignore[method-assign]
-
-    return prepare
+    return lambda: setattr(Optimizer, "update", counter(step)(Optimizer.update, instead))
 
 
 def second_process(ground: Ground) -> Fault:

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from chaos.compare import differences
 from chaos.ground import Ground, Process, Result
 from chaos.processes import alive, kill, workers
 from chaos.trials import Trial, cohort
@@ -61,15 +60,8 @@ def sweep(ground: Ground, number: int, most: int) -> Trial:
         done = records(where)
         result = ground.command("train", *command)
         found.differences += repeated(done, where)
-    if result.code != 0:
-        found.differences.append(f"exit status {result.code}: {result.err}")
-    else:
-        for folder in expected:
-            what = differences(folder, where / folder.name)
-            found.differences += [f"{folder.name}: {one}" for one in what]
-    if not found.differences:
-        shutil.rmtree(where)
-    return found
+    failure = f"exit status {result.code}: {result.err}" if result.code != 0 else None
+    return found.closed(failure, expected, where)
 
 
 def kill_launcher(given: Sweep) -> tuple[str, Result]:

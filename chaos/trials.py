@@ -5,6 +5,7 @@ import signal
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from chaos.compare import differences
@@ -34,6 +35,18 @@ class Trial:
     stops: list[str] = field(default_factory=list)  # signals that it stopped at, with the phase
     differences: list[str] = field(default_factory=list)  # from the undisturbed runs; wanted: none
 
+    def closed(self, failure: str | None, expected: Sequence[Path], where: Path) -> "Trial":
+        """The trial, with what differs from undisturbed runs; a folder without is removed."""
+        if failure is not None:
+            self.differences.append(failure)
+        else:
+            for folder in expected:
+                what = differences(folder, where / folder.name)
+                self.differences += [f"{folder.name}: {one}" for one in what]
+        if not self.differences:
+            shutil.rmtree(where)
+        return self
+
 
 def trial(ground: Ground, number: int, most: int) -> Trial:
     """Kill a cohort, or a run alone, up to `most` times, let it end, and compare."""
@@ -62,15 +75,8 @@ def trial(ground: Ground, number: int, most: int) -> Trial:
             break
     if code < 0 or code == INTERRUPTED:
         code = life(ground, configs, None, None)
-    if code != 0:
-        found.differences.append(f"exit status {code}, see {ground.folder / 'log'}")
-    else:
-        for folder in expected:
-            what = differences(folder, where / folder.name)
-            found.differences += [f"{folder.name}: {one}" for one in what]
-    if not found.differences:
-        shutil.rmtree(where)
-    return found
+    failure = f"exit status {code}, see {ground.folder / 'log'}" if code != 0 else None
+    return found.closed(failure, expected, where)
 
 
 def life(ground: Ground, configs: Sequence[Config], kill: Kill | None, delay: float | None) -> int:

@@ -90,10 +90,8 @@ class Accumulation:
         batch = batch._replace(drawn=self.method.draw(batch, generator))
         self.effects.start_part(batch.index)
         losses, sums = losses_and_sums(self.student, self.method, batch, teachers)
-        losses = losses.times(part.share)
-        self.moving.optimizer.accumulate(losses)
+        self.losses.append(self.moving.optimizer.accumulate(losses.times(part.share)))
         self.effects.end_part(batch.index, part)
-        self.losses.append(losses.total().detach())
         self.sums.append(sums)
 
     def finish(self, index: Tensor) -> Sums:

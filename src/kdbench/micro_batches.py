@@ -7,7 +7,6 @@ couple images couple those of one micro-batch, as on one of a reference's severa
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from kdbench.errors import ConfigError
@@ -58,9 +57,10 @@ class Cutting:
 
     def parts(self, size: int) -> list[Part]:
         """Where they are in a batch of `size` images."""
-        found = []
-        for number, places in zip(self.own, self.cut(torch.arange(size)), strict=True):
-            start = int(places[0])
-            place = slice(start, start + len(places))
-            found.append(Part(number, place, len(places) / size))
-        return found
+        least, more = divmod(size, self.count)  # as tensor_split: the first ones have one more
+
+        def start(number: int) -> int:
+            return number * least + min(number, more)
+
+        places = {number: slice(start(number), start(number + 1)) for number in self.own}
+        return [Part(n, place, (place.stop - place.start) / size) for n, place in places.items()]

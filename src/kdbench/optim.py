@@ -149,8 +149,7 @@ class Optimizer:
     def update(self, losses: Losses) -> None:
         """One step on a step's losses."""
         self.clear()
-        self.accumulate(losses)
-        self.apply(losses.total())
+        self.apply(self.accumulate(losses))
 
     def clear(self) -> None:
         """Before a step: no gradients."""
@@ -158,12 +157,14 @@ class Optimizer:
         if self.dot is not None:
             self.dot.clear()
 
-    def accumulate(self, losses: Losses) -> None:
-        """Add the gradients of the losses to those of the step."""
+    def accumulate(self, losses: Losses) -> Tensor:
+        """Add the gradients of the losses to those of the step; returns their sum []."""
+        total = losses.total()
         if self.dot is not None:
             self.dot.accumulate(losses)
         else:
-            losses.total().backward()
+            total.backward()
+        return total.detach()
 
     def gradients(self) -> list[Tensor]:
         """Those of the step so far; of DOT both losses'."""

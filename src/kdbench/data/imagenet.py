@@ -40,8 +40,8 @@ def imagenet(
     torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
     A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
     one to score always stops it. With `resized` training images come out of a cache of pixels,
-    scaled down to that shorter side (`resized_source`), with decoder="nvjpeg" or "dali" they are
-    decoded on the GPU (`device_decode`, `dali`); those to score are as without.
+    scaled down to that shorter side (`resized_source`), with decoder="nvjpeg" or "dali" another
+    library decodes them (`device_decode`, `dali`); those to score are as without.
 
     Raises:
         ConfigError: sizes that make no sense; Parquet without pyarrow.
