@@ -19,6 +19,7 @@ from kdbench.data.views import TrainImages
 from kdbench.loop import Cohort
 from kdbench.member import Member, Run
 from kdbench.optim import Schedule
+from kdbench.precision import Precision, allow_tf32
 from kdbench.runtime import Runtime
 from kdbench.schema import check_node
 
@@ -36,6 +37,7 @@ class Bench:
     batch: int
     folder: Path
     compile: str
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         """Bring the teacher where the engine would."""
@@ -52,7 +54,8 @@ class Bench:
         method = build_method(check_node("method", compose_group("method", name)), SEED)
         body = network(self.student, self.data, SEED)
         body = set_up(method, body, {"teacher": self.teacher}, self.data, SEED)
-        schedule = Schedule(1, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY)
+        recipe = 1, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
+        schedule = Schedule(*recipe, precision=self.precision)
         run = Run(name, SEED, body, method, self.data, schedule, runtime, self.folder)
         return Member(run, Console(), [])
 
@@ -73,6 +76,8 @@ class Contestant:
             compile=compiled,
             table_dir=str(bench.folder / "tables"),
         )
+        self.runtime.apply()
+        allow_tf32(bench.precision == "tf32")
         self.members = [bench.member(name, self.runtime) for name in methods]
         facts = {"teacher": {"teacher": "random weights", "network": "random weights"}}
         if isinstance(answers, str):

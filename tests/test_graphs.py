@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -43,6 +44,15 @@ class StandIn:
             return kept[0]
 
         return replay
+
+    def inputs_read(self):
+        pass
+
+    def aside(self):
+        return nullcontext()
+
+    def join(self):
+        pass
 
 
 @pytest.fixture

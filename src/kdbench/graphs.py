@@ -5,9 +5,14 @@ each replay, and what it returns is overwritten by the next. It holds for one sh
 a full batch and the last, short one are two recordings. The first calls of each shape run as they
 are: they are real steps, and warm up what a recording may not do itself (choosing kernels, making
 the optimizer's buffers). Source: "CUDA semantics, whole-network capture" of PyTorch's notes.
+
+Every recorder has a stream of its own. Small networks leave most of a GPU idle, so the runs of a
+cohort compute beside each other, and beside the teacher's forward pass of the next step: what
+follows waits until a step's inputs have been read, not until it is done.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,12 +35,22 @@ class Recorder(Protocol):
     def record(self, run: Run, inputs: tuple[Any, ...]) -> Callable[[], Any]:
         """Record it on these very tensors, without effect; what is returned replays it."""
 
+    def inputs_read(self) -> None:
+        """The inputs of a call may be overwritten from here on."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is called within runs beside what follows, which waits for `inputs_read` only."""
+
+    def join(self) -> None:
+        """Let what follows wait for all that was called aside."""
+
 
 class CudaGraphs:
     """Recordings on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
+        self.read = torch.cuda.Event()
 
     def warm_up(self, run: Run, inputs: tuple[Any, ...]) -> Any:
         """On the side stream that it is recorded on, in order with everything around it."""
@@ -56,6 +71,23 @@ class CudaGraphs:
             return outputs
 
         return replay
+
+    def inputs_read(self) -> None:
+        """Marks this place in the current stream."""
+        self.read.record()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """On the stream that steps are recorded on."""
+        caller = torch.cuda.current_stream()
+        self.stream.wait_stream(caller)
+        with torch.cuda.stream(self.stream):
+            yield
+        caller.wait_event(self.read)
+
+    def join(self) -> None:
+        """The current stream waits; the host does not."""
+        torch.cuda.current_stream().wait_stream(self.stream)
 
 
 def recorder_for(runtime: Runtime) -> Recorder | None:
@@ -89,20 +121,26 @@ class Replayed:
 
     def __call__(self, *inputs: Any) -> Any:
         """As `run(*inputs)`."""
+        recording = self._recording(inputs)
+        if recording is None:
+            outputs = self.recorder.warm_up(self.run, inputs)
+            self.recorder.inputs_read()
+            return outputs
+        for kept, fresh in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
+            kept.copy_(fresh, non_blocking=True)
+        self.recorder.inputs_read()
+        return recording.replay()
+
+    def _recording(self, inputs: tuple[Any, ...]) -> Recording | None:
+        """The recording of this shape, made when it is warm; None where there is none."""
         if self.refused:
-            return self.run(*inputs)
+            return None
         shape = tuple((t.shape, t.stride(), t.dtype) for t in tensors_of(inputs))
         if shape not in self.recordings:
             self.seen[shape] = self.seen.get(shape, 0) + 1
-            if self.seen[shape] <= WARM_UP:
-                return self.recorder.warm_up(self.run, inputs)
-            self._record(shape, inputs)
-            if self.refused:
-                return self.run(*inputs)
-        recording = self.recordings[shape]
-        for kept, fresh in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
-            kept.copy_(fresh, non_blocking=True)
-        return recording.replay()
+            if self.seen[shape] > WARM_UP:
+                self._record(shape, inputs)
+        return self.recordings.get(shape)
 
     @property
     def settled(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.console import Console, Display
+from kdbench.data.base import Split
 from kdbench.data.streamed import StreamedImages
 from kdbench.data.strong import StrongView, stack_views
 from kdbench.data.views import TrainImages, epoch_plan
@@ -89,6 +90,8 @@ class Cohort:
         self.run = members[0].run  # for what all share
         self.device = self.run.runtime.device
         self.labels = self.run.dataset.train.labels.to(self.device)
+        splits = {name: s for name, s in self.run.dataset.splits.items() if name != "train"}
+        self.scored = {name: at_hand(split, self.device) for name, split in splits.items()}
         schedule, self.ranks = self.run.schedule, self.run.runtime.ranks
         self.steps_per_epoch = math.ceil(len(self.labels) / schedule.batch_size)
         sizes = schedule.batch_size, len(self.labels)
@@ -224,7 +227,7 @@ class Cohort:
         rows = {}
 
         def score(member: Member) -> None:
-            rows[member.run.run_id] = member.finish_epoch(epoch)
+            rows[member.run.run_id] = member.finish_epoch(epoch, self.scored)
 
         def close(member: Member) -> None:
             member.close_epoch(rows[member.run.run_id])
@@ -252,6 +255,12 @@ class Cohort:
                 f"stopped in epoch {epoch} after step {self.step}; the same command goes on from "
                 "there"
             )
+
+
+def at_hand(split: Split, device: torch.device) -> Split:
+    """A split that every epoch is scored on, on the device if it is in memory at all."""
+    images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
+    return Split(images, split.labels.to(device))
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """One run, as a member of the cohort that trains it: its step, its scores, its files."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,7 +147,14 @@ class Member:
         self.student.train()
 
     def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        """One update; nothing waits for the device."""
+        """One update; nothing waits for the device.
+
+        On a GPU it runs beside what follows, up to the next `check`.
+        """
+        with self.replayed.recorder.aside() if self.replayed is not None else nullcontext():
+            self._step(batch, teachers)
+
+    def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
         before, moving = self.moving.random, self.moving
         moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
         with own_randomness(moving):
@@ -195,13 +203,15 @@ class Member:
         Raises:
             DivergedError: one had a loss or a gradient that is not finite.
         """
+        if self.replayed is not None:
+            self.replayed.recorder.join()
         step = self.moving.optimizer.guard.read()
         if step is not None:
             what = f"the loss or a gradient of step {step}"
             raise DivergedError(self.run.run_id, len(self.position.history) + 1, step, what)
 
-    def finish_epoch(self, epoch: int) -> Row:
-        """Score the epoch and start its row, whose "seconds" are not in yet.
+    def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
+        """Score the epoch on splits by name and start its row, whose "seconds" are not in yet.
 
         Raises:
             DivergedError: a step, or a score, is not finite.
@@ -215,10 +225,9 @@ class Member:
             if name != "hits":
                 row[name if name.startswith("method/") else f"train/{name}"] = value
         row["train/top1"] = 100 * means["hits"]
-        for name, split in (("val", run.dataset.val), ("test", run.dataset.test)):
-            if split is not None:
-                scores = self.score(split)
-                row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
+        for name, split in scored.items():
+            scores = self.score(split)
+            row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
             raise DivergedError(run.run_id, epoch, self.position.step, f"its {odd[0]}")

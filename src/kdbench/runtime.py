@@ -82,5 +82,8 @@ class Runtime:
             torch.set_num_threads(self.threads)
         if torch.are_deterministic_algorithms_enabled() != self.exact:
             torch.use_deterministic_algorithms(self.exact)
+        # Tries which algorithm is the fastest for each convolution, and may find another one each
+        # time: other bits.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda" and not self.exact
         if self.exact:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
