@@ -26,7 +26,7 @@ FLOORS = [
         "ranks",
     },
     {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
-    | {"precision", "folding", "graphs", "frozen"}
+    | {"precision", "folding", "graphs", "frozen", "trained"}
     | {
         "schema",
         "passport",

@@ -165,6 +165,7 @@ def test_a_network_that_draws_random_numbers_is_not_recorded(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_no_step_waits_for_the_gpu(teachers, monkeypatch):
     """Warm-up, recording and replay, of full and short batches, live and tabled."""
     original = Cohort.train_step

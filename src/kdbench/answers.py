@@ -144,7 +144,10 @@ def wants_tables(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -
         why = f"a table is filled by one process, not by {count} ranks"
     if why is not None and runtime.teacher == "table":
         raise ConfigError(f"runtime.teacher=table, but {why}: set runtime.teacher=auto")
-    return why is None and runtime.teacher != "live"
+    # On a GPU a table's answers differ from live ones by rounding, and whether a run is beside one
+    # that no table serves may change when it is resumed.
+    alike = runtime.device.type == "cpu" or not runtime.exact
+    return why is None and (runtime.teacher == "table" or (runtime.teacher == "auto" and alike))
 
 
 def choose_answers(

@@ -142,11 +142,6 @@ class Replayed:
                 self._record(shape, inputs)
         return self.recordings.get(shape)
 
-    @property
-    def settled(self) -> bool:
-        """Whether it is known that it can be recorded, or that it cannot."""
-        return self.refused or bool(self.recordings)
-
     def refuse(self, reason: str) -> None:
         """Record nothing any more."""
         self.refused = True

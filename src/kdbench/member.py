@@ -32,7 +32,8 @@ from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
 from kdbench.seeds import derive
 from kdbench.snapshot import Moving, Position, Row, own_randomness, restore, start_randomness, take
-from kdbench.step import Sums, train_step, update
+from kdbench.step import Network, Sums, train_step, update
+from kdbench.trained import for_training
 from kdbench.types import Batch, Output
 
 
@@ -76,13 +77,22 @@ class Member:
         self.student = at_precision(run.student, run.schedule.precision)
         self.accumulation = Accumulation(self.student, self.moving, run.seed, run.runtime.ranks)
         recorder = recorder_for(run.runtime) if run.schedule.micro_batches == 1 else None
-        whole = partial(update, self.student, run.method, optimizer)
-        self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
         self.position = Position()
         self.steps_per_epoch = math.ceil(len(run.dataset.train.labels) / run.schedule.batch_size)
+        self.trained: Network = self.student if recorder is None else self.ready_student()
+        whole = partial(update, self.trained, run.method, optimizer)
+        self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
         self.exact = exact_facts(run.runtime)
         self.error: Exception | None = None  # why it left its cohort
         self.companions = 0  # runs that trained beside it
+
+    def ready_student(self) -> Network:
+        """The student as steps call it."""
+        run, size = self.run, self.run.schedule.batch_size
+        shape = torch.Size((size, *run.dataset.train.images.shape[1:]))
+        precision, steps = run.schedule.precision, self.steps_per_epoch * run.schedule.epochs
+        settings = precision, run.runtime, steps, self.console.message
+        return for_training(self.student, run.method.taps, shape, *settings)
 
     def resume(self) -> None:
         """Go to the newest checkpoint that holds; to the start where there is none.
@@ -155,17 +165,21 @@ class Member:
             self._step(batch, teachers)
 
     def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        before, moving = self.moving.random, self.moving
+        moving, replayed = self.moving, self.replayed
         moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
+        if replayed is not None and replayed.recordings:  # of a pass that drew nothing
+            self.count_step(self._replay(replayed, batch, teachers))
+            return
+        before = moving.random
         with own_randomness(moving):
-            if self.replayed is not None:
-                sums = self._replay(self.replayed, batch, teachers)
+            if replayed is not None:
+                sums = self._replay(replayed, batch, teachers)
             else:
                 parts = moving.optimizer, batch, moving.generator
                 sums = train_step(self.student, self.run.method, teachers, *parts)
         drew = any(not torch.equal(moving.random[key], before[key]) for key in before)
-        if self.replayed is not None and not self.replayed.settled and drew:
-            self.replayed.refuse("its forward pass draws random numbers")
+        if replayed is not None and not replayed.refused and drew:
+            replayed.refuse("its forward pass draws random numbers")
         self.count_step(sums)
 
     def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
@@ -194,7 +208,10 @@ class Member:
     def count_step(self, sums: Sums) -> None:
         """One more step is done."""
         position = self.position
-        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
+        if position.sums:  # all in one kernel on a GPU
+            torch._foreach_add_([position.sums[key] for key in sums], list(sums.values()))
+        else:
+            position.sums = {key: value.clone() for key, value in sums.items()}
         position.step += 1
 
     def check(self) -> None:

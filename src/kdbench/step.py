@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.methods.base import Method
 from kdbench.optim import Losses, Optimizer
@@ -29,7 +29,7 @@ def teacher_outputs(teachers: Sequence[Network], batch: Batch) -> tuple[Output, 
 
 
 def losses_and_sums(
-    student: nn.Module, method: Method, batch: Batch, teachers: tuple[Output, ...]
+    student: Network, method: Method, batch: Batch, teachers: tuple[Output, ...]
 ) -> tuple[Losses, Sums]:
     """The losses to differentiate, and what this batch adds to the epoch's sums.
 
@@ -54,7 +54,7 @@ def losses_and_sums(
 
 
 def update(
-    student: nn.Module,
+    student: Network,
     method: Method,
     optimizer: Optimizer,
     batch: Batch,
@@ -67,7 +67,7 @@ def update(
 
 
 def train_step(
-    student: nn.Module,
+    student: Network,
     method: Method,
     teachers: tuple[Output, ...],
     optimizer: Optimizer,

@@ -39,7 +39,9 @@ def mutual_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
     gram = student @ student.T
     joint = gram * (teacher @ teacher.T)
-    return (gram / gram.trace()).square().sum() - (joint / joint.trace()).square().sum()
+    # Not `trace`, whose gradient waits for a GPU.
+    of_student, of_both = (g / g.diagonal().sum() for g in (gram, joint))
+    return of_student.square().sum() - of_both.square().sum()
 
 
 class ITRD(Method):
