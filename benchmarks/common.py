@@ -33,17 +33,18 @@ class Sizes:
     steps: int = 4  # in one turn of a contestant
     rounds: int = 12  # turns of each; fewer where `seconds` are over, but 3 or more
     seconds: float = 900.0  # for the turns of steps
-    compile: str = (
-        "on" if DEVICE.type == "cpu" else "auto"
-    )  # as auto decides in a run of 240 epochs
+    run_images: int = 12_000_000  # of the run that is timed, 240 epochs of CIFAR-100: in a long one
+    #                               networks are compiled
     images: int = 6400  # that the input pipelines deliver in a turn
     input_rounds: int = 10
     methods: int = 3  # steps of every method in part (e); 0: left out
+    every_pair: bool = True  # in part (f), which also tries every batch and cohort then
 
 
-FULL = Sizes()
-QUICK = Sizes(steps=1, seconds=110.0, images=1280, input_rounds=7, methods=0)
-TINY = Sizes("resnet8", "resnet14", 16, 1, 3, 0.0, "auto", 64, 3, 0)  # for the tests
+STEPS = 10 if DEVICE.type == "cuda" else 1  # of QUICK; a GPU's are short, its first ones recorded
+FULL = Sizes(steps=max(STEPS, 4))
+QUICK = Sizes(steps=STEPS, seconds=110.0, images=1280, input_rounds=7, methods=0, every_pair=False)
+TINY = Sizes("resnet8", "resnet14", 16, 1, 3, 0.0, 0, 64, 3, 0)  # for the tests
 
 
 def dataset(images: int, test: int = CLASSES) -> Dataset:

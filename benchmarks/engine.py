@@ -36,7 +36,7 @@ class Bench:
     data: Dataset
     batch: int
     folder: Path
-    compile: str
+    run_images: int  # see `Sizes`
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
@@ -54,7 +54,8 @@ class Bench:
         method = build_method(check_node("method", compose_group("method", name)), SEED)
         body = network(self.student, self.data, SEED)
         body = set_up(method, body, {"teacher": self.teacher}, self.data, SEED)
-        recipe = 1, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
+        epochs = max(1, self.run_images // len(self.data.train.labels))
+        recipe = epochs, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
         schedule = Schedule(*recipe, precision=self.precision)
         run = Run(name, SEED, body, method, self.data, schedule, runtime, self.folder)
         return Member(run, Console(), [])
@@ -63,17 +64,14 @@ class Bench:
 class Contestant:
     """A cohort of methods on one pair, whose epoch can be run again and again.
 
-    `answers` is "live", "table", or another contestant whose teachers it shares: the first two
-    fold the teacher, and "live" compiles it where the bench says so.
+    `answers` is "live", "table", or another contestant whose teachers it shares.
     """
 
     def __init__(self, methods: Sequence[str], bench: Bench, answers: "str | Contestant") -> None:
         kind = answers if isinstance(answers, str) else answers.runtime.teacher
-        compiled = bench.compile if kind == "live" else "auto"
         self.runtime = Runtime(
             channels_last=True,
             teacher=kind,
-            compile=compiled,
             table_dir=str(bench.folder / "tables"),
         )
         self.runtime.apply()

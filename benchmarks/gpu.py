@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -28,10 +28,12 @@ from kdbench.answers import untabled
 from kdbench.build import build_method, set_up
 from kdbench.cli import compose_group
 from kdbench.config import conf_dir
+from kdbench.loop import at_hand
 from kdbench.metrics import evaluate
+from kdbench.precision import Precision, allow_tf32
 from kdbench.schema import check_node
 
-BATCHES, COHORTS, STEPS, TURNS = (64, 128, 256, 512), (1, 2, 4, 8), 50, 5
+STEPS, TURNS = 50, 3
 EPOCHS, STEPS_PER_EPOCH, SEEDS, TEST_IMAGES = 240, 782, 3, 10_000  # CIFAR-100, batch 64
 MATRIX, COPIED = 8192, 2**28  # side; numbers of four bytes
 
@@ -56,9 +58,9 @@ def ceilings(side: int = MATRIX, numbers: int = COPIED) -> dict[str, float]:
     found = {}
     before = torch.backends.cuda.matmul.allow_tf32
     for name, dtype, tf32 in (
-        ("float32", torch.float32, False),
+        ("fp32", torch.float32, False),
         ("tf32", torch.float32, True),
-        ("bfloat16", torch.bfloat16, False),
+        ("bf16", torch.bfloat16, False),
     ):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         one = torch.randn(side, side, device=DEVICE).to(dtype)
@@ -99,60 +101,71 @@ def demands(sizes: Sizes, batch: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def timed(
-    methods: Sequence[str], pair: tuple[str, str], batch: int, answers: str, folder: Path
-) -> dict[str, float]:
+class Case(NamedTuple):
+    """What a row of the grid is about."""
+
+    batch: int
+    cohort: int
+    answers: str  # "live" or "table"
+    precision: Precision
+
+
+def cases(every: bool) -> list[Case]:
+    """In bf16 every batch and cohort, or the recipe's batch alone; that in the other precisions."""
+    batches, cohorts = ((64, 128, 256, 512), (1, 2, 4, 8)) if every else ((64,), (1, 8))
+    kinds = ("live", "table")
+    found = [Case(b, k, kind, "bf16") for b in batches for k in cohorts for kind in kinds]
+    others: tuple[Precision, ...] = ("tf32", "fp32")
+    return found + [Case(64, k, "table", p) for p in others for k in (1, 8)]
+
+
+def timed(case: Case, pair: tuple[str, str], sizes: Sizes, folder: Path) -> dict[str, float]:
     """ms a step of a cohort, kernels a step, and the seconds of a student's evaluation."""
-    data = common.dataset(batch * STEPS, TEST_IMAGES)
+    data = common.dataset(case.batch * STEPS, TEST_IMAGES)
     teacher = common.teacher(pair[0], data)
-    bench = Bench(pair[1], teacher, data, batch, folder, "auto")
-    one = Contestant(methods, bench, answers)
+    given = data, case.batch, folder, sizes.run_images, case.precision
+    one = Contestant(LOGIT_METHODS[: case.cohort], Bench(pair[1], teacher, *given), case.answers)
     one.epoch()
     taken = statistics.median(seconds(one.epoch) for _ in range(TURNS))
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         one.epoch()
         common.synchronise()
     kernels = sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
-    run = one.members[0].run
-    given = run.student, data.test, data, DEVICE, run.runtime.memory_format
-    evaluate(*given)
+    member = one.members[0]
+    scored = member.student, at_hand(data.test, DEVICE), data, DEVICE, one.runtime.memory_format
+    evaluate(*scored)
     return {
         "ms": 1000 * taken / STEPS,
         "kernels": kernels / STEPS,
-        "evaluation_seconds": seconds(lambda: evaluate(*given)),
+        "evaluation_seconds": seconds(lambda: evaluate(*scored)),
     }
 
 
 def grid(sizes: Sizes, folder: Path, ceiling: dict[str, float]) -> list[dict[str, Any]]:
-    """Every batch and cohort, with the live teacher and from a table."""
-    rows = []
-    for batch in BATCHES:
-        needs = demands(sizes, batch)
-        for count in COHORTS:
-            for answers in ("live", "table"):
-                pair = sizes.teacher, sizes.student
-                row = timed(LOGIT_METHODS[:count], pair, batch, answers, folder)
-                need = {
-                    key: count * needs["student"][key] + (answers == "live") * value
-                    for key, value in needs["teacher"].items()
-                }
-                rate = {key: value / (row["ms"] / 1000) for key, value in need.items()}
-                for key in ("float32", "tf32", "bfloat16"):
-                    row[f"of_{key}"] = rate["flop"] / ceiling[key]
-                row["of_bandwidth"] = rate["bytes"] / ceiling["bytes"]
-                rows.append({"batch": batch, "cohort": count, "teacher": answers, **row})
-                print(
-                    f"  batch {batch:4d}  cohort of {count}  {answers:<5}  {row['ms']:7.2f} ms a "
-                    f"step  {row['kernels']:6.0f} kernels  {100 * row['of_float32']:5.1f}% of fp32 "
-                    f"products  {100 * row['of_bandwidth']:5.1f}% of bandwidth",
-                    flush=True,
-                )
+    """Every case, with its share of the ceilings."""
+    rows, needs = [], {}
+    for case in cases(sizes.every_pair):
+        if case.batch not in needs:
+            needs[case.batch] = demands(sizes, case.batch)
+        need = needs[case.batch]
+        row = timed(case, (sizes.teacher, sizes.student), sizes, folder)
+        rate = {
+            key: (case.cohort * need["student"][key] + (case.answers == "live") * value)
+            / (row["ms"] / 1000)
+            for key, value in need["teacher"].items()
+        }
+        row["of_products"] = rate["flop"] / ceiling[case.precision]
+        row["of_bandwidth"] = rate["bytes"] / ceiling["bytes"]
+        rows.append({**case._asdict(), **row})
+        print(
+            f"  {case.precision}  batch {case.batch:4d}  cohort of {case.cohort}  "
+            f"{case.answers:<5}  {row['ms']:7.2f} ms a step  {row['kernels']:6.0f} kernels  "
+            f"{100 * row['of_products']:5.1f}% of products  "
+            f"{100 * row['of_bandwidth']:5.1f}% of bandwidth",
+            flush=True,
+        )
+    allow_tf32(False)
     return rows
-
-
-def hours(row: dict[str, float], epochs: int = EPOCHS) -> float:
-    """Of a whole run or cohort at batch 64, one member's evaluation in each epoch included."""
-    return epochs * (STEPS_PER_EPOCH * row["ms"] / 1000 + row["evaluation_seconds"]) / 3600
 
 
 def recipes() -> tuple[list[str], list[str]]:
@@ -175,33 +188,46 @@ def recipes() -> tuple[list[str], list[str]]:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Teacher and student of every file of conf/pair."""
+    """Teacher and student of every pair of CIFAR-100 with one teacher."""
     found = []
     for path in sorted((conf_dir() / "pair").glob("*.yaml")):
-        if path.stem != "none":
+        if not path.stem.startswith(("none", "self_", "three_", "imagenet_")):
             with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
                 node = hydra.compose("config", [f"pair={path.stem}"])
             found.append((str(next(iter(node.teacher))), str(node.student.name)))
     return found
 
 
-def projection(methods: dict[str, dict[str, float]] | None, folder: Path) -> dict[str, Any]:
-    """GPU-hours of three seeds of every recipe on every pair.
+Costs = dict[tuple[int, str], float]  # hours of a cohort of so many runs, by where answers are from
+
+
+def costs(rows: Sequence[dict[str, Any]]) -> Costs:
+    """Hours of 240 epochs in bf16 at batch 64, every run's evaluations included."""
+    found = {}
+    for row in rows:
+        if (row["batch"], row["precision"]) == (64, "bf16"):
+            steps, evaluations = STEPS_PER_EPOCH * row["ms"] / 1000, row["evaluation_seconds"]
+            each_epoch = steps + row["cohort"] * evaluations
+            found[row["cohort"], row["answers"]] = EPOCHS * each_epoch / 3600
+    return found
+
+
+def projection(
+    measured: dict[str, Costs], methods: dict[str, dict[str, float]] | None
+) -> dict[str, Any]:
+    """GPU-hours of three seeds of every recipe on the pairs that were measured.
 
     Those that a table is enough for train in cohorts of eight, the others alone and live, with the
-    ratio of their step to KD's where part (e) has measured it.
+    ratio of their step to KD's where part (e) has measured it. Tables are filled already.
     """
     tabled, live = recipes()
     weight = sum((methods or {}).get(name, {}).get("with_teacher", 1.0) for name in live)
-    total, each = 0.0, {}
-    for pair in pairs():
-        cohort = timed(LOGIT_METHODS, pair, 64, "table", folder)
-        alone = timed(LOGIT_METHODS[:1], pair, 64, "live", folder)
-        cohort["evaluation_seconds"] *= len(LOGIT_METHODS)
-        taken = SEEDS * (len(tabled) / len(LOGIT_METHODS) * hours(cohort) + weight * hours(alone))
-        each[" -> ".join(pair)] = round(taken, 2)
-        total += taken
-    print(f"  the whole CIFAR-100 table: {total:.0f} GPU-hours (projected)", flush=True)
+    each = {
+        pair: SEEDS * (len(tabled) / 8 * hours[8, "table"] + weight * hours[1, "live"])
+        for pair, hours in measured.items()
+    }
+    total = sum(each.values())
+    print(f"  {len(each)} pairs, three seeds: {total:.0f} GPU-hours (projected)", flush=True)
     return {"recipes": {"tabled": tabled, "live": live}, "pairs": each, "gpu_hours": total}
 
 
@@ -211,15 +237,17 @@ def measure(sizes: Sizes, methods: dict[str, dict[str, float]] | None) -> dict[s
         print("(f) no GPU")
         return None
     print(f"(f) {torch.cuda.get_device_name()}")
-    ceiling = ceilings()
+    ceiling, pair = ceilings(), (sizes.teacher, sizes.student)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = grid(sizes, folder, ceiling)
-        base = {
-            row["cohort"]: row for row in rows if row["batch"] == 64 and row["teacher"] != "live"
-        }
-        base[8]["evaluation_seconds"] *= 8
-        minutes = {f"cohort{k}_from_table": 60 * hours(base[k]) for k in (1, 8)}
-        print(f"  240 epochs with evaluation, minutes: {minutes}", flush=True)
-        projected = projection(methods, folder)
+        measured = {" -> ".join(pair): costs(rows)}
+        for other in pairs() if sizes.every_pair else []:
+            wanted = [Case(64, 8, "table", "bf16"), Case(64, 1, "live", "bf16")]
+            given = [{**case._asdict(), **timed(case, other, sizes, folder)} for case in wanted]
+            measured.setdefault(" -> ".join(other), costs(given))
+    hours = measured[" -> ".join(pair)]
+    minutes = {f"cohort{k}_from_table": 60 * hours[k, "table"] for k in (1, 8)}
+    print(f"  240 epochs in bf16 with evaluation, minutes: {minutes}", flush=True)
+    projected = projection(measured, methods)
     return {"ceilings": ceiling, "steps": rows, "minutes_240": minutes, "table": projected}

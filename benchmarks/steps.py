@@ -57,7 +57,7 @@ def set_up(
     plain = PlainLoop(common.network(sizes.student, data), common.teacher(sizes.teacher, data))
 
     frozen = common.teacher(sizes.teacher, data)
-    bench = Bench(sizes.student, frozen, data, sizes.batch, folder, sizes.compile)
+    bench = Bench(sizes.student, frozen, data, sizes.batch, folder, sizes.run_images)
     live, table = (Contestant(LOGIT_METHODS[:1], bench, kind) for kind in ("live", "table"))
     engine = {"lone_live": live, "lone_table": table}
     engine |= {f"cohort{n}": Contestant(LOGIT_METHODS[:n], bench, live) for n in COHORTS[1:]}
