@@ -1,11 +1,13 @@
 """Precision is a setting of the recipe: it changes results and names, and little accuracy."""
 
 import statistics
+from types import SimpleNamespace
 
 import hydra
 import pytest
 import torch
 
+import kdbench.recording
 from conftest import ROOT
 from kdbench import cli
 from kdbench.config import check_train
@@ -14,6 +16,7 @@ from kdbench.methods.ce import CE
 from kdbench.metrics import evaluate
 from kdbench.networks.resnet import resnet8
 from kdbench.optim import Optimizer, Schedule, align_gradients
+from kdbench.passport import read_passport
 from kdbench.precision import allow_tf32, at_precision
 from kdbench.record import identify, read_record
 from kdbench.step import train_step
@@ -75,6 +78,18 @@ def test_tf32_is_off_unless_the_run_asks_for_it(tmp_path, monkeypatch):
     assert asked == [False, True, False]
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_passport_says_what_the_weights_score_in_fp32(tmp_path, monkeypatch):
+    """As they are measured before they teach; the record says what was trained and scored."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kdbench.recording, "evaluate", lambda *given: SimpleNamespace(top1=12.5))
+    for precision in ("fp32", "tf32", "bf16"):
+        folder = train(config(f"schedule.precision={precision}", f"runs_dir={precision}"))
+        stated = read_passport(folder / "student.passport.json").top1
+        recorded = read_record(folder / "record.json")["top1_last"]
+        assert recorded != 12.5
+        assert stated == (recorded if precision == "fp32" else 12.5)
 
 
 @pytest.mark.parametrize(("setting", "other"), [("precision", "bf16"), ("table_precision", "fp16")])

@@ -19,7 +19,9 @@ from kdbench.errors import WriteError, writing
 from kdbench.hardware import hardware, peak_memory_mb, versions
 from kdbench.log import lines
 from kdbench.member import DivergedError, Member
+from kdbench.metrics import evaluate
 from kdbench.passport import Passport, beside, sha256_of, write_passport
+from kdbench.precision import allow_tf32
 from kdbench.protocol import protocol_of
 from kdbench.record import (
     FORMAT,
@@ -66,10 +68,11 @@ def close_job(
         teacher_label(file.name, {"network": file.node}): teachers[file.name] for file in job.files
     }
     scores = job.member.score(dataset.test)
+    top1 = top1_as_a_teacher(job.member, dataset, runtime)
     agreed = {name: agreement(scores.chosen, teacher.chosen) for name, teacher in own.items()}
     ending = {"ece_last": scores.ece, "agreement": agreed, **cost}
     try:
-        runtime.ranks.by_first(partial(finish, job, facts, ending, console))
+        runtime.ranks.by_first(partial(finish, job, facts, ending, top1, console))
     except WriteError as error:
         job.error = error
         job.logger.finish(1)
@@ -119,13 +122,26 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def finish(job: Job, facts: Record, ending: Record, console: Console) -> None:
+def top1_as_a_teacher(member: Member, dataset: Dataset, runtime: Runtime) -> float:
+    """A student's top-1 as `load_teacher` will measure it: in fp32, whatever it was trained in."""
+    run = member.run
+    if run.schedule.precision == "fp32":
+        return member.position.history[-1]["test/top1"]
+    allow_tf32(False)
+    where = runtime.device, runtime.memory_format, runtime.ranks
+    scores = evaluate(run.student, dataset.test, dataset, *where)
+    allow_tf32(run.schedule.precision == "tf32")
+    return scores.top1
+
+
+def finish(job: Job, facts: Record, ending: Record, top1: float, console: Console) -> None:
     """Write the student with its passport, then the record; "done" is written last.
 
     Args:
         job: the run.
         facts: what `describe` says of it, and its teachers' lines.
         ending: further scores, and costs.
+        top1: the passport's.
         console: is told.
 
     Raises:
@@ -134,13 +150,13 @@ def finish(job: Job, facts: Record, ending: Record, console: Console) -> None:
     assert job.member is not None
     assert job.logger is not None
     with writing(job.folder):
-        record = write_results(job.member, facts, ending)
+        record = write_results(job.member, facts, ending, top1)
     job.logger.record(record)
     job.logger.finish(0)
     console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")
 
 
-def write_results(member: Member, facts: Record, ending: Record) -> Record:
+def write_results(member: Member, facts: Record, ending: Record, top1: float) -> Record:
     """The files of a run that is done; arguments as of `finish`."""
     run = member.run
     weights = run.folder / STUDENT_FILE
@@ -152,7 +168,7 @@ def write_results(member: Member, facts: Record, ending: Record) -> Record:
         dataset=run.dataset.name,
         mean=run.dataset.mean,
         std=run.dataset.std,
-        top1=record["top1_last"],
+        top1=top1,
         source=f"kdbench run {run.run_id}",
     )
     write_passport(passport, beside(weights))

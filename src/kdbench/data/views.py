@@ -190,10 +190,14 @@ class TrainImages:
             first: the batch to begin with, from 0.
             cut: what of each batch is wanted.
         """
-        order, view = order.to(self.device), view.to(self.device)
-        for start in range(first * size, len(order), size):
-            for index in cut(order[start : start + size]):
-                yield index, self.batch(index, view[index])
+        order, view = order.to(self.device), view.to(self.device)  # now: a step does not wait
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(first * size, len(order), size):
+                for index in cut(order[start : start + size]):
+                    yield index, self.batch(index, view[index])
+
+        return batches()
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
