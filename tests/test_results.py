@@ -1,19 +1,29 @@
-"""The committed records are intact, and every table follows from them."""
+"""The committed records and weights are intact, and every table follows from them."""
 
 from subprocess import CalledProcessError
 
 import pytest
+import torch
 
 from conftest import ROOT
+from kdbench.data.base import Split
+from kdbench.data.torchvision_sets import cifar100
 from kdbench.formats import markdown
 from kdbench.ledger import open_ledger, tables
+from kdbench.metrics import evaluate
+from kdbench.networks.resnet import resnet32x4
+from kdbench.passport import beside, read_passport, sha256_of
 from kdbench.record import code_version, find_records
 from kdbench.report import differing, made
+from kdbench.teachers import TOLERANCE
+from kdbench.weights import load_weights
+from photographs import real
 
 RESULTS = ROOT / "results"
 RUNS = RESULTS / "runs"
 SMOKE = RESULTS / "smoke"
 CONTROLS = RESULTS / "controls"
+WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
 RANKS = SMOKE / "ranks"  # in two processes: other settings, so kept from the tables of one
 
 
@@ -70,3 +80,25 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch, error):
 
     monkeypatch.setattr("kdbench.record.subprocess.run", fail)
     assert code_version() is None
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def test_committed_weights_are_those_of_a_committed_run(path):
+    passport = read_passport(beside(path))
+    assert passport.sha256 == sha256_of(path)
+    (record,) = [r for r in find_records([RUNS]) if r["student_sha256"] == passport.sha256]
+    assert record["run_id"] in passport.source
+    assert passport.top1 == pytest.approx(record["top1_last"], abs=TOLERANCE)
+    assert f"{passport.top1:.2f}" in path.stem
+
+
+def test_the_committed_teacher_knows_the_test_set():
+    """Of its first 500 images as many as when all 10,000 were scored: those take minutes."""
+    settings = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]}
+    root = str(real("cifar-100-python").parent)
+    data = cifar100(root, False, **settings, pad=4, flip=True, val_split=0)
+    network = resnet32x4(num_classes=100)
+    load_weights(network, ROOT / "weights" / "resnet32x4_cifar100_78.83.safetensors", "the teacher")
+    first = Split(data.test.images[:500], data.test.labels[:500])
+    top1 = evaluate(network, first, data, torch.device("cpu")).top1
+    assert top1 == pytest.approx(80.0, abs=0.2), "one image"
