@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -107,6 +107,41 @@ def test_what_cannot_be_recorded_runs_as_it_is_with_one_message(capsys):
     assert capsys.readouterr().out == (
         "run-7 runs without a CUDA graph: operation not permitted when stream is capturing\n"
     )
+
+
+def test_inputs_may_change_once_they_are_read_and_scores_wait_for_all_steps(tmp_path, monkeypatch):
+    """What lets a run compute beside the others: of each step, of each read of what steps made."""
+    events = []
+
+    class Watched(StandIn):
+        def warm_up(self, run, inputs):
+            events.append("run")
+            return super().warm_up(run, inputs)
+
+        def record(self, run, inputs):
+            replay = super().record(run, inputs)
+            return lambda: (events.append("run"), replay())[1]
+
+        def inputs_read(self):
+            events.append("read")
+
+        @contextmanager
+        def aside(self):
+            events.append("aside")
+            yield
+
+        def join(self):
+            events.append("join")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kdbench.member, "recorder_for", lambda runtime: Watched())
+    train(config("method=ce", *EPOCHS))
+    steps, warm = 5 * 3, 2 * WARM_UP  # of a full and of a short batch
+    found = " ".join(events).replace("join", "").split("aside")[1:]
+    assert [one.split() for one in found].count(["run", "read"]) == warm
+    assert [one.split() for one in found].count(["read", "run"]) == steps - warm
+    last = [i for i, event in enumerate(events) if event == "aside"][2::3]  # step of each epoch
+    assert all("join" in events[i + 3 : i + 4] for i in last)
 
 
 METHODS = ["ce", "kd", "at", "crd", "mlkd", "dot", "dynamickd", "kd_pp"]
