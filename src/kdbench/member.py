@@ -32,9 +32,9 @@ from kdbench.precision import at_precision
 from kdbench.runtime import Runtime
 from kdbench.seeds import derive
 from kdbench.snapshot import Moving, Position, Row, own_randomness, restore, start_randomness, take
-from kdbench.step import Network, Sums, train_step, update
+from kdbench.step import Sums, train_step, update
 from kdbench.trained import for_training
-from kdbench.types import Batch, Output
+from kdbench.types import Batch, Network, Output
 
 
 class DivergedError(KdbenchError):

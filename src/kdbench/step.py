@@ -1,15 +1,14 @@
 """One training step: a pure function of tensors, then the update. Nothing waits for the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kdbench.methods.base import Method
 from kdbench.optim import Losses, Optimizer
-from kdbench.types import Batch, Output
+from kdbench.types import Batch, Network, Output
 
-Network = Callable[[Tensor], Output]  # an nn.Module, or a frozen teacher
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 
 

@@ -28,6 +28,9 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]  # canonical name -> [B, C, H, W] or [B, D]
 
 
+Network = Callable[[Tensor], Output]  # an nn.Module, a compiled one, or a frozen teacher
+
+
 class Affine(NamedTuple):
     """The weight and bias of a layer, detached copies on the CPU."""
 
