@@ -12,6 +12,7 @@ from kdbench import cli
 from kdbench.build import build_network, make
 from kdbench.config import check_evaluate, check_train, conf_dir
 from kdbench.data.synthetic import synthetic
+from kdbench.detection.networks import Detector
 from kdbench.errors import KdbenchError
 
 FILES = sorted(
@@ -20,8 +21,9 @@ FILES = sorted(
     if path.parent.name not in ("experiments", "tuned")
 )
 NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"} | {
-    *("tiny_imagenet", "imagenet")
+    *("tiny_imagenet", "imagenet", "coco")
 }
+DETECTORS = ("fasterrcnn_", "coco")  # how names of `task=detection` begin
 
 
 def compose(*overrides: str, name: str = "config"):
@@ -38,7 +40,11 @@ def dataset():
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_file_composes_and_builds(group, name, dataset):
-    config = compose(f"{group}={name}")
+    detects = ["task=detection"] if name.startswith(DETECTORS) else []
+    config = compose(f"{group}={name}", *detects)
+    if group == "task":
+        assert config.get("task", "classification") == name
+        return
     if group == "pair":
         teachers, student = list(config["teacher"]), config["student"]["name"]
         kinds = {node["network"]["name"] for node in config["teacher"].values()}
@@ -48,7 +54,10 @@ def test_every_file_composes_and_builds(group, name, dataset):
         assert name.removeprefix("imagenet_") == expected
         return
     node = config[group]
-    if group == "teacher":
+    if detects and group in ("student", "teacher"):
+        network = node if group == "student" else node[name]["network"]
+        assert isinstance(make(network, num_classes=4), Detector)
+    elif group == "teacher":
         for teacher in node.values():
             build_network(teacher["network"], dataset)
     elif group == "student":
@@ -150,6 +159,22 @@ def test_equal_settings_are_equal_however_written():
         (["seed=glob(*)"], "seed=glob(*) stands for no value"),
         (["seed=${x}"], "Interpolation key 'x' not found"),
         (["runs_dir=${runs_dir}"], "Recursive interpolation"),
+        (["task=detecton"], "unknown task 'detecton': did you mean 'detection'?"),
+        (["dataset=coco"], "dataset coco is for detection: add task=detection"),
+        (["student=fasterrcnn_ResNet18"], "student fasterrcnn_ResNet18 is for detection"),
+        (["schedule=coco"], "schedule coco is for detection"),
+        (["method=detection/hint"], "method hint is for task=detection, not for"),
+        (["task=detection", "dataset=digits"], "dataset digits is for classification"),
+        (["task=detection", "student=resnet8"], "student resnet8 is for classification"),
+        (["task=detection", "schedule=cifar100"], "schedule cifar100 is for classification"),
+        (
+            ["task=detection", "method=kd", "teacher=resnet20"],
+            "teacher.resnet20.network resnet20 is for classification",
+        ),
+        (
+            ["task=detection", "+schedule.micro_batches=2"],
+            "unknown key 'schedule.micro_batches': did you mean 'batch_size'?",
+        ),
         (["hydra=null"], "the command makes no sense to Hydra"),
         (["hydra.sweeper=null"], "hydra.sweeper must be a mapping, not None"),
     ],

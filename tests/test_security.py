@@ -78,7 +78,7 @@ HOSTILE = [
 OWN = [
     {"_target_": "kdbench.files.write_atomically", "path": CANARY, "content": b"x"},
     {"_target_": "kdbench.passport.write_passport", "passport": {}, "path": str(CANARY)},
-    {"_target_": "kdbench.train.make_folder", "folder": CANARY},
+    {"_target_": "kdbench.files.make_folder", "folder": CANARY},
     {"_target_": "kdbench.cli.fail", "line": "x", "exit_code": 0},
     {"_target_": "kdbench.report.main"},
     {"_target_": "kdbench.train.train", "_partial_": True},

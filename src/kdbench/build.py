@@ -171,6 +171,19 @@ def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[s
         raise ConfigError(f"method {node['name']} reads {need}, not {found}: set teacher=NAME")
 
 
+def check_task(node: Mapping[str, Any], method: Method, task: str) -> None:
+    """Refuse a method that is a recipe for something else.
+
+    Raises:
+        ConfigError: it is not for this task.
+    """
+    if task not in method.tasks:
+        raise ConfigError(
+            f"method {node['name']} is for task={' or '.join(method.tasks)}, not for task={task}: "
+            "choose another one"
+        )
+
+
 def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
     """Refuse a method that reads a tap which a network has not.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kdbench.errors import KdbenchError
 from kdbench.record import Record, read_record, record_files, without_later
+from kdbench.record_fields import detects
 
 BASELINE = "kd"
 BASELINES = ("ce", BASELINE)  # judged by their score: they claim no gain
@@ -90,6 +91,15 @@ def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
             if known["checksum"] != record["checksum"]:
                 problems.append(f"{file}: left out, {first} is another record of the same run")
     return sorted((r for _, r in found.values()), key=lambda r: (r["seed"], r["run_id"])), problems
+
+
+def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Records of classifiers, and of detectors."""
+    classifiers: list[Record] = []
+    detectors: list[Record] = []
+    for record in records:
+        (detectors if detects(record) else classifiers).append(record)
+    return classifiers, detectors
 
 
 def several_protocols(runs: Iterable[Record]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,15 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
             return checkpoint, damaged
         damaged.append(path)
     return None, damaged
+
+
+def newest_sound(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that holds; damaged ones are reported and removed."""
+    checkpoint, damaged = load_checkpoint(folder)
+    for path in damaged:
+        report(f"{path} is damaged and is not used")
+        path.unlink()
+    return checkpoint
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

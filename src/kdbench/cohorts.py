@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.build import build_method, check_teachers
+from kdbench.build import build_method, check_task, check_teachers
 from kdbench.config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, writing
@@ -67,6 +67,7 @@ def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:
         KdbenchError: the method and the teachers do not fit, or a checkpoint is not there.
     """
     method = build_method(config["method"], config["seed"])
+    check_task(config["method"], method, "classification")
     check_teachers(config["method"], method, list(config["teacher"]))
     files = [find_teacher(name, node, runs_dir) for name, node in config["teacher"].items()]
     sha256 = {file.name: str(file.passport.sha256) for file in files}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from kdbench.cells import Key, key_of, read_records
+from kdbench.cells import Key, key_of, read_records, split_tasks
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.formats import signed
 from kdbench.record import RECORD_FILE, Record
@@ -98,7 +98,10 @@ def sides(paths: Sequence[Path]) -> list[Side]:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path} does not exist: give a run's folder, a record, or --runs")
-    records, problems = read_records(paths)
+    found_records, problems = read_records(paths)
+    records, detectors = split_tasks(found_records)
+    if detectors:
+        problems.append(f"{len(detectors)} runs of detectors are left out: kdbench-table has them")
     for problem in problems:
         print(f"kdbench: {problem}", file=sys.stderr)
     groups: dict[tuple[Key, str], list[Record]] = defaultdict(list)

@@ -1,14 +1,15 @@
 """What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 from kdbench.confidential import refuse_secrets
 from kdbench.errors import ConfigError, nearest
 from kdbench.passport import Passport
-from kdbench.schema import check_node, convert, refuse_unknown
+from kdbench.schema import check_node, convert, locate, refuse_unknown
 from kdbench.torchrun import place
 
 Config = dict[str, Any]
@@ -22,8 +23,14 @@ KINDS = {
     "schedule": "kdbench.optim.Schedule",
     "runtime": "kdbench.runtime.Runtime",
     "logger": "kdbench.log.RunLogger",
+    "network": "torch.nn.Module",
 }
-NETWORK = "torch.nn.Module"
+# Where a detector's run has another kind.
+DETECTION = {
+    "dataset": "kdbench.detection.coco.DetectionData",
+    "schedule": "kdbench.detection.schedule.DetectionSchedule",
+    "network": "kdbench.detection.networks.Detector",
+}
 
 
 def conf_dir() -> Path:
@@ -39,20 +46,21 @@ def check_train(raw: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
-    config = _check_keys(
-        raw,
-        {
-            "method": _node,
-            "teacher": _teachers,
-            "student": _network,
-            "dataset": _node,
-            "schedule": _schedule,
-            "runtime": _node,
-            "logger": _node,
-            "seed": _typed(int),
-            "runs_dir": _typed(str),
-        },
-    )
+    detects = "task" in raw
+    keys: dict[str, Callable[[str, Any], Any]] = {
+        "method": _node,
+        "teacher": partial(_teachers, detects=detects),
+        "student": partial(_network, detects=detects),
+        "dataset": partial(_node, detects=detects),
+        "schedule": partial(_schedule, detects=detects),
+        "runtime": _node,
+        "logger": _node,
+        "seed": _typed(int),
+        "runs_dir": _typed(str),
+    }
+    if detects:
+        keys["task"] = _typed(Literal["detection"])
+    config = _check_keys(raw, keys)
     if config["seed"] < 0:
         raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
     return config
@@ -80,7 +88,7 @@ def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any
     refuse_secrets(raw)
     for key in raw:
         if key not in keys:
-            choices = [*keys, "experiments"]
+            choices = [*keys, "experiments", "task"]
             raise ConfigError(f"unknown key '{key}': {nearest(str(key), choices)}")
     for key in keys:
         if key not in raw:
@@ -92,19 +100,48 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
     return lambda path, value: convert(path, value, hint)
 
 
-def _node(path: str, node: Any) -> Config:
-    return _named(path, check_node(path, node, kind=resolve_name(KINDS[path])))
+def _node(path: str, node: Any, detects: bool = False) -> Config:
+    return _named(path, check_node(path, node, kind=_kind(path, path, node, detects)))
 
 
-def _schedule(path: str, node: Any) -> Config:
+def _schedule(path: str, node: Any, detects: bool = False) -> Config:
     if isinstance(node, Mapping) and node.get("micro_batches", 1) is None:
         node = {**node, "micro_batches": place().count}
-    return _node(path, node)
+    return _node(path, node, detects)
 
 
-def _network(path: str, node: Any) -> Config:
-    kind = resolve_name(NETWORK)
+def _network(path: str, node: Any, detects: bool = False) -> Config:
+    kind = _kind(path, "network", node, detects)
     return _named(path, check_node(path, node, given=SHAPED_BY_DATA, kind=kind))
+
+
+def _kind(path: str, group: str, node: Any, detects: bool) -> type:
+    """What a node must make.
+
+    Raises:
+        ConfigError: it makes what another task has there.
+    """
+    usual: type = resolve_name(KINDS[group])
+    if group not in DETECTION or not isinstance(node, Mapping):
+        return usual
+    detection: type = resolve_name(DETECTION[group])
+    name = node.get("name")
+    if not detects and _makes(node, detection):
+        raise ConfigError(f"{path} {name} is for detection: add task=detection, or choose another")
+    if detects and not _makes(node, detection) and _makes(node, usual):
+        raise ConfigError(
+            f"{path} {name} is for classification: task=detection takes dataset=coco, "
+            "schedule=coco and networks called fasterrcnn_..."
+        )
+    return detection if detects else usual
+
+
+def _makes(node: Mapping[str, Any], kind: type) -> bool:
+    try:
+        locate("", node.get("_target_"), kind)
+    except ConfigError:
+        return False
+    return True
 
 
 def _named(path: str, node: Config) -> Config:
@@ -119,7 +156,7 @@ def _check_name(path: str, name: str) -> None:
         raise ConfigError(f"{path}={name!r} cannot name a folder: use letters and digits")
 
 
-def _teachers(path: str, node: Any) -> Config:
+def _teachers(path: str, node: Any, detects: bool = False) -> Config:
     teachers = convert(path, node, dict[str, Any])
     fields = ["network", "checkpoint", "passport"]
     for name, teacher in teachers.items():
@@ -132,7 +169,7 @@ def _teachers(path: str, node: Any) -> Config:
             raise ConfigError(f"{path}.{name}.network is missing: choose a file of conf/teacher")
     return {
         name: {
-            "network": _network(f"{path}.{name}.network", teacher["network"]),
+            "network": _network(f"{path}.{name}.network", teacher["network"], detects),
             "checkpoint": convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
             "passport": _passport(f"{path}.{name}.passport", teacher.get("passport")),
         }

@@ -71,6 +71,8 @@ def estimate(configs: Sequence[Config]) -> None:
     Raises:
         KdbenchError: a configuration that could not be trained.
     """
+    if any("task" in config for config in configs):
+        raise ConfigError("kdbench-estimate knows classifiers only: leave task=detection out")
     runtime: Runtime = make(configs[0]["runtime"])
     runtime.apply()
     datasets: dict[str, Dataset] = {}

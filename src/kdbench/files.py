@@ -5,6 +5,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from kdbench.errors import KdbenchError
+
 LARGEST = 2**24  # bytes of a record, or of a run's metrics; honest ones have some thousands
 TEMPORARY = ".tmp"  # how a file's name ends until it is whole
 
@@ -55,3 +57,21 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a writer that was killed; nobody may be writing there now."""
     for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of runs, before anything else takes time.
+
+    Raises:
+        KdbenchError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another process may have been quicker
+    except OSError as error:
+        raise KdbenchError(
+            f"cannot write to {folder} ({error.strerror}): set runs_dir=DIR to a folder that can "
+            "be written"
+        ) from None

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from kdbench.cells import cost, machines
+from kdbench.cells import Cost, cost, machines
 from kdbench.ledger import Cell, Table
 from kdbench.record import Record
 from kdbench.significance import LEVEL, Difference, Estimate
@@ -30,13 +30,17 @@ def render(made: Sequence[Table], form: str) -> str:
 def markdown(table: Table) -> str:
     """The table with its title and notes."""
     columns, rows = _text(table)
+    return drawn(_title(table), columns, rows, _notes(table))
+
+
+def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequence[str]) -> str:
+    """A table in Markdown."""
     rows = [[text.replace("|", r"\|") for text in row] for row in rows]
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = [columns, ["-" * width for width in widths], *rows]
     padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
-    drawn = [f"| {' | '.join(line)} |" for line in padded]
-    notes = [f"- {note}" for note in _notes(table)]
-    return "\n".join([f"**{_title(table)}**", "", *drawn, "", *notes])
+    grid = [f"| {' | '.join(line)} |" for line in padded]
+    return "\n".join([f"**{title}**", "", *grid, "", *(f"- {note}" for note in notes)])
 
 
 def latex(table: Table) -> str:
@@ -97,7 +101,8 @@ def _method(cell: Cell) -> str:
     return cell.method + DAGGER * cell.reconstructed
 
 
-def _score(score: Estimate | None) -> str:
+def score_text(score: Estimate | None) -> str:
+    """Mean ± sample standard deviation (n); nothing where there is none."""
     if score is None:
         return ""
     spread = "" if score.std is None else f" ± {score.std:.2f}"
@@ -147,8 +152,8 @@ def _verdict(cell: Cell) -> str:
     return f"{cell.verdict}{failed}"
 
 
-def _cost_text(cell: Cell) -> str:
-    found = cost(cell.records)
+def cost_text(found: Cost | None) -> str:
+    """What a run costs, in hours or minutes; nothing where it was not measured."""
     if found is None:
         return ""
     hours, of = found
@@ -161,7 +166,7 @@ def _hardware(cell: Cell) -> str:
 
 FIELDS: dict[str, Callable[[Cell], str]] = {
     "method": _method,
-    "top-1 last epoch": lambda cell: _score(cell.top1),
+    "top-1 last epoch": lambda cell: score_text(cell.top1),
     "95% interval": lambda cell: _interval(cell.top1),
     "best-last": lambda cell: signed(cell.best_minus_last),
     "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
@@ -170,7 +175,7 @@ FIELDS: dict[str, Callable[[Cell], str]] = {
     "published": _published,
     "gap": lambda cell: signed(cell.gap),
     "verdict": _verdict,
-    "cost": _cost_text,
+    "cost": lambda cell: cost_text(cost(cell.records)),
     "hardware": _hardware,
 }
 

@@ -20,12 +20,12 @@ from kdbench.console import Console
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.estimate import duration
 from kdbench.executors import Ended, Executor, LocalExecutor, Task, environments
+from kdbench.files import make_folder
 from kdbench.loop import stop_requests
 from kdbench.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.record import canonical
 from kdbench.runtime import Runtime
 from kdbench.torchrun import place
-from kdbench.train import make_folder
 
 EXECUTORS = ("local", "submitit", "ray")
 POLL = 0.1  # seconds between looks at what has ended
@@ -70,6 +70,10 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
         raise ConfigError(
             "a sweep starts its own processes: run it without torchrun, or with "
             "hydra/launcher=basic to train its runs one after the other on all ranks"
+        )
+    if any("task" in config for config in configs):
+        raise ConfigError(
+            "detectors do not train side by side: hydra/launcher=basic trains them one by one"
         )
     started, console = time.monotonic(), Console()
     runs_dir = Path(configs[0]["runs_dir"])

@@ -17,6 +17,7 @@ from kdbench.cells import (
     mixture,
     read_records,
     several_protocols,
+    split_tasks,
 )
 from kdbench.config import conf_dir
 from kdbench.errors import KdbenchError
@@ -90,6 +91,7 @@ class Ledger:
 
     cells: tuple[Cell, ...]
     problems: tuple[str, ...]  # one line each; the rest is made
+    detectors: tuple[Record, ...] = ()  # runs with tables of their own, `kdbench.ap_table`
 
 
 class Table(NamedTuple):
@@ -130,7 +132,8 @@ def open_ledger(paths: Sequence[Path], published: Path | None) -> Ledger:
         paths: folders of runs or of records, or records.
         published: the file of published scores; None for tables without them.
     """
-    runs, problems = read_records(paths)
+    found, problems = read_records(paths)
+    runs, detectors = split_tasks(found)
     rows: list[Published] = []
     if published is not None:
         try:
@@ -151,7 +154,8 @@ def open_ledger(paths: Sequence[Path], published: Path | None) -> Ledger:
             del groups[key]
     gains = _gains(groups)
     cells = (_cell(key, groups.get(key, []), gains, rows) for key in keys)
-    return Ledger(tuple(sorted(cells, key=lambda cell: _key(cell).place)), tuple(problems))
+    ordered = tuple(sorted(cells, key=lambda cell: _key(cell).place))
+    return Ledger(ordered, tuple(problems), tuple(detectors))
 
 
 def tables(ledger: Ledger) -> list[Table]:

@@ -14,8 +14,8 @@ from kdbench.accumulation import Accumulation
 from kdbench.checkpoint import (
     Checkpoint,
     checkpoint_path,
-    load_checkpoint,
     load_tensors,
+    newest_sound,
     save_checkpoint,
 )
 from kdbench.console import Console
@@ -114,10 +114,7 @@ class Member:
             KdbenchError: another rank cannot read it.
         """
         ranks, folder = self.run.runtime.ranks, self.run.folder
-        checkpoint, damaged = load_checkpoint(folder) if ranks.first else (None, [])
-        for path in damaged:
-            self.console.message(f"{path} is damaged and is not used")
-            path.unlink()
+        checkpoint = newest_sound(folder, self.console.message) if ranks.first else None
         step = ranks.exchange("" if checkpoint is None else str(checkpoint.state["step"]))[0]
         if not step:
             return None

@@ -131,14 +131,15 @@ class Optimizer:
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1)."""
         self._factor = self.schedule.lr_factor(epoch)
-        self._set_rates(self._factor)
+        self.set_rates(self._factor)
 
     def warm_up(self, step: int, steps_per_epoch: int) -> None:
         """Set them for a step of the running epoch (from 0, over all), if it is of the warm-up."""
         if step < self.schedule.warmup_epochs * steps_per_epoch:
-            self._set_rates(self._factor * self.schedule.warm_up_factor(step, steps_per_epoch))
+            self.set_rates(self._factor * self.schedule.warm_up_factor(step, steps_per_epoch))
 
-    def _set_rates(self, factor: float) -> None:
+    def set_rates(self, factor: float) -> None:
+        """Set every group's learning rate to its own times `factor`."""
         for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(base * factor)  # in place: a recorded step reads this very tensor

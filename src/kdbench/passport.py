@@ -28,6 +28,7 @@ class Passport:
     mean: tuple[float, ...] | None = None  # normalisation it was trained with
     std: tuple[float, ...] | None = None
     top1: float | None = None  # percent on the whole test set
+    ap: float | None = None  # percent, COCO's AP of a detector
     source: str | None = None
     licence: str | None = None
 

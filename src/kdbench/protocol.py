@@ -7,9 +7,9 @@ PLAIN = {"precision": "fp32", "table_precision": "fp32"}
 
 
 def protocol_of(config: Mapping[str, Any]) -> str:
-    """The protocol of a run, such as "cifar100-240ep-b64-last".
+    """The protocol of a run, such as "cifar100-240ep-b64-last" or "coco-180000steps-b8-last".
 
-    Data set, epochs, batch size, and that the last epoch is what counts; arithmetic other than
+    Data set, epochs or steps, batch size, and that the last is what counts; arithmetic other than
     fp32, training images that were scaled down or decoded otherwise and held-out ones show as
     further parts. Learning rate, milestones and weight decay are the method's and the student's to
     tune: they are in the record, and in its hash.
@@ -18,7 +18,8 @@ def protocol_of(config: Mapping[str, Any]) -> str:
         config: a checked configuration, or a record's.
     """
     dataset, schedule = config["dataset"], config["schedule"]
-    parts = [dataset["name"], f"{schedule['epochs']}ep", f"b{schedule['batch_size']}"]
+    length = f"{schedule['steps']}steps" if "steps" in schedule else f"{schedule['epochs']}ep"
+    parts = [dataset["name"], length, f"b{schedule['batch_size']}"]
     for key, plain in PLAIN.items():
         value = schedule.get(key, plain)
         if value != plain:

@@ -102,6 +102,8 @@ def teacher_label(key: str, node: Mapping[str, Any]) -> str:
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as a record keeps it: without paths, which say where and not what."""
     kept = {key: config[key] for key in ("method", "student", "schedule", "runtime", "seed")}
+    if "task" in config:  # of another than classification
+        kept["task"] = config["task"]
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in WHERE}
     kept["teacher"] = {
         name: {"network": node["network"]} for name, node in config["teacher"].items()

@@ -5,7 +5,7 @@ their names become names of files.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kdbench.errors import ConfigError
 from kdbench.schema import convert
@@ -22,7 +22,6 @@ ALL: dict[str, Any] = {
     "config.student.name": str,
     "config.dataset.name": str,
     "config.schedule.name": str,
-    "config.schedule.epochs": int,
     "config.schedule.batch_size": int,
     "config.teacher": dict[str, Any],
     "config.seed": int,
@@ -36,13 +35,33 @@ ALL: dict[str, Any] = {
 }
 FAILED: dict[str, Any] = {"error": str}
 DONE: dict[str, Any] = {
-    "epochs": int,
-    "top1_last": float,
-    "top1_last5": float,
-    "top1_best_on_test": float,
     "seconds_share": SECONDS,
     "cpu_seconds": SECONDS,
     "gpu_seconds": SECONDS,
+}
+PERCENT = float | None  # None where there is nothing to score
+
+
+class Task(NamedTuple):
+    """What differs between records of one task and another."""
+
+    length: str  # what training is counted in, in schedule and record
+    headline: str  # of a row, and so of the curve
+    scores: dict[str, Any]  # of a run that is done, in percent
+
+
+TASKS = {
+    "classification": Task(
+        "epochs",
+        "test/top1",
+        {"top1_last": float, "top1_last5": float, "top1_best_on_test": float},
+    ),
+    "detection": Task(
+        "steps",
+        "test/ap",
+        {"ap_last": float, "ap_best_on_test": float}
+        | {f"ap{kind}_last": PERCENT for kind in ("50", "75", "_small", "_medium", "_large")},
+    ),
 }
 OPTIONAL: dict[str, Any] = {  # of this type where they are there
     "hardware.gpu": str,
@@ -66,7 +85,10 @@ def check_fields(record: Mapping[str, Any]) -> None:
     """
     for key, hint in ALL.items():
         _check(record, key, hint)
-    for key, hint in (DONE if record["status"] == "done" else FAILED).items():
+    task = task_of(record)
+    _check(record, f"config.schedule.{task.length}", int)
+    done = {task.length: int, **task.scores, **DONE}
+    for key, hint in (done if record["status"] == "done" else FAILED).items():
         _check(record, key, hint)
     for key, hint in OPTIONAL.items():
         if _has(record, key):
@@ -85,7 +107,24 @@ def check_fields(record: Mapping[str, Any]) -> None:
         raise ConfigError(f"run_id={record['run_id']!r} cannot name a file")
     _check_text("record", {key: value for key, value in record.items() if key != "error"})
     if record["status"] == "done":
-        _check_numbers(record)
+        _check_numbers(record, task)
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """What a record's scores are of.
+
+    Raises:
+        ConfigError: of something that this version does not know.
+    """
+    name = record["config"].get("task", "classification")
+    if not isinstance(name, str) or name not in TASKS:
+        raise ConfigError(f"config.task={name!r} is not one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def detects(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a detector's: those have tables of their own."""
+    return task_of(record) is TASKS["detection"]
 
 
 def _check_text(path: str, node: object) -> None:
@@ -101,18 +140,18 @@ def _check_text(path: str, node: object) -> None:
         raise ConfigError(f"{path} holds characters that cannot be printed")
 
 
-def _check_numbers(record: Mapping[str, Any]) -> None:
-    for key in ("top1_last", "top1_last5", "top1_best_on_test"):
-        if key in record and not 0 <= record[key] <= 100:
+def _check_numbers(record: Mapping[str, Any], task: Task) -> None:
+    for key in task.scores:
+        if not 0 <= (record[key] or 0) <= 100:
             raise ConfigError(f"{key} must be from 0 to 100 percent, not {record[key]}")
     numbers = {key: record.get(key) or 0 for key in ("seconds_share", "cpu_seconds", "gpu_seconds")}
-    numbers |= {"seed": record["seed"], "epochs": record["config"]["schedule"]["epochs"]}
+    numbers |= {"seed": record["seed"], task.length: record["config"]["schedule"][task.length]}
     for key, value in numbers.items():
         if not 0 <= value <= LARGEST:
             raise ConfigError(f"{key} must be from 0 to {LARGEST:g}, not {value}")
     curve = record.get("curve", {})
-    if len({len(line) for line in curve.values()}) > 1 or (curve and "test/top1" not in curve):
-        raise ConfigError("curve must have lines of one length, among them test/top1")
+    if len({len(line) for line in curve.values()}) > 1 or (curve and task.headline not in curve):
+        raise ConfigError(f"curve must have lines of one length, among them {task.headline}")
     for line in curve.values():
         if any(abs(value) > LARGEST for value in line):
             raise ConfigError(f"curve must stay within {LARGEST:g}")

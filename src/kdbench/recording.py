@@ -6,6 +6,7 @@ import statistics
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +14,12 @@ from torch import Tensor
 from kdbench.checkpoint import checkpoint_paths
 from kdbench.cohorts import Job
 from kdbench.confidential import masked
+from kdbench.config import Config
 from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.errors import WriteError, writing
+from kdbench.exact import EXACT_FILE, Facts
+from kdbench.files import write_atomically
 from kdbench.hardware import hardware, peak_memory_mb, versions
 from kdbench.log import lines
 from kdbench.member import DivergedError, Member
@@ -26,6 +30,7 @@ from kdbench.protocol import protocol_of
 from kdbench.record import (
     FORMAT,
     RECORD_FILE,
+    Identity,
     Record,
     code_version,
     packages_of,
@@ -54,15 +59,7 @@ def close_job(
     cost = costs(job.member.position, runtime)
     if job.member.error is not None:
         job.error = job.member.error
-        failed = {**facts, "status": "failed", "error": masked(str(job.error))}
-        if isinstance(job.error, DivergedError):
-            failed["diverged_step"] = job.error.step
-        failed |= cost
-        if runtime.ranks.first:
-            with suppress(OSError):  # on a full disk the error line has to do
-                write_record(failed, job.folder / RECORD_FILE)
-        job.logger.record(failed)
-        job.logger.finish(1)
+        record_failure(job, facts, cost, runtime.ranks.first)
         return
     own = {
         teacher_label(file.name, {"network": file.node}): teachers[file.name] for file in job.files
@@ -78,11 +75,50 @@ def close_job(
         job.logger.finish(1)
 
 
+def write_facts(folder: Path, config: Config, exact: Facts | None) -> None:
+    """Write what a run is, and under `runtime.exact` what it runs on, into its folder.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    facts = {"config.json": config} | ({EXACT_FILE: exact} if exact else {})
+    with writing(folder):
+        for name, content in facts.items():
+            text = json.dumps(content, indent=1) + "\n"
+            write_atomically(folder / name, text.encode())
+
+
+def record_failure(job: Job, facts: Record, cost: Record, writes: bool) -> None:
+    """Write the record of a run that has failed, where this process `writes`."""
+    assert job.logger is not None
+    failed = {**facts, "status": "failed", "error": masked(str(job.error))}
+    if isinstance(job.error, DivergedError):
+        failed["diverged_step"] = job.error.step
+    failed |= cost
+    if writes:
+        with suppress(OSError):  # on a full disk the error line has to do
+            write_record(failed, job.folder / RECORD_FILE)
+    job.logger.record(failed)
+    job.logger.finish(1)
+
+
 def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
     """What a record says of a run before its results."""
-    identity, ranks = job.identity, runtime.ranks
-    told = ranks.exchange(json.dumps(sorted(dataset.replaced or ())))
+    told = runtime.ranks.exchange(json.dumps(sorted(dataset.replaced or ())))
     replaced = {row for text in told for row in json.loads(text)}
+    data = {
+        "name": dataset.name,
+        "sha256": dataset.fingerprint,
+        "train": len(dataset.train.labels),
+        "test": len(dataset.test.labels),
+        **({} if dataset.replaced is None else {"replaced": len(replaced)}),
+    }
+    return facts_of(job.identity, job.config, data, runtime)
+
+
+def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime) -> Record:
+    """What a record says of any run; `data` is of its data set."""
+    ranks = runtime.ranks
     several = {"ranks": ranks.count} if ranks.count > 1 else {}
     return {
         "format": FORMAT,
@@ -90,17 +126,11 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
         "cell": identity.cell,
         "hash": identity.hash,
         "seed": identity.seed,
-        "config": recorded(job.config),
-        "protocol": protocol_of(job.config),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.fingerprint,
-            "train": len(dataset.train.labels),
-            "test": len(dataset.test.labels),
-            **({} if dataset.replaced is None else {"replaced": len(replaced)}),
-        },
+        "config": recorded(config),
+        "protocol": protocol_of(config),
+        "data": data,
         "commit": code_version(),
-        "versions": {**versions(), **packages_of(job.config)},
+        "versions": {**versions(), **packages_of(config)},
         "hardware": {**hardware(runtime.device), **several},
     }
 

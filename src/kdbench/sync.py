@@ -23,6 +23,7 @@ from kdbench.ledger import Ledger, open_ledger
 from kdbench.log import METRICS_FILE
 from kdbench.published import usual
 from kdbench.record import RECORD_FILE, Identity, Record, checksum, read_record, record_files
+from kdbench.record_fields import detects, task_of
 from kdbench.wandb_log import Mirror, Target, UnreachableError, describe, log_table
 
 CONFIG_FILE = "config.json"
@@ -134,21 +135,20 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
     if path is None or not path.is_file():
         curve = record.get("curve", {})
         values = zip(*curve.values(), strict=True)
-        return [
-            {"epoch": epoch, **dict(zip(curve, row, strict=True))}
+        return [  # a detector's has a line of steps
+            {**({} if "step" in curve else {"epoch": epoch}), **dict(zip(curve, row, strict=True))}
             for epoch, row in enumerate(values, start=1)
         ]
     try:
         content = read_small(path)
         rows = [json.loads(text) for text in content.decode().splitlines()]
-        epochs = [row["epoch"] for row in rows]
-        whole = epochs == list(range(1, len(rows) + 1))
+        whole = counted(rows, record)
         whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
         if record["status"] == "done":
             expected = record.get("metrics_sha256")  # records of before have none
             whole &= expected in (None, hashlib.sha256(content).hexdigest())
-            whole &= len(rows) == record["epochs"]
-            whole &= rows[-1]["test/top1"] == record["top1_last"]
+            headline = task_of(record).headline
+            whole &= rows[-1][headline] == record[f"{headline.removeprefix('test/')}_last"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         whole = False
     if not whole:
@@ -156,6 +156,16 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
             f"{path} is torn or not of this run's record: remove it to send the record's own curve"
         )
     return rows
+
+
+def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
+    """Whether rows follow one another to the record's end: by epoch, or a detector's by step."""
+    done = record["status"] == "done"
+    if detects(record):
+        steps = [row["step"] for row in rows]
+        return steps == sorted(set(steps)) and (not done or steps[-1] == record["steps"])
+    whole = [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    return whole and (not done or len(rows) == record["epochs"])
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kdbench.ap_table import ap_tables
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.formats import FORMATS, render
 from kdbench.ledger import Table, open_ledger, tables
@@ -52,7 +53,16 @@ def main() -> None:
     for line in ledger.problems:
         print(f"kdbench: {'warning' if made else 'error'}: {line}", file=sys.stderr)
     try:
-        print(render(selected(made, arguments.protocol), arguments.format))
+        detectors, problems = ap_tables(ledger.detectors, arguments.protocol)
+        for line in problems:
+            print(f"kdbench: warning: {line}", file=sys.stderr)
+        found = [table for table in made if arguments.protocol in (None, table.protocol)]
+        if found or not detectors:
+            print(render(selected(made, arguments.protocol), arguments.format))
+        if detectors and arguments.format != "md":
+            print("kdbench: warning: detectors' tables are Markdown only", file=sys.stderr)
+        elif detectors:
+            print(("\n" if found else "") + "\n\n".join(detectors))
     except KdbenchError as error:
         # Where nothing is left, what was left out is why.
         if made or not ledger.problems:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,23 @@ def read_measurement(path: Path, n: int) -> Tensor | None:
     return chosen if holds else None
 
 
-def check_passport(file: TeacherFile, dataset: Dataset) -> None:
+class Normalised(Protocol):
+    """What a passport is held against of a data set, and what names its scores."""
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel."""
+
+
+def check_passport(file: TeacherFile, dataset: Normalised) -> None:
     """Hold what the passport says against the data set.
 
     Raises:

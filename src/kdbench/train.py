@@ -4,7 +4,6 @@
         student=resnet8 dataset=cifar100 seed=0
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from kdbench.config import Config, check_train
 from kdbench.console import Console
 from kdbench.data.base import Dataset
 from kdbench.data.streamed import images_of
-from kdbench.errors import KdbenchError, writing
-from kdbench.exact import EXACT_FILE
-from kdbench.files import write_atomically
+from kdbench.detection.run import train_detector
+from kdbench.errors import KdbenchError
+from kdbench.files import make_folder
 from kdbench.hardware import reset_peak_memory
 from kdbench.log import MetricsFile, RunLogger
 from kdbench.loop import Cohort
@@ -29,7 +28,7 @@ from kdbench.micro_batches import Cutting
 from kdbench.optim import Schedule
 from kdbench.precision import allow_tf32
 from kdbench.ranks import RankError, Ranks, leave
-from kdbench.recording import close_job, summary, table_facts
+from kdbench.recording import close_job, summary, table_facts, write_facts
 from kdbench.runtime import Runtime
 from kdbench.teachers import load_teacher
 
@@ -42,6 +41,8 @@ def train(config: Config) -> Path:
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
+    if "task" in config:
+        return train_detector(config)
     (outcome,) = train_together([config])
     if isinstance(outcome, Exception):
         raise outcome
@@ -179,19 +180,10 @@ def open_member(
     loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
     member = Member(run, console, loggers)
     member.resume()
-    runtime.ranks.by_first(lambda: write_facts(member, config))
+    runtime.ranks.by_first(lambda: write_facts(job.folder, config, member.exact))
     job.logger = logger
     logger.open(job.identity, config, job.folder)
     return member
-
-
-def write_facts(member: Member, config: Config) -> None:
-    """Write what a run is, and under `runtime.exact` what it runs on, into its folder."""
-    facts = {"config.json": config} | ({EXACT_FILE: member.exact} if member.exact else {})
-    with writing(member.run.folder):
-        for name, content in facts.items():
-            text = json.dumps(content, indent=1) + "\n"
-            write_atomically(member.run.folder / name, text.encode())
 
 
 def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
@@ -202,24 +194,6 @@ def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
     """
     sizes = schedule.batch_size, len(dataset.train.labels)
     Cutting(schedule.micro_batches, *sizes, ranks)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of runs, before anything else takes time.
-
-    Raises:
-        KdbenchError: it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have been quicker
-    except OSError as error:
-        raise KdbenchError(
-            f"cannot write to {folder} ({error.strerror}): set runs_dir=DIR to a folder that can "
-            "be written"
-        ) from None
 
 
 def main() -> None:

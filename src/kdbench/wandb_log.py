@@ -14,6 +14,7 @@ from kdbench.log import RunLogger
 from kdbench.passport import beside, read_passport, sha256_of
 from kdbench.protocol import protocol_of
 from kdbench.record import Identity, Record, recorded, teacher_label
+from kdbench.record_fields import task_of
 from kdbench.weights import STUDENT_FILE, find_checkpoint
 
 Mode = Literal["offline", "online"]
@@ -89,13 +90,15 @@ class Mirror:
             tags=[name[:TAG_LENGTH] for name in names],
             config={**config, "hash": identity.hash, "pair": pair, "protocol": protocol},
         )
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
-        self._run.define_metric("test/top1", step_metric="epoch", summary="last,max")
+        task = task_of({"config": config})
+        self._axis = task.length.removesuffix("s")  # epoch, or step
+        self._run.define_metric(self._axis)
+        self._run.define_metric("*", step_metric=self._axis)
+        self._run.define_metric(task.headline, step_metric=self._axis, summary="last,max")
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Log one epoch; the epoch is the step."""
-        self._run.log(dict(row), step=int(row["epoch"]))
+        """Log one row; its epoch, or of a detector its step, is W&B's step."""
+        self._run.log(dict(row), step=int(row[self._axis]))
 
     def record(self, record: Record, folder: Path | None, config: Mapping[str, Any] | None) -> None:
         """Take over what the record says, apart from its curve, and the lineage of the weights.

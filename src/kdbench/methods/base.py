@@ -19,6 +19,7 @@ class Method(nn.Module):
     distillation.
     """
 
+    tasks: tuple[str, ...] = ("classification",)  # what it is a recipe for
     num_teachers: ClassVar[int | None] = 1  # how many teachers it reads; None: one or more
     views: int = 1  # V, how many views of each image it wants; above 1 everything is stacked
     taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build;

@@ -57,7 +57,7 @@ class EntropyWeight(Wrapper):
     Departures: the bound is log K, as in the paper, and T' is read by every host (the released
     codes ignore theirs for some). No 1e-10 inside the logarithm; on CIFAR-100 it moves the
     released EA-KD loss by 4e-9 of itself. "inverse" is INFERRED, the ablation's formula is not
-    known. ER-MLD's weight per KL temperature is left out, as are FCFD and detection.
+    known. ER-MLD's weight per KL temperature is left out, as is FCFD.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class EntropyWeight(Wrapper):
             check_positive(bound=bound)
         if inner.num_teachers != 1:
             raise ConfigError("method.inner reads several teachers: the weight is one teacher's")
+        self.tasks = inner.tasks  # a detector's samples are its proposals
         self.weight: Weight = weight
         self.entropy_temperature = entropy_temperature
         self.bound = None if bound == "log_c" else float(bound)

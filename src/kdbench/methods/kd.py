@@ -14,6 +14,8 @@ class KD(Method):
     (RepDistiller, mdistiller: 73.33) and 1 / 1 (SemCKD, SimKD: 74.42). A table must say which.
     """
 
+    tasks = ("classification", "detection")
+
     def __init__(
         self, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9
     ) -> None:
