@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from kdbench.ap_table import ap_tables
 from kdbench.data.base import Split
 from kdbench.data.torchvision_sets import cifar100
 from kdbench.formats import markdown
@@ -43,6 +44,17 @@ def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
     made = [table for folder in (SMOKE, RANKS) for table in tables(open_ledger([folder], None))]
     assert all(markdown(table) in page for table in made), "run kdbench-table results/smoke"
     assert page.count("| method ") == len(made)
+
+
+def test_smoke_runs_of_detectors_have_a_page_of_their_own():
+    folder = SMOKE / "detection"
+    records = find_records([folder])
+    assert {record["run_id"] for record in records} == {path.stem for path in folder.glob("*.json")}
+    made, problems = ap_tables(records)
+    assert problems == []
+    page = (folder / "README.md").read_text()
+    assert all(table in page for table in made), "run kdbench-table results/smoke/detection"
+    assert page.count("| method ") == len(made) == 3
 
 
 def test_the_table_of_the_controls_is_generated():
