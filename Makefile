@@ -62,9 +62,10 @@ reproduce-imagenet: setup  ## Two pairs, sixteen methods, three seeds on ImageNe
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take $(RUNS))
 
+# A process for each core, eight at most, each with one thread: more would wait for each other.
 test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where there is one
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-long: setup  ## The tests that take more than a minute each: every method under exact, 19,000 bad inputs
 	$(BIN)/python -m pytest -m long
