@@ -2,6 +2,7 @@
 
 import statistics
 from types import SimpleNamespace
+from typing import get_args
 
 import hydra
 import pytest
@@ -17,7 +18,7 @@ from kdbench.metrics import evaluate
 from kdbench.networks.resnet import resnet8
 from kdbench.optim import Optimizer, Schedule, align_gradients
 from kdbench.passport import read_passport
-from kdbench.precision import allow_tf32, at_precision
+from kdbench.precision import Precision, allow_tf32, at_precision
 from kdbench.record import identify, read_record
 from kdbench.step import train_step
 from kdbench.train import train, train_together
@@ -38,6 +39,7 @@ def name_of(record: dict, *overrides: str) -> str:
     kept = record["config"]
     groups = [f"{group}={kept[group]['name']}" for group in ("method", "student", "dataset")]
     groups += [f"schedule={kept['schedule']['name']}", f"seed={record['seed']}"]
+    groups += [f"schedule.precision={kept['schedule'].get('precision', 'fp32')}"]
     groups += [f"teacher={name}" for name in kept["teacher"]]
     found, data = compose(*groups, *overrides), record["data"]
     sha256 = {
@@ -52,7 +54,9 @@ def test_earlier_runs_keep_their_names(path):
     record = read_record(path)
     assert name_of(record) == record["run_id"] == path.stem
     assert name_of(record, "runtime.compile=off") == record["run_id"]
-    for change in ("precision=bf16", "precision=tf32", "table_precision=fp16", "warmup_epochs=1"):
+    own = record["config"]["schedule"].get("precision", "fp32")
+    others = [f"precision={name}" for name in get_args(Precision) if name != own]
+    for change in (*others, "table_precision=fp16", "warmup_epochs=2"):
         assert name_of(record, f"schedule.{change}") != record["run_id"]
 
 

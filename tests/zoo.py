@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 STUDENTS = Path(__file__).parents[1] / "conf" / "student"
-FOREIGN = ("timm", "torchvision", "imagenet_")  # other libraries' networks, by name
+FOREIGN = ("timm", "torchvision", "imagenet_", "fasterrcnn_")  # of other libraries, or detectors
 
 
 def network_names() -> list[str]:
