@@ -160,7 +160,7 @@ def test_equal_settings_are_equal_however_written():
         (["seed=${x}"], "Interpolation key 'x' not found"),
         (["runs_dir=${runs_dir}"], "Recursive interpolation"),
         (["task=detecton"], "unknown task 'detecton': did you mean 'detection'?"),
-        (["dataset=coco"], "dataset coco is for detection: add task=detection"),
+        (["dataset=coco"], "dataset coco is for detection (kdbench-train task=detection)"),
         (["student=fasterrcnn_ResNet18"], "student fasterrcnn_ResNet18 is for detection"),
         (["schedule=coco"], "schedule coco is for detection"),
         (["method=detection/hint"], "method hint is for task=detection, not for"),

@@ -127,7 +127,9 @@ def _kind(path: str, group: str, node: Any, detects: bool) -> type:
     detection: type = resolve_name(DETECTION[group])
     name = node.get("name")
     if not detects and _makes(node, detection):
-        raise ConfigError(f"{path} {name} is for detection: add task=detection, or choose another")
+        raise ConfigError(
+            f"{path} {name} is for detection (kdbench-train task=detection): choose another"
+        )
     if detects and not _makes(node, detection) and _makes(node, usual):
         raise ConfigError(
             f"{path} {name} is for classification: task=detection takes dataset=coco, "
