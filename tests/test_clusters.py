@@ -24,7 +24,7 @@ from test_train import runs, same, weights
 
 IMAGENET = "+experiments=imagenet_resnet34_resnet18"
 # Long enough to be preempted, with checkpoints only where a job has to leave.
-LONG = ["schedule.epochs=50", "schedule.milestones=[]", "runtime.checkpoint_epochs=50"]
+LONG = ["schedule.epochs=100", "schedule.milestones=[]", "runtime.checkpoint_epochs=100"]
 SLURM = {
     "sbatch": 'cp "$1" sbatch.sh; echo Submitted batch job 12',
     "srun": "",
@@ -193,7 +193,7 @@ def test_a_preempted_job_writes_checkpoints_is_queued_again_and_ends_alike(slurm
             time.sleep(0.05)
         for name in signals:
             process.send_signal(signal.Signals[name])
-            time.sleep(0.5)
+            time.sleep(0.2)  # far less than the run takes
         assert process.wait(timeout=60) != 0
     finally:
         process.kill()
