@@ -35,27 +35,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        for key, lowest in (("epochs", 1), ("batch_size", 1), ("micro_batches", 1)):
-            if getattr(self, key) < lowest:
-                raise ConfigError(f"schedule.{key} must be 1 or more, not {getattr(self, key)}")
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ConfigError(
-                f"schedule.warmup_epochs must be from 0 to schedule.epochs={self.epochs}, not "
-                f"{self.warmup_epochs}"
-            )
-        for key in ("lr", "gamma"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ConfigError(f"schedule.{key} must be above 0, not {getattr(self, key)}")
-        for key in ("momentum", "weight_decay"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"schedule.{key} must be 0 or more, not {getattr(self, key)}")
-        if any(later <= earlier for earlier, later in pairwise([0, *self.milestones])):
-            raise ConfigError(f"schedule.milestones must rise from 1, not {self.milestones}")
-        if self.milestones and self.milestones[-1] >= self.epochs:
-            raise ConfigError(
-                f"schedule.milestones={self.milestones} reach beyond the last drop that could have "
-                f"an effect: with {self.epochs} epochs each must be below {self.epochs}"
-            )
+        check_schedule(self, "epochs", "batch_size", "micro_batches")
 
     def lr_factor(self, epoch: int) -> float:
         """What the learning rate is multiplied by in `epoch` (from 1).
@@ -72,6 +52,41 @@ class Schedule:
         """
         warm_up = self.warmup_epochs * steps_per_epoch
         return (step + 1) / warm_up if step < warm_up else 1.0
+
+
+def check_schedule(schedule: Any, length: str, *counts: str) -> None:
+    """Check what all schedules have: counts, numbers of SGD, a warm-up and milestones.
+
+    Args:
+        schedule: with `lr`, `gamma`, `momentum`, `weight_decay`, `milestones` and what is named.
+        length: "epochs" or "steps", what it is counted in.
+        counts: further keys that are 1 or more.
+
+    Raises:
+        ConfigError: a setting that cannot be trained with.
+    """
+    for key in (length, *counts):
+        if getattr(schedule, key) < 1:
+            raise ConfigError(f"schedule.{key} must be 1 or more, not {getattr(schedule, key)}")
+    total, warmup = getattr(schedule, length), getattr(schedule, f"warmup_{length}")
+    if not 0 <= warmup <= total:
+        raise ConfigError(
+            f"schedule.warmup_{length} must be from 0 to schedule.{length}={total}, not {warmup}"
+        )
+    for key in ("lr", "gamma"):
+        if not 0 < getattr(schedule, key) < float("inf"):
+            raise ConfigError(f"schedule.{key} must be above 0, not {getattr(schedule, key)}")
+    for key in ("momentum", "weight_decay"):
+        if not 0 <= getattr(schedule, key) < float("inf"):
+            raise ConfigError(f"schedule.{key} must be 0 or more, not {getattr(schedule, key)}")
+    milestones = schedule.milestones
+    if any(later <= earlier for earlier, later in pairwise([0, *milestones])):
+        raise ConfigError(f"schedule.milestones must rise from 1, not {milestones}")
+    if milestones and milestones[-1] >= total:
+        raise ConfigError(
+            f"schedule.milestones={milestones} reach beyond the last drop that could have an "
+            f"effect: with {total} {length} each must be below {total}"
+        )
 
 
 class Losses(NamedTuple):

@@ -1,11 +1,10 @@
 """The schedule of a detector's recipe, in steps instead of epochs."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from kdbench.errors import ConfigError
-from kdbench.optim import Schedule
+from kdbench.optim import Schedule, check_schedule
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,9 @@ class DetectionSchedule:
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        for key in ("steps", "batch_size", "score_steps"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"schedule.{key} must be 1 or more, not {getattr(self, key)}")
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ConfigError(
-                f"schedule.warmup_steps must be from 0 to schedule.steps={self.steps}, not "
-                f"{self.warmup_steps}"
-            )
-        for key in ("lr", "gamma", "warmup_factor"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ConfigError(f"schedule.{key} must be above 0, not {getattr(self, key)}")
-        for key in ("momentum", "weight_decay"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"schedule.{key} must be 0 or more, not {getattr(self, key)}")
-        if any(later <= earlier for earlier, later in pairwise([0, *self.milestones])):
-            raise ConfigError(f"schedule.milestones must rise from 1, not {self.milestones}")
-        if self.milestones and self.milestones[-1] >= self.steps:
-            raise ConfigError(
-                f"schedule.milestones={self.milestones} must be below schedule.steps={self.steps}"
-            )
+        check_schedule(self, "steps", "batch_size", "score_steps")
+        if not 0 < self.warmup_factor < float("inf"):
+            raise ConfigError(f"schedule.warmup_factor must be above 0, not {self.warmup_factor}")
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by in `step` (from 0).
