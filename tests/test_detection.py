@@ -1,9 +1,11 @@
 """Detection on a tiny set in COCO's layout: data, losses, scores, and runs from start to record."""
 
+import errno
 import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +18,17 @@ from kdbench.detection.annotations import read_annotations, targets
 from kdbench.detection.batches import Plan, prepared, train_batches
 from kdbench.detection.coco import coco, read_picture
 from kdbench.detection.networks import fasterrcnn_mobilenet_v2, fasterrcnn_resnet
-from kdbench.detection.run import set_up
+from kdbench.detection.run import check_runtime, set_up
 from kdbench.detection.schedule import DetectionSchedule
+from kdbench.detection.scores import Scores
 from kdbench.detection.step import losses_and_sums
+from kdbench.detection.teachers import compare
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.passport import Passport
 from kdbench.record import find_records, identify, read_record
 from kdbench.record_fields import check_fields
 from kdbench.sync import history
+from kdbench.teachers import TeacherFile
 from records import make_record
 from shapes import make_shapes
 
@@ -366,6 +372,35 @@ def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     assert list(failed.glob("checkpoint-*")), "the last good one is kept"
 
 
+def test_a_full_disk_and_a_score_that_is_no_number_are_one_line(command, monkeypatch, root):
+    here = [*RUN, *SHORT, f"dataset.root={root}"]
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kdbench.detection.training, "save_checkpoint", full)
+        assert "No space left on device" in command("train", *here).error_line
+    folder = the_only("coco-none-*")
+    assert not (folder / "record.json").exists(), "it has not failed: the same command goes on"
+    nothing = Scores(math.nan, *[None] * 5)
+    monkeypatch.setattr(kdbench.detection.training, "evaluate", lambda *given: nothing)
+    assert "its test/ap is not finite" in command("train", *here).error_line
+    assert read_record(folder / "record.json")["status"] == "failed"
+
+
+def test_a_teacher_with_another_ap_than_its_passport_is_refused():
+    file = TeacherFile("big", {}, Path("big.safetensors"), Passport(ap=40.0))
+    compare(file, Scores(40.1, *[None] * 5), print)
+    with pytest.raises(KdbenchError, match=r"has an AP of 39\.80, its passport says 40\.00"):
+        compare(file, Scores(39.8, *[None] * 5), print)
+
+
+def test_ranks_are_refused():
+    with pytest.raises(ConfigError, match="start it without torchrun"):
+        check_runtime(SimpleNamespace(ranks=SimpleNamespace(count=2)))
+
+
 @pytest.mark.slow
 def test_a_student_learns(command, tmp_path):
     root = make_shapes(tmp_path / "data", train=48, val=12)
@@ -388,6 +423,7 @@ def test_a_student_learns(command, tmp_path):
         (["method=detection/hint", "method@method.inner=dkd"], "method.inner"),
         (["student.backbone=nowhere"], "no file nowhere: set student.backbone=FILE"),
         (["dataset.root=nowhere"], "no annotations nowhere/"),
+        (["schedule.warmup_factor=0"], "schedule.warmup_factor must be above 0, not 0.0"),
         (["-m", "hydra/launcher=cohort", "seed=0,1"], "detectors do not train side by side"),
     ],
 )
