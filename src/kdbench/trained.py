@@ -17,8 +17,8 @@ from kdbench.errors import first_line
 from kdbench.runtime import Runtime
 from kdbench.types import Network, Output
 
-# Steps of a run from which compiling pays. On an H200 in bf16 it takes about 20 s; a step then takes
-# 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): results/benchmarks/h200.json.
+# Steps of a run from which compiling pays. On an H200 in bf16 it takes about 20 s, and then a step
+# 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): h200.json in results/.
 WORTH_COMPILING = 50_000
 CLOSE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}  # of the largest logit, by precision
 KINDS = 64  # networks that a process may compile, where PyTorch stops at 8
