@@ -76,7 +76,7 @@ coverage: setup  ## The tests, and the lines that none reaches; fails where one 
 	$(BIN)/coverage run -m pytest $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
-	@$(BIN)/python tests/error_branches.py
+	@$(BIN)/python tests/support/error_branches.py
 
 lint: setup  ## Ruff: style and format; mypy: types
 	$(BIN)/ruff check .

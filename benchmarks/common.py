@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbench.build import build_student
-from kdbench.cli import compose_group
-from kdbench.config import SHAPED_BY_DATA
+from kdbench.assembly.build import build_student
+from kdbench.config.hydra_cli import compose_group
+from kdbench.config.run_config import SHAPED_BY_DATA
 from kdbench.data.base import Dataset
-from kdbench.data.synthetic import synthetic
-from kdbench.schema import check_node
+from kdbench.data.memory.synthetic import synthetic
+from kdbench.schema.check import check_node
 
 CLASSES = 100
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # conf/dataset/cifar100.yaml

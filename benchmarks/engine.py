@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from benchmarks.common import DEVICE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, network
-from kdbench.answers import choose_answers
-from kdbench.build import build_method, set_up
-from kdbench.cli import compose_group
-from kdbench.console import Console
+from kdbench.assembly.build import build_method, set_up
+from kdbench.config.hydra_cli import compose_group
+from kdbench.data.augmentation.views import TrainImages
 from kdbench.data.base import Dataset
-from kdbench.data.views import TrainImages
-from kdbench.loop import Cohort
-from kdbench.member import Member, Run
-from kdbench.optim import Schedule
-from kdbench.precision import Precision, allow_tf32
-from kdbench.runtime import Runtime
-from kdbench.schema import check_node
+from kdbench.schema.check import check_node
+from kdbench.system.console import Console
+from kdbench.system.precision import Precision, allow_tf32
+from kdbench.system.runtime import Runtime
+from kdbench.teachers.outputs import choose_answers
+from kdbench.training.cohort import Cohort
+from kdbench.training.member import Member, Run
+from kdbench.training.schedule import Schedule
 
 LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd")
 SEED = 0

@@ -24,14 +24,14 @@ from benchmarks import common
 from benchmarks.common import DEVICE, Sizes, seconds
 from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
 from benchmarks.plain_loop import PlainLoop
-from kdbench.answers import untabled
-from kdbench.build import build_method, set_up
-from kdbench.cli import compose_group
-from kdbench.config import conf_dir
-from kdbench.loop import at_hand
-from kdbench.metrics import evaluate
-from kdbench.precision import Precision, allow_tf32
-from kdbench.schema import check_node
+from kdbench.assembly.build import build_method, set_up
+from kdbench.assembly.evaluation import evaluate
+from kdbench.config.hydra_cli import compose_group
+from kdbench.config.run_config import conf_dir
+from kdbench.schema.check import check_node
+from kdbench.system.precision import Precision, allow_tf32
+from kdbench.teachers.outputs import untabled
+from kdbench.training.cohort import at_hand
 
 STEPS, TURNS = 50, 3
 EPOCHS, STEPS_PER_EPOCH, SEEDS, TEST_IMAGES = 240, 782, 3, 10_000  # CIFAR-100, batch 64

@@ -19,17 +19,17 @@ import torch
 from torch import nn
 
 from benchmarks.common import DEVICE, seconds
-from kdbench.build import build_method, set_up
-from kdbench.catalogue import recipes
-from kdbench.cli import compose_group
+from kdbench.assembly.build import build_method, set_up
+from kdbench.assembly.method_pages import recipes
+from kdbench.config.hydra_cli import compose_group
 from kdbench.data.base import Dataset
-from kdbench.data.synthetic import synthetic
-from kdbench.hardware import hardware, versions
+from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
-from kdbench.optim import Optimizer, Schedule
-from kdbench.schema import check_node
-from kdbench.step import teacher_outputs, train_step
+from kdbench.schema.check import check_node
+from kdbench.system.hardware import hardware, versions
+from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.step import teacher_outputs, train_step
 from kdbench.types import Batch, Output
 
 BATCH, CLASSES, STEPS = 64, 100, 3

@@ -16,9 +16,9 @@ from torchvision.datasets import CIFAR100
 
 from benchmarks.common import MEAN, STD, Sizes, dataset, endless, line, ratio, spread, turns
 from benchmarks.plain_loop import TRANSFORM, PictureSet, loader
+from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Dataset
-from kdbench.data.torchvision_sets import cifar100
-from kdbench.data.views import TrainImages, epoch_plan
+from kdbench.data.memory.torchvision_sets import cifar100
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks import gpu, methods, pipeline, steps
 from benchmarks.common import DEVICE, FULL, QUICK, TINY, Sizes
-from kdbench.hardware import hardware, versions
-from kdbench.record import code_version
+from kdbench.records.record import code_version
+from kdbench.system.hardware import hardware, versions
 
 TARGETS = {  # name -> limit, and whether it is a floor
     "input_pipeline_ratio": (5.0, True),

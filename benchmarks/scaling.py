@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import streamed
-from kdbench.build import build_method, make
-from kdbench.cli import compose_group
-from kdbench.config import SHAPED_BY_DATA
-from kdbench.hardware import hardware, versions
-from kdbench.optim import Optimizer, Schedule
-from kdbench.schema import check_node
-from kdbench.step import teacher_outputs, train_step
+from kdbench.assembly.build import build_method, make
+from kdbench.config.hydra_cli import compose_group
+from kdbench.config.run_config import SHAPED_BY_DATA
+from kdbench.schema.check import check_node
+from kdbench.system.hardware import hardware, versions
+from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.step import teacher_outputs, train_step
 from kdbench.types import Batch
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "benchmarks" / "scaling.json"

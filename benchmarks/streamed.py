@@ -31,9 +31,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.common import line, ratio, spread
-from kdbench.data.imagenet import imagenet
-from kdbench.data.streamed import StreamedDataset, images_of
-from kdbench.data.views import epoch_plan
+from kdbench.data.augmentation.views import epoch_plan
+from kdbench.data.streaming.imagenet import imagenet
+from kdbench.data.streaming.streamed import StreamedDataset, images_of
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH = 32

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdbench.log import METRICS_FILE
-from kdbench.passport import beside
-from kdbench.record import RECORD_FILE, read_record
-from kdbench.weights import STUDENT_FILE
+from kdbench.records.passport import beside
+from kdbench.records.record import RECORD_FILE, read_record
+from kdbench.records.weights import STUDENT_FILE
+from kdbench.tracking.run_logger import METRICS_FILE
 
 COSTS = {  # of a record: when it was made, what it took, and beside whom
     *("finished", "seconds", "seconds_share", "cpu_seconds", "gpu_seconds", "peak_memory_mb"),

@@ -7,11 +7,11 @@ from random import Random
 from chaos.arena import DAMAGES, Arena, Fault, flip, tear
 from chaos.compare import metrics
 from chaos.ground import Ground
-from kdbench.checkpoint import checkpoint_paths
-from kdbench.log import METRICS_FILE
-from kdbench.passport import beside
-from kdbench.record import RECORD_FILE
-from kdbench.weights import STUDENT_FILE
+from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.passport import beside
+from kdbench.records.record import RECORD_FILE
+from kdbench.records.weights import STUDENT_FILE
+from kdbench.tracking.run_logger import METRICS_FILE
 
 TIMES = 3  # each kind of damage to each kind of file
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import kdbench.recording
+import kdbench.training.finish
 from chaos import damage
 from chaos.arena import METHOD, Arena, Fault
 from chaos.compare import differences
@@ -20,10 +20,10 @@ from chaos.killer import counter
 from chaos.mounts import NotAllowedError, grow, read_only, small_disk
 from chaos.processes import command_of, descendants, kill
 from chaos.sweeps import trains
-from kdbench.log import METRICS_FILE
-from kdbench.optim import Optimizer
-from kdbench.record import RECORD_FILE, read_record
-from kdbench.teacher_table import TeacherTable
+from kdbench.records.record import RECORD_FILE, read_record
+from kdbench.teachers.output_cache import TeacherTable
+from kdbench.tracking.run_logger import METRICS_FILE
+from kdbench.training.schedule import Optimizer
 
 STEP_KIB = 200  # by which a full disk grows
 DAY = 86400.0
@@ -167,7 +167,7 @@ def jumping_clock(draw: Random) -> Act:
 
     def prepare() -> None:
         time.time, time.time_ns = jump, lambda: int(jump() * 1e9)
-        kdbench.recording.datetime = Jumping  # type: ignore[attr-defined]
+        kdbench.training.finish.datetime = Jumping  # type: ignore[attr-defined]
 
     return prepare
 

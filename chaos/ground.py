@@ -17,8 +17,8 @@ import hydra
 import kdbench.sync
 import kdbench.table
 import kdbench.train
-from kdbench import cli
-from kdbench.config import Config, check_train, conf_dir
+from kdbench.config import hydra_cli
+from kdbench.config.run_config import Config, check_train, conf_dir
 from kdbench.methods.base import Method
 
 # 3 + 3 steps, and checkpoints after steps 2, 3, 4 and 6; no batch has fewer than 16 images, so that
@@ -67,7 +67,7 @@ class Process:
         except SystemExit as stop:
             code = int(stop.code or 0)
         except KeyboardInterrupt:
-            code = cli.INTERRUPTED
+            code = hydra_cli.INTERRUPTED
         except BaseException:
             traceback.print_exc()
         finally:
@@ -207,4 +207,6 @@ def run_folder(where: Path) -> Path:
 def compose(settings: list[str], runs_dir: Path) -> Config:
     """The checked configuration of a run, as a command would have it."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return check_train(cli.plain(hydra.compose("config", [*settings, f"runs_dir={runs_dir}"])))
+        return check_train(
+            hydra_cli.plain(hydra.compose("config", [*settings, f"runs_dir={runs_dir}"]))
+        )

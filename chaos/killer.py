@@ -7,15 +7,15 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import kdbench.checkpoint
-import kdbench.files
-import kdbench.metrics
-import kdbench.passport
-import kdbench.record
-import kdbench.weights
-from kdbench.loop import STOPS
-from kdbench.optim import Optimizer
-from kdbench.teacher_table import TeacherTable
+import kdbench.assembly.evaluation
+import kdbench.records.checkpoint
+import kdbench.records.passport
+import kdbench.records.record
+import kdbench.records.weights
+import kdbench.system.files
+from kdbench.teachers.output_cache import TeacherTable
+from kdbench.training.cohort import STOPS
+from kdbench.training.schedule import Optimizer
 
 STEP = ("before the update", "after the update")
 SCORING = ("before a batch", "after a batch")
@@ -58,11 +58,11 @@ def die() -> None:
 def arm(kill: Kill, random: Random) -> None:
     """Let this process die at that moment, or be asked to stop, if it comes to it."""
     wrap = counter(kill.nth)
-    results = (kdbench.weights, kdbench.passport, kdbench.record)
+    results = (kdbench.records.weights, kdbench.records.passport, kdbench.records.record)
     places: dict[str, list[tuple[Any, str]]] = {
         "training": [(Optimizer, "update")],
-        "evaluation": [(kdbench.metrics, "cross_entropy")],
-        "checkpoint": [(kdbench.checkpoint, "write_atomically")],
+        "evaluation": [(kdbench.assembly.evaluation, "cross_entropy")],
+        "checkpoint": [(kdbench.records.checkpoint, "write_atomically")],
         "table": [(TeacherTable, "write")],
         "record": [(room, "write_atomically") for room in results],
     }
@@ -127,7 +127,9 @@ def file(moment: str, random: Random) -> Deadly:
     def instead(function: Callable[..., Any], *arguments: Any) -> None:
         if moment == "before":
             die()
-        kdbench.files.os = SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace})
+        kdbench.system.files.os = SimpleNamespace(
+            **{**vars(os), "fsync": fsync, "replace": replace}
+        )
         function(*arguments)
 
     return instead

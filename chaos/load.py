@@ -20,8 +20,8 @@ import torch
 from chaos.processes import children, kill, memory
 from chaos.report import write_page
 from chaos.run import method_of
-from kdbench.catalogue import recipes
-from kdbench.record import RECORD_FILE, read_record
+from kdbench.assembly.method_pages import recipes
+from kdbench.records.record import RECORD_FILE, read_record
 
 TINY = ["dataset=synthetic", "dataset.num_train=32", "dataset.num_test=16", "runtime=cpu"]
 TINY += ["schedule.batch_size=16", "schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]

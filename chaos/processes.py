@@ -33,7 +33,7 @@ def command_of(pid: int) -> str:
 
 def workers(launcher: int) -> list[int]:
     """The processes that train for a launcher."""
-    return [pid for pid in children(launcher) if "kdbench.worker" in command_of(pid)]
+    return [pid for pid in children(launcher) if "kdbench.sweeps.worker" in command_of(pid)]
 
 
 def alive(pid: int) -> bool:

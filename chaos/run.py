@@ -20,12 +20,12 @@ from chaos.ground import Ground
 from chaos.report import kills, report, write_page
 from chaos.sweeps import sweep
 from chaos.trials import ENOUGH, Trial, trial
-from kdbench.build import build_method
-from kdbench.catalogue import recipes
-from kdbench.cli import compose_group
-from kdbench.config import conf_dir
+from kdbench.assembly.build import build_method
+from kdbench.assembly.method_pages import recipes
+from kdbench.config.hydra_cli import compose_group
+from kdbench.config.run_config import conf_dir
 from kdbench.methods.base import Method
-from kdbench.schema import check_node
+from kdbench.schema.check import check_node
 
 SWEEPS = 5  # one trial in so many is a sweep
 

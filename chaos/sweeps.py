@@ -11,8 +11,8 @@ from typing import NamedTuple
 from chaos.ground import Ground, Process, Result
 from chaos.processes import alive, kill, workers
 from chaos.trials import Trial, cohort
-from kdbench.checkpoint import checkpoint_paths
-from kdbench.record import RECORD_FILE
+from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.record import RECORD_FILE
 
 SEEDS = (0, 1)
 METHODS = 3

@@ -11,11 +11,11 @@ from random import Random
 from chaos.compare import differences
 from chaos.ground import Ground, Process, compose
 from chaos.killer import Kill, arm
-from kdbench.answers import TABLED_TAPS
-from kdbench.cli import INTERRUPTED
-from kdbench.config import Config
+from kdbench.config.hydra_cli import INTERRUPTED
+from kdbench.config.run_config import Config
 from kdbench.methods.base import Method
-from kdbench.train import train_together
+from kdbench.teachers.outputs import TABLED_TAPS
+from kdbench.training.together import train_together
 
 ENOUGH = 4  # kills of one run at most
 OUTSIDE = 0.25  # part of the kills that come from outside, at any time

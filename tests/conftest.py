@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 def compose_method(name: str, *overrides: str) -> dict:
     """The node of conf/method/<name>.yaml as a command would compose it."""
-    from kdbench.cli import compose_group
+    from kdbench.config.hydra_cli import compose_group
 
     return compose_group("method", name, *overrides)
 

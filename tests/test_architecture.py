@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from conftest import ROOT
+from support.commands import ROOT
 
 PACKAGE = ROOT / "src" / "kdbench"
 # From the ground up; a room may import rooms of lower floors, and of its own.

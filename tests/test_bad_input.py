@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import kdbench.train
-from kdbench.build import build_network, make
-from kdbench.cli import one_line_errors
-from kdbench.config import check_train
-from kdbench.data.synthetic import synthetic
+import kdbench.training.together
+from kdbench.assembly.build import build_network, make
+from kdbench.config.hydra_cli import one_line_errors
+from kdbench.config.run_config import check_train
+from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.methods.kd import KD
-from kdbench.runtime import Runtime
-from kdbench.schema import check_node, convert
+from kdbench.schema.check import check_node, convert
+from kdbench.system.runtime import Runtime
 
 DATA = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=200"]
 KD_RUN = [*DATA, "method=kd", "student=resnet8", "teacher=resnet8", "runtime=cpu"]
@@ -208,7 +208,7 @@ def test_a_disk_that_fails_in_a_job_is_one_line(command, monkeypatch):
     def fail(config):
         raise OSError(errno.EIO, "Input/output error", "runs")
 
-    monkeypatch.setattr(kdbench.train, "train", fail)
+    monkeypatch.setattr(kdbench.training.together, "train", fail)
     result = command("train", "-m", *DATA, "seed=0,1")
     assert result.code == 1
     assert result.err == "kdbench: error: Input/output error: runs\n" * 2
@@ -256,7 +256,7 @@ def test_values_of_another_type(value, hint, line):
     ("node", "line"),
     [
         ({"temperature": 4.0}, "method must be a mapping with a _target_"),
-        ({"_target_": "kdbench.data.digits.digits"}, r"method\.\w+ is missing: set it"),
+        ({"_target_": "kdbench.data.memory.digits.digits"}, r"method\.\w+ is missing: set it"),
     ],
 )
 def test_nodes_that_are_not_whole(node, line):

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from conftest import SHARED
+from support.commands import SHARED
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ import hydra
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from support.commands import ROOT
 
-from conftest import ROOT
-from kdbench import cli
-from kdbench.config import check_train, conf_dir
+from kdbench.config import hydra_cli
+from kdbench.config.run_config import check_train, conf_dir
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 
@@ -45,7 +45,7 @@ def test_every_job_composes_and_is_told_apart(path):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for job in jobs(path):
             composed = hydra.compose("config", [f"+experiments={path.stem}", *job])
-            config = check_train(cli.plain(composed))
+            config = check_train(hydra_cli.plain(composed))
             names = [config[key]["name"] for key in ("dataset", "student", "method")]
             rows.add((*names, *config["teacher"], config["seed"]))
     assert len(rows) == len(list(jobs(path))), "two jobs would share a row of the table"

@@ -24,24 +24,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from kdbench.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from kdbench.cli import run
-from kdbench.compare import compare
-from kdbench.config import check_train
-from kdbench.data.packs import pack
-from kdbench.data.parquet import parquet
-from kdbench.data.shards import facts_of, index_path, read_index, write_index
-from kdbench.data.tar import index_tar
+from kdbench.config.hydra_cli import run
+from kdbench.config.run_config import check_train
+from kdbench.data.memory.parquet import parquet
+from kdbench.data.streaming.packs import pack
+from kdbench.data.streaming.shards import facts_of, index_path, read_index, write_index
+from kdbench.data.streaming.tar import index_tar
 from kdbench.errors import KdbenchError
-from kdbench.formats import FORMATS, render
-from kdbench.ledger import open_ledger, tables
-from kdbench.page import render as render_page
-from kdbench.passport import read_passport
-from kdbench.published import COLUMNS, choose, claim, read_published
-from kdbench.record import RECORD_FILE, checksum, read_record
-from kdbench.sync import history, read_config
-from kdbench.weights import read_tensors
-from records import fail, make_record
+from kdbench.ledger.comparison import compare
+from kdbench.ledger.formats import FORMATS, render
+from kdbench.ledger.ledger import open_ledger, tables
+from kdbench.ledger.page import render as render_page
+from kdbench.ledger.published import COLUMNS, choose, claim, read_published
+from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdbench.records.passport import read_passport
+from kdbench.records.record import RECORD_FILE, checksum, read_record
+from kdbench.records.weights import read_tensors
+from kdbench.tracking.sending import history, read_config
+from support.records import fail, make_record
 
 # Of what it would print of an input.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")

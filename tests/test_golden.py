@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters import GUARDED, LOSSES
-from zoo import constructor, mac_count, network_names, parameter_count
+from support.adapters import GUARDED, LOSSES
+from support.zoo import constructor, mac_count, network_names, parameter_count
 
 
 def golden_folder() -> Path:
@@ -104,7 +104,7 @@ def test_network_matches_reference(name: str) -> None:
 
 # --- Losses: losses/index.json -----------------------------------------------------------------
 #
-# A new method adds one adapter to a file in tests/adapters: from a case's parameters and inputs
+# A new method adds one adapter to a file in tests/support/adapters: from a case's parameters and inputs
 # to the loss as the reference reduces it. `note` in the index says what the reference includes.
 
 

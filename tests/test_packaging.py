@@ -7,8 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from conftest import ROOT
+from support.commands import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_the_installed_package_trains_outside_the_checkout(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     arguments = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
     result = subprocess.run(
-        [sys.executable, "-c", "from kdbench.train import main; main()", *arguments],
+        [sys.executable, "-c", "from kdbench.training.together import main; main()", *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,

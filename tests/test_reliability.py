@@ -13,29 +13,29 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.commands import ROOT, compose_method
+from test_cohorts import assert_same_runs, config, taught
 from torch import nn
 
 import kdbench.errors
-import kdbench.files
-import kdbench.log
-import kdbench.member
-import kdbench.step
-import kdbench.teacher_table
-import kdbench.weights
-from conftest import ROOT, compose_method
-from kdbench.build import build_method
-from kdbench.checkpoint import Checkpoint, checkpoint_paths, load_tensors, save_checkpoint
-from kdbench.cohorts import Job
+import kdbench.records.weights
+import kdbench.system.files
+import kdbench.teachers.output_cache
+import kdbench.tracking.run_logger
+import kdbench.training.member
+import kdbench.training.step
+from kdbench.assembly.build import build_method
 from kdbench.errors import KdbenchError, WriteError
-from kdbench.files import write_atomically
-from kdbench.locks import RunLock
-from kdbench.member import DivergedError
 from kdbench.methods.base import Method
-from kdbench.optim import Losses, Optimizer, Schedule
-from kdbench.record import read_record
-from kdbench.teacher_table import TeacherTable
-from kdbench.train import train, train_together
-from test_cohorts import assert_same_runs, config, taught
+from kdbench.records.checkpoint import Checkpoint, checkpoint_paths, load_tensors, save_checkpoint
+from kdbench.records.record import read_record
+from kdbench.system.files import write_atomically
+from kdbench.system.locks import RunLock
+from kdbench.teachers.output_cache import TeacherTable
+from kdbench.training.jobs import Job
+from kdbench.training.member import DivergedError
+from kdbench.training.schedule import Losses, Optimizer, Schedule
+from kdbench.training.together import train, train_together
 from test_train import CE, runs, same, weights
 
 
@@ -55,7 +55,7 @@ def teachers(here) -> list[str]:
 
 def at_step(number: int, act, monkeypatch) -> None:
     """Call `act` while step `number` (from 1, over all members) is under way."""
-    original, count = kdbench.member.train_step, 0
+    original, count = kdbench.training.member.train_step, 0
 
     def counted(*arguments):
         nonlocal count
@@ -64,7 +64,7 @@ def at_step(number: int, act, monkeypatch) -> None:
             act()
         return original(*arguments)
 
-    monkeypatch.setattr(kdbench.member, "train_step", counted)
+    monkeypatch.setattr(kdbench.training.member, "train_step", counted)
 
 
 def kill() -> None:
@@ -124,7 +124,7 @@ LONG = ["schedule.batch_size=2"]  # 20 steps an epoch: the display reads after e
 
 def spoil(method: str, step: int, monkeypatch) -> None:
     """The loss of that method's step `step` (from 1) of this process is not a number."""
-    original, count = kdbench.step.losses_and_sums, 0
+    original, count = kdbench.training.step.losses_and_sums, 0
     spoilt = type(build_method(compose_method(method), 0))
 
     def losses_and_sums(student, recipe, batch, outputs):
@@ -136,7 +136,7 @@ def spoil(method: str, step: int, monkeypatch) -> None:
                 losses = Losses(losses.label * float("nan"), losses.distillation)
         return losses, sums
 
-    monkeypatch.setattr(kdbench.step, "losses_and_sums", losses_and_sums)
+    monkeypatch.setattr(kdbench.training.step, "losses_and_sums", losses_and_sums)
 
 
 def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
@@ -168,9 +168,11 @@ def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
 
 
 def test_a_score_that_is_not_finite_ends_the_run(here, monkeypatch):
-    scores = kdbench.member.evaluate
+    scores = kdbench.training.member.evaluate
     monkeypatch.setattr(
-        kdbench.member, "evaluate", lambda *given: scores(*given)._replace(loss=float("nan"))
+        kdbench.training.member,
+        "evaluate",
+        lambda *given: scores(*given)._replace(loss=float("nan")),
     )
     with pytest.raises(DivergedError, match="diverged in epoch 1: its test/loss is not finite"):
         train(config("method=ce"))
@@ -244,7 +246,7 @@ def test_checkpoints_between_epochs_are_gone_on_from(command, monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from kdbench.locks import RunLock
+from kdbench.system.locks import RunLock
 lock = RunLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
@@ -288,7 +290,7 @@ def test_a_file_system_without_locks_trains_without(tmp_path, monkeypatch):
     def unsupported(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("kdbench.locks.fcntl.flock", unsupported)
+    monkeypatch.setattr("kdbench.system.locks.fcntl.flock", unsupported)
     RunLock(tmp_path).release()
 
 
@@ -296,7 +298,7 @@ def test_a_lock_that_fails_in_another_way_is_not_passed_over(tmp_path, monkeypat
     def broken(*arguments):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("kdbench.locks.fcntl.flock", broken)
+    monkeypatch.setattr("kdbench.system.locks.fcntl.flock", broken)
     with pytest.raises(OSError, match="Input/output error"):
         RunLock(tmp_path)
 
@@ -306,7 +308,7 @@ def test_a_lock_that_fails_in_another_way_is_not_passed_over(tmp_path, monkeypat
 
 def full(patch, after: int) -> None:
     """The disk is full after so many checkpoints: part of the file is written, no more."""
-    original, count = kdbench.files.os.fsync, 0
+    original, count = kdbench.system.files.os.fsync, 0
 
     def fsync(descriptor):
         nonlocal count
@@ -315,7 +317,7 @@ def full(patch, after: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 
-    patch.setattr(kdbench.files.os, "fsync", fsync)
+    patch.setattr(kdbench.system.files.os, "fsync", fsync)
 
 
 def test_a_full_disk_harms_no_checkpoint_and_is_said_in_one_line(command, monkeypatch):
@@ -337,7 +339,11 @@ def test_each_file_that_cannot_be_written_ends_its_run_alone(teachers, monkeypat
     """A checkpoint, the metrics, the student: kd's only, and ce beside it is as ever."""
     train(taught("ce", teachers, "runs_dir=alone"))
     name = {"member": "save_checkpoint", "log": "MetricsFile.epoch", "weights": "write_atomically"}
-    where = {"member": kdbench.member, "log": kdbench.log.MetricsFile, "weights": kdbench.weights}
+    where = {
+        "member": kdbench.training.member,
+        "log": kdbench.tracking.run_logger.MetricsFile,
+        "weights": kdbench.records.weights,
+    }
     attribute = name[room].rpartition(".")[2]
     original = getattr(where[room], attribute)
 
@@ -362,7 +368,7 @@ def test_a_disk_that_fills_up_under_a_table_is_said_in_one_line(teachers, monkey
             if not isinstance(content, bytes):  # a lock's
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr(kdbench.teacher_table.os, "pwrite", full)
+        patch.setattr(kdbench.teachers.output_cache.os, "pwrite", full)
         with pytest.raises(KdbenchError, match=r"teacher table .*No space left on device.*: make"):
             train(taught("kd", teachers, "runtime.teacher=table"))
     assert train(taught("kd", teachers, "runtime.teacher=table")).is_dir()
@@ -371,7 +377,7 @@ def test_a_disk_that_fills_up_under_a_table_is_said_in_one_line(teachers, monkey
 def test_a_writer_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"before")
-    monkeypatch.setattr(kdbench.files.os, "replace", lambda *paths: kill())
+    monkeypatch.setattr(kdbench.system.files.os, "replace", lambda *paths: kill())
     with pytest.raises(Killed):
         write_atomically(path, b"after")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
@@ -381,11 +387,11 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path, monkeypatch):
     path, original = tmp_path / "file", os.replace
 
     def interrupted(*paths):
-        monkeypatch.setattr(kdbench.files.os, "replace", original)
+        monkeypatch.setattr(kdbench.system.files.os, "replace", original)
         write_atomically(path, b"the other")
         original(*paths)
 
-    monkeypatch.setattr(kdbench.files.os, "replace", interrupted)
+    monkeypatch.setattr(kdbench.system.files.os, "replace", interrupted)
     write_atomically(path, b"this one")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"this one"]
 

@@ -4,21 +4,21 @@ from subprocess import CalledProcessError
 
 import pytest
 import torch
+from support.commands import ROOT
 
-from conftest import ROOT
-from kdbench.ap_table import ap_tables
+from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Split
-from kdbench.data.torchvision_sets import cifar100
-from kdbench.formats import markdown
-from kdbench.ledger import open_ledger, tables
-from kdbench.metrics import evaluate
+from kdbench.data.memory.torchvision_sets import cifar100
+from kdbench.ledger.ap_table import ap_tables
+from kdbench.ledger.formats import markdown
+from kdbench.ledger.ledger import open_ledger, tables
+from kdbench.ledger.results_folder import differing, made
 from kdbench.networks.resnet import resnet32x4
-from kdbench.passport import beside, read_passport, sha256_of
-from kdbench.record import code_version, find_records
-from kdbench.report import differing, made
-from kdbench.teachers import TOLERANCE
-from kdbench.weights import load_weights
-from photographs import real
+from kdbench.records.passport import beside, read_passport, sha256_of
+from kdbench.records.record import code_version, find_records
+from kdbench.records.weights import load_weights
+from kdbench.teachers.loading import TOLERANCE
+from support.photographs import real
 
 RESULTS = ROOT / "results"
 RUNS = RESULTS / "runs"
@@ -90,7 +90,7 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("kdbench.record.subprocess.run", fail)
+    monkeypatch.setattr("kdbench.records.record.subprocess.run", fail)
     assert code_version() is None
 
 

@@ -18,24 +18,24 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from support.commands import ROOT, compose_method
 from torchvision.datasets import CIFAR10
 
-from conftest import ROOT, compose_method
-from kdbench import confidential
-from kdbench.build import make
-from kdbench.cli import compose_jobs
-from kdbench.config import check_train
-from kdbench.data.decode import decode_into
-from kdbench.data.torchvision_sets import cifar10
+from kdbench.assembly.build import make
+from kdbench.config.hydra_cli import compose_jobs
+from kdbench.config.run_config import check_train
+from kdbench.data.decoding.decode import decode_into
+from kdbench.data.memory.torchvision_sets import cifar10
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.files import LARGEST
-from kdbench.formats import render
-from kdbench.ledger import open_ledger, tables
-from kdbench.record import Identity, write_record
-from kdbench.report import take
-from kdbench.wandb_log import Mirror, Target
-from kdbench.weights import read_tensors
-from records import make_record
+from kdbench.ledger.formats import render
+from kdbench.ledger.ledger import open_ledger, tables
+from kdbench.ledger.results_folder import take
+from kdbench.records.record import Identity, write_record
+from kdbench.records.weights import read_tensors
+from kdbench.schema import secrets
+from kdbench.system.files import LARGEST
+from kdbench.tracking.wandb_mirror import Mirror, Target
+from support.records import make_record
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 CANARY = Path("executed")
@@ -45,43 +45,46 @@ TOUCH = f"touch {CANARY}"
 HOSTILE = [
     {"_target_": "os.system", "command": TOUCH},
     {"_target_": "posix.system", "command": TOUCH},
-    {"_target_": "kdbench.cli.os.system", "command": TOUCH},
-    {"_target_": "kdbench.cli:os.system", "command": TOUCH},
+    {"_target_": "kdbench.config.hydra_cli.os.system", "command": TOUCH},
+    {"_target_": "kdbench.config.hydra_cli:os.system", "command": TOUCH},
     {"_target_": "subprocess.getoutput", "cmd": TOUCH},
-    {"_target_": "kdbench.executors.subprocess.getoutput", "cmd": TOUCH},
+    {"_target_": "kdbench.sweeps.local.subprocess.getoutput", "cmd": TOUCH},
     {"_target_": "builtins.eval", "_args_": [f"__import__('os').system('{TOUCH}')"]},
     {
-        "_target_": "kdbench.weights.pickle.loads",
+        "_target_": "kdbench.records.weights.pickle.loads",
         "_args_": [b"cos\nsystem\n(S'touch executed'\ntR."],
     },
     {"_target_": "torch.load", "f": "evil.pth", "weights_only": False},
-    {"_target_": "kdbench.weights.torch.load", "f": "evil.pth", "weights_only": False},
+    {"_target_": "kdbench.records.weights.torch.load", "f": "evil.pth", "weights_only": False},
     {
         "_target_": "pathlib.Path.touch",
         "_args_": [{"_target_": "pathlib.Path", "_args_": [CANARY]}],
     },
-    {"_target_": "kdbench.weights.Path.touch", "_args_": [CANARY]},
+    {"_target_": "kdbench.records.weights.Path.touch", "_args_": [CANARY]},
     {
         "_target_": "hydra.utils.instantiate",
         "config": {"_target_": "os.mkdir", "path": str(CANARY)},
     },
     {
-        "_target_": "kdbench.build.instantiate",
+        "_target_": "kdbench.assembly.build.instantiate",
         "config": {"_target_": "os.mkdir", "path": str(CANARY)},
     },
-    {"_target_": "kdbench.build.make", "node": {"_target_": "os.mkdir", "path": str(CANARY)}},
+    {
+        "_target_": "kdbench.assembly.build.make",
+        "node": {"_target_": "os.mkdir", "path": str(CANARY)},
+    },
     {"_target_": "logging.FileHandler", "filename": str(CANARY)},
     {"_target_": ["os.system"], "command": TOUCH},
     {"_target_": "kdbench."},
 ]
 # Code of this package that no key of a configuration stands for.
 OWN = [
-    {"_target_": "kdbench.files.write_atomically", "path": CANARY, "content": b"x"},
-    {"_target_": "kdbench.passport.write_passport", "passport": {}, "path": str(CANARY)},
-    {"_target_": "kdbench.files.make_folder", "folder": CANARY},
-    {"_target_": "kdbench.cli.fail", "line": "x", "exit_code": 0},
+    {"_target_": "kdbench.system.files.write_atomically", "path": CANARY, "content": b"x"},
+    {"_target_": "kdbench.records.passport.write_passport", "passport": {}, "path": str(CANARY)},
+    {"_target_": "kdbench.system.files.make_folder", "folder": CANARY},
+    {"_target_": "kdbench.config.hydra_cli.fail", "line": "x", "exit_code": 0},
     {"_target_": "kdbench.report.main"},
-    {"_target_": "kdbench.train.train", "_partial_": True},
+    {"_target_": "kdbench.training.together.train", "_partial_": True},
 ]
 
 
@@ -333,7 +336,7 @@ def test_secrets_of_the_environment_reach_no_file(command, environment, tmp_path
 @pytest.mark.parametrize(
     "argument",
     [
-        "logger={name:x,_target_:kdbench.wandb_log.WandbLogger,entity:${oc.env:WANDB_API_KEY}}",
+        "logger={name:x,_target_:kdbench.tracking.wandb_mirror.WandbLogger,entity:${oc.env:WANDB_API_KEY}}",
         "runs_dir=runs/${oc.env:HF_TOKEN}",
         "method.name=${oc.env:MY_PASSWORD}",
         "seed=${oc.env:HF_TOKEN}",
@@ -365,10 +368,10 @@ def test_what_counts_as_a_secret(monkeypatch):
         "SHORT_KEY",
     ):
         monkeypatch.setenv(name, "short" if name == "SHORT_KEY" else f"value of {name}")
-    names = set(confidential.secrets())
+    names = set(secrets.secrets())
     assert {"API_KEY", "token", "DB_PASSWORD", "AWS_KEY_ID"} <= names
     assert not {"PATH", "MONKEY", "KEYBOARD", "SHORT_KEY"} & names
-    assert confidential.masked("a value of token.") == "a <token>."
+    assert secrets.masked("a value of token.") == "a <token>."
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import csv
 import io
 
 import pytest
-
-from kdbench.formats import latex, markdown
-from kdbench.ledger import open_ledger, tables
-from records import fail, make_record, write
 from test_ledger import DKD, KD, published, runs
+
+from kdbench.ledger.formats import latex, markdown
+from kdbench.ledger.ledger import open_ledger, tables
+from support.records import fail, make_record, write
 
 
 @pytest.fixture

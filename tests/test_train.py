@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import kdbench.member
-from kdbench.checkpoint import checkpoint_paths
-from kdbench.record import read_record
+import kdbench.training.member
+from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.record import read_record
 
 SMALL = [
     "dataset=synthetic",
@@ -126,7 +126,7 @@ def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while step number `step` (from 1) of this process is under way."""
-    original, count = kdbench.member.train_step, 0
+    original, count = kdbench.training.member.train_step, 0
 
     def counted(*arguments):
         nonlocal count
@@ -135,7 +135,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(kdbench.member, "train_step", counted)
+    monkeypatch.setattr(kdbench.training.member, "train_step", counted)
 
 
 @pytest.mark.parametrize("step", [2, 3, 7], ids=["inside", "end of epoch", "last epoch"])

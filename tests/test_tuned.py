@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from support.commands import ROOT, compose_method
 
-from conftest import ROOT, compose_method
-from kdbench.schema import check_node
+from kdbench.schema.check import check_node
 
 FILES = sorted((ROOT / "conf" / "tuned").glob("*/*.yaml"))
 

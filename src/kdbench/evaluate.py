@@ -6,15 +6,15 @@ python -m kdbench.evaluate student=resnet32 checkpoint=FILE dataset=cifar100 dat
 import json
 from pathlib import Path
 
-from kdbench import cli
-from kdbench.build import build_network, make
-from kdbench.config import Config, check_evaluate
+from kdbench.assembly.build import build_network, make
+from kdbench.assembly.evaluation import evaluate
+from kdbench.config import hydra_cli
+from kdbench.config.run_config import Config, check_evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
-from kdbench.metrics import evaluate
-from kdbench.precision import allow_tf32
-from kdbench.runtime import Runtime
-from kdbench.weights import find_checkpoint, load_weights
+from kdbench.records.weights import find_checkpoint, load_weights
+from kdbench.system.precision import allow_tf32
+from kdbench.system.runtime import Runtime
 
 
 def evaluate_checkpoint(config: Config) -> None:
@@ -48,7 +48,7 @@ def evaluate_checkpoint(config: Config) -> None:
 
 def main() -> None:
     """`kdbench-evaluate`."""
-    cli.run("evaluate", check_evaluate, evaluate_checkpoint)
+    hydra_cli.run("evaluate", check_evaluate, evaluate_checkpoint)
 
 
 if __name__ == "__main__":

@@ -6,58 +6,17 @@ Its agents run the command of one job each, where kdbench's own launcher trains 
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
-from kdbench import cli
-from kdbench.config import check_train
-from kdbench.errors import ConfigError
-
-# An agent starts one job at a time and takes W&B's word for which; both need W&B online.
-AGENT = ["hydra.mode=RUN", "logger=wandb", "logger.mode=online"]
-
-
-def sweep(arguments: Sequence[str]) -> dict[str, Any]:
-    """The W&B sweep of a `kdbench-train` command: keys with several values are its parameters.
-
-    Raises:
-        ConfigError: nothing is swept, or a job's configuration is wrong.
-    """
-    overrides = [*arguments, *AGENT]
-    configs = [check_train(raw) for raw in cli.compose_jobs("config", overrides)]
-    by_key = cli.swept("config", overrides)
-    parameters = {
-        key: {"values": [value_of(override) for override in values]}
-        for key, values in by_key.items()
-        if len(values) > 1
-    }
-    if not parameters:
-        raise ConfigError("nothing is swept: give a key several values, such as seed=0,1,2")
-    fixed = [values[0] for values in by_key.values() if len(values) == 1]
-    logger = configs[0]["logger"]
-    return {
-        "program": "kdbench.train",
-        "method": "grid",
-        "project": logger["project"],
-        **({"entity": logger["entity"]} if logger["entity"] else {}),
-        "parameters": parameters,
-        "command": ["${env}", "${interpreter}", "-m", "${program}", *fixed, "${args_no_hyphens}"],
-    }
-
-
-def value_of(override: str) -> int | float | str:
-    """An override's value, a number where it is written as W&B would write it back."""
-    text = override.partition("=")[2]
-    value = yaml.safe_load(text)
-    is_number = isinstance(value, int | float) and str(value) == text
-    return value if is_number else text
+from kdbench.config import hydra_cli
+from kdbench.config.run_config import check_train
+from kdbench.tracking.wandb_sweep import sweep
 
 
 def main() -> None:
     """`kdbench-sweep-yaml`."""
-    with cli.one_line_errors("config", check_train):
+    with hydra_cli.one_line_errors("config", check_train):
         print(yaml.safe_dump(sweep(sys.argv[1:]), sort_keys=False), end="")
 
 

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdbench.ap_table import ap_tables
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.formats import FORMATS, render
-from kdbench.ledger import Table, open_ledger, tables
-from kdbench.published import FILE, usual
+from kdbench.ledger.ap_table import ap_tables
+from kdbench.ledger.formats import FORMATS, render
+from kdbench.ledger.ledger import Table, open_ledger, tables
+from kdbench.ledger.published import FILE, usual
 
 
 def selected(made: list[Table], protocol: str | None) -> list[Table]:

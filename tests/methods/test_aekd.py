@@ -5,7 +5,7 @@ from kdbench.errors import ConfigError
 from kdbench.losses import kd_loss
 from kdbench.methods.aekd import AEKD, active_sets, teacher_weights
 from kdbench.methods.aver import Aver
-from teachers_example import STUDENT, TEACHERS, close, distillation, gradient, probe, run
+from support.teachers_example import STUDENT, TEACHERS, close, distillation, gradient, probe, run
 
 GRADIENTS = [
     [-0.10246121, 0.02635113, 0.07611008],

@@ -2,7 +2,15 @@ import torch
 
 from kdbench.losses import kd_loss
 from kdbench.methods.aver import Aver
-from teachers_example import STUDENT, TEACHERS, close, distillation, gradient, random_logits, run
+from support.teachers_example import (
+    STUDENT,
+    TEACHERS,
+    close,
+    distillation,
+    gradient,
+    random_logits,
+    run,
+)
 
 
 def test_worked_example():

@@ -6,7 +6,15 @@ from kdbench.losses import ca_weights, kd_loss
 from kdbench.methods.aver import Aver
 from kdbench.methods.ca_mkd import CAMKD
 from kdbench.types import Affine, Batch, NetworkProbe, Output, Probe
-from teachers_example import LABELS, STUDENT, TEACHERS, close, distillation, random_logits, run
+from support.teachers_example import (
+    LABELS,
+    STUDENT,
+    TEACHERS,
+    close,
+    distillation,
+    random_logits,
+    run,
+)
 
 WEIGHTS = [[0.45441641, 0.29786371], [0.40671670, 0.40064600], [0.13886690, 0.30149029]]
 SHAPES = [(3, 2, 2), (4, 4, 4), (2, 8, 8)]  # of the teachers' maps; the student's is (2, 4, 4)

@@ -6,7 +6,7 @@ from kdbench.losses import ca_weights, dkd_losses, entropy, kd_losses
 from kdbench.methods.de_mkd import DEMKD, entropy_weights
 from kdbench.methods.dkd import DKD
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from teachers_example import (
+from support.teachers_example import (
     LABELS,
     STUDENT,
     TEACHERS,

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.controllers import optimal_scale, scale_of, theta_of
-from kdbench.data.synthetic import synthetic
+from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError
 from kdbench.losses import entropy, kd_loss
 from kdbench.methods.dynamickd import DynamicKD
+from kdbench.methods.logit_scale import optimal_scale, scale_of, theta_of
 from kdbench.methods.ttm import TTM
-from kdbench.optim import Optimizer, Schedule
-from kdbench.step import losses_and_sums, teacher_outputs
+from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.step import losses_and_sums, teacher_outputs
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 
 T = 4.0

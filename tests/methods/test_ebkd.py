@@ -3,7 +3,7 @@ import torch
 from kdbench.losses import kd_loss, kd_losses
 from kdbench.methods.aver import Aver
 from kdbench.methods.ebkd import EBKD, ebkd_weights
-from teachers_example import STUDENT, TEACHERS, close, distillation, random_logits, run
+from support.teachers_example import STUDENT, TEACHERS, close, distillation, random_logits, run
 
 RELEASED = [[0.76887652, 0.58726263], [0.52454189, 0.80028708], [0.70658159, 0.61245029]]
 

@@ -4,13 +4,13 @@ from functools import cache
 
 import pytest
 import torch
+from support.commands import compose_method
 
-from conftest import compose_method
-from kdbench.build import build_method, probe_network
-from kdbench.data.synthetic import synthetic
-from kdbench.schema import check_node
+from kdbench.assembly.build import build_method, probe_network
+from kdbench.data.memory.synthetic import synthetic
+from kdbench.schema.check import check_node
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from zoo import constructor, parameter_count
+from support.zoo import constructor, parameter_count
 
 # Trainable parameters beside the student's, as counted in the released codes.
 METHODS = ("at", "nst", "fitnet", "vid", "ofd", "reviewkd")

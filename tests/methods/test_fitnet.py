@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.adapters import conv_regressor
 from kdbench.errors import ConfigError
 from kdbench.methods.fitnet import FitNet
+from kdbench.networks.adapters import conv_regressor
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 
 BATCH = Batch(torch.empty(2, 0), torch.tensor([0, 1]), torch.arange(2), torch.tensor(1.0))

@@ -4,7 +4,7 @@ import torch
 from kdbench.methods.aver import Aver
 from kdbench.methods.fitnet_mkd import FitNetMKD
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from teachers_example import LABELS, STUDENT, TEACHERS, run
+from support.teachers_example import LABELS, STUDENT, TEACHERS, run
 
 STUDENT_SHAPE, TEACHER_SHAPES = (2, 4, 4), [(3, 4, 4), (5, 2, 2), (3, 8, 8)]
 BATCH = Batch(torch.empty(0), LABELS, torch.arange(2), torch.tensor(2.0))

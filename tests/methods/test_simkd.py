@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from kdbench.methods.simkd import SimKD, map_mse
 from kdbench.networks.heads import projector
-from kdbench.record import read_record
-from zoo import constructor
+from kdbench.records.record import read_record
+from support.zoo import constructor
 
 
 def maps(seed: int, channels: int, side: int) -> torch.Tensor:

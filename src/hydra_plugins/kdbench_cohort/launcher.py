@@ -63,8 +63,8 @@ class CohortLauncher(Launcher):
         Raises:
             KdbenchError: some runs have no result.
         """
-        from kdbench.config import check_train
-        from kdbench.launch import Settings, launch
+        from kdbench.config.run_config import check_train
+        from kdbench.sweeps.launch import Settings, launch
 
         setup_globals()
         settings = Settings(**self.settings)
@@ -74,7 +74,7 @@ class CohortLauncher(Launcher):
 
     def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """One job's configuration as plain containers."""
-        from kdbench.cli import plain
+        from kdbench.config.hydra_cli import plain
 
         loader = self.hydra_context.config_loader
         composed = loader.load_sweep_config(self.config, list(overrides))

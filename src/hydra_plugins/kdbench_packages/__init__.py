@@ -1,1 +1,1 @@
-"""Configuration that other packages bring to kdbench (`kdbench.packages`)."""
+"""Configuration that other packages bring to kdbench (`kdbench.schema.plugins`)."""

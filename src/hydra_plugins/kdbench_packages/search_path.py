@@ -10,12 +10,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class PackagesSearchPath(SearchPathPlugin):
-    """Where kdbench's own configuration is searched, that of `kdbench.packages` is after it."""
+    """Where kdbench's own configuration is searched, that of `kdbench.schema.plugins` is after it."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add a folder for each package that brings one."""
-        from kdbench.config import conf_dir
-        from kdbench.packages import conf_dirs
+        from kdbench.config.run_config import conf_dir
+        from kdbench.schema.plugins import conf_dirs
 
         ours = conf_dir().as_uri()
         if any(as_uri(element.path) == ours for element in search_path.get_path()):

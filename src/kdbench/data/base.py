@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.views import AnyViews, Views
+from kdbench.data.augmentation.views import AnyViews, Views
 from kdbench.errors import ConfigError, KdbenchError, nearest
 
 HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from kdbench.adapters import match_smaller, paired_maps
 from kdbench.losses import attention_map, total
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import match_smaller, paired_maps
 from kdbench.types import Batch, Output, Probe
 
 

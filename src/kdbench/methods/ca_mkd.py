@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import MapProjection, check_map
 from kdbench.errors import ConfigError
 from kdbench.losses import ca_weights, kd_losses
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import MapProjection, check_map
 from kdbench.types import Batch, Output, Probe
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import map_classifier
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import map_classifier
 from kdbench.networks.heads import CLASS_MAP, class_maps, with_class_maps
 from kdbench.types import Batch, Output, Probe
 

@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kdbench.adapters import MapProjection, check_map
 from kdbench.losses import (
     ca_weights,
     complement_weights,
@@ -16,6 +15,7 @@ from kdbench.losses import (
     split_log_probs,
 )
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import MapProjection, check_map
 from kdbench.types import Batch, Output, Probe
 
 Weighting = Literal[

@@ -5,10 +5,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdbench.controllers import Parametrisation, optimal_scale, scale_of, steer, theta_of
 from kdbench.errors import ConfigError
 from kdbench.losses import entropy, kl_divergence
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.methods.logit_scale import Parametrisation, optimal_scale, scale_of, steer, theta_of
 from kdbench.types import Batch, Output, Probe
 
 

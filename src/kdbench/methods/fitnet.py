@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kdbench.adapters import check_map, conv_regressor
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import check_map, conv_regressor
 from kdbench.types import Batch, Output, Probe
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kdbench.adapters import check_map, conv_regressor
 from kdbench.losses import kd_losses
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import check_map, conv_regressor
 from kdbench.types import Batch, Output, Probe
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdbench.adapters import match_smaller, paired_maps
 from kdbench.losses import total
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import match_smaller, paired_maps
 from kdbench.types import Batch, Output, Probe
 
 

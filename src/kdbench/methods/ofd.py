@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdbench.adapters import check_map, match_smaller, paired_maps, stages_of
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import check_map, match_smaller, paired_maps, stages_of
 from kdbench.types import Affine, Batch, Output, Probe
 
 RARE = 0.001  # below this share of negative values the margin is -3 standard deviations

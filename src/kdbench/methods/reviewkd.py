@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import check_map, paired_maps
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import check_map, paired_maps
 from kdbench.types import Batch, Output, Probe
 
 POOLED_SIDES = (4, 2, 1)

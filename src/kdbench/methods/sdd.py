@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import map_classifier
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, Wrapper, check_positive
+from kdbench.networks.adapters import map_classifier
 from kdbench.networks.heads import CLASS_MAP, class_maps, with_class_maps
 from kdbench.types import Batch, Output, Probe
 

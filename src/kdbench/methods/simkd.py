@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from kdbench.adapters import check_map, last_stage, map_classifier, match_smaller
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import check_map, last_stage, map_classifier, match_smaller
 from kdbench.networks.heads import PROJECTED, ReusedHead, projector
 from kdbench.types import Batch, Output, Probe
 

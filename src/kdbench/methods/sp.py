@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdbench.adapters import last_stage
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import last_stage
 from kdbench.types import Batch, Output, Probe
 
 

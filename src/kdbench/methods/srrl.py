@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import check_map, conv_bn_relu, map_classifier
 from kdbench.methods.base import Method, check_weights
+from kdbench.networks.adapters import check_map, conv_bn_relu, map_classifier
 from kdbench.types import Batch, Output, Probe
 
 

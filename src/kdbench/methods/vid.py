@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import check_map, match_smaller, paired_maps
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.networks.adapters import check_map, match_smaller, paired_maps
 from kdbench.types import Batch, Output, Probe
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench.adapters import conv_bn_relu
 from kdbench.errors import ConfigError
+from kdbench.networks.adapters import conv_bn_relu
 from kdbench.networks.layers import global_average, set_taps, taps_of
 from kdbench.types import Affine, Output
 

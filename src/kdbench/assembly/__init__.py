@@ -1,0 +1,1 @@
+"""From a checked configuration to data sets, networks and methods."""

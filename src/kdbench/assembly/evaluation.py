@@ -1,0 +1,77 @@
+"""What a network scores on a split, in eval mode."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data.augmentation.views import normalise
+from kdbench.data.base import Dataset, Split
+from kdbench.losses import cross_entropy
+from kdbench.parallel.ranks import Ranks
+
+BATCH = 500  # rows do not depend on it from 16 up
+ALONE = Ranks()
+BINS = 15  # of the calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017
+
+
+class Scores(NamedTuple):
+    """A network's scores on `n` images."""
+
+    top1: float  # percent
+    top5: float  # percent; of all classes where there are fewer than five
+    loss: float  # mean cross-entropy in nats
+    n: int
+    chosen: Tensor  # [n] int64 on the CPU, the likeliest class of each image
+    ece: float  # expected calibration error, percent; bins of equal width
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    split: Split,
+    dataset: Dataset,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    ranks: Ranks = ALONE,
+) -> Scores:
+    """Score a network on a split; it is in eval mode meanwhile and as before afterwards.
+
+    Ranks take batches in turn, and all have the scores that one would find.
+    """
+    training = network.training
+    network.eval()
+    n = len(split.labels)
+    starts = range(0, n, BATCH)
+    sums = torch.zeros(len(starts), 3, dtype=torch.float64, device=device)  # a row for each batch
+    confidence = torch.zeros(n, dtype=torch.float64, device=device)
+    chosen = torch.zeros(n, dtype=torch.int64, device=device)
+    for row in range(ranks.number, len(starts), ranks.count):
+        start = starts[row]
+        images = split.images[start : start + BATCH].to(device, non_blocking=True)
+        labels = split.labels[start : start + BATCH].to(device, non_blocking=True)
+        images = normalise(images, dataset.mean, dataset.std)
+        logits = network(images.to(memory_format=memory_format)).logits.float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        ranked = best == labels[:, None]
+        chosen[start : start + BATCH] = best[:, 0]
+        confidence[start : start + BATCH] = logits.double().softmax(dim=1).amax(dim=1)
+        scores = ranked[:, 0].sum(), ranked.sum(), cross_entropy(logits, labels).double().sum()
+        sums[row] = torch.stack([score.double() for score in scores])
+    network.train(training)
+    ranks.add_up([sums, confidence, chosen])
+    total = torch.zeros_like(sums[0])
+    for of_batch in sums:  # one after the other: the same bits with any number of ranks
+        total += of_batch
+    hits1, hits5, loss = total.tolist()
+    chosen = chosen.cpu()
+    ece = calibration_error(confidence.cpu(), chosen == split.labels.cpu())
+    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, chosen, ece)
+
+
+def calibration_error(confidence: Tensor, hits: Tensor) -> float:
+    """The ECE in percent of images with these confidences [n] float64 and hits [n] bool."""
+    index = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # a bin has its upper edge
+    bins = torch.zeros(2, BINS, dtype=torch.float64)
+    bins.index_add_(1, index, torch.stack([confidence, hits.double()]))
+    return 100 * ((bins[0] - bins[1]).abs().sum().item() / len(hits))

@@ -1,0 +1,188 @@
+"""What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, Literal
+
+from kdbench.errors import ConfigError, nearest
+from kdbench.parallel.torchrun import place
+from kdbench.records.passport import Passport
+from kdbench.schema.check import check_node, convert, locate, refuse_unknown
+from kdbench.schema.secrets import refuse_secrets
+
+Config = dict[str, Any]
+Check = Callable[[Mapping[str, Any]], Config]
+
+SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
+# What each node makes, by name: this room lies below theirs.
+KINDS = {
+    "method": "kdbench.methods.base.Method",
+    "dataset": "kdbench.data.base.Dataset",
+    "schedule": "kdbench.training.schedule.Schedule",
+    "runtime": "kdbench.system.runtime.Runtime",
+    "logger": "kdbench.tracking.run_logger.RunLogger",
+    "network": "torch.nn.Module",
+}
+# Where a detector's run has another kind.
+DETECTION = {
+    "dataset": "kdbench.tasks.detection.coco.DetectionData",
+    "schedule": "kdbench.tasks.detection.schedule.DetectionSchedule",
+    "network": "kdbench.tasks.detection.networks.Detector",
+}
+
+
+def conf_dir() -> Path:
+    """The folder of configuration groups: inside an installed package, else the checkout's."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def check_train(raw: Mapping[str, Any]) -> Config:
+    """A training run's configuration, complete and normalised.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    detects = "task" in raw
+    keys: dict[str, Callable[[str, Any], Any]] = {
+        "method": _node,
+        "teacher": partial(_teachers, detects=detects),
+        "student": partial(_network, detects=detects),
+        "dataset": partial(_node, detects=detects),
+        "schedule": partial(_schedule, detects=detects),
+        "runtime": _node,
+        "logger": _node,
+        "seed": _typed(int),
+        "runs_dir": _typed(str),
+    }
+    if detects:
+        keys["task"] = _typed(Literal["detection"])
+    config = _check_keys(raw, keys)
+    if config["seed"] < 0:
+        raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
+    return config
+
+
+def check_evaluate(raw: Mapping[str, Any]) -> Config:
+    """An evaluation's configuration, complete and normalised.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    return _check_keys(
+        raw,
+        {
+            "student": _network,
+            "dataset": _node,
+            "runtime": _node,
+            "checkpoint": _typed(str | None),
+            "runs_dir": _typed(str),
+        },
+    )
+
+
+def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
+    refuse_secrets(raw)
+    for key in raw:
+        if key not in keys:
+            choices = [*keys, "experiments", "task"]
+            raise ConfigError(f"unknown key '{key}': {nearest(str(key), choices)}")
+    for key in keys:
+        if key not in raw:
+            raise ConfigError(f"{key} is missing: choose one with {key}=...")
+    return {key: check(key, raw[key]) for key, check in keys.items()}
+
+
+def _typed(hint: Any) -> Callable[[str, Any], Any]:
+    return lambda path, value: convert(path, value, hint)
+
+
+def _node(path: str, node: Any, detects: bool = False) -> Config:
+    return _named(path, check_node(path, node, kind=_kind(path, path, node, detects)))
+
+
+def _schedule(path: str, node: Any, detects: bool = False) -> Config:
+    if isinstance(node, Mapping) and node.get("micro_batches", 1) is None:
+        node = {**node, "micro_batches": place().count}
+    return _node(path, node, detects)
+
+
+def _network(path: str, node: Any, detects: bool = False) -> Config:
+    kind = _kind(path, "network", node, detects)
+    return _named(path, check_node(path, node, given=SHAPED_BY_DATA, kind=kind))
+
+
+def _kind(path: str, group: str, node: Any, detects: bool) -> type:
+    """What a node must make.
+
+    Raises:
+        ConfigError: it makes what another task has there.
+    """
+    usual: type = resolve_name(KINDS[group])
+    if group not in DETECTION or not isinstance(node, Mapping):
+        return usual
+    detection: type = resolve_name(DETECTION[group])
+    name = node.get("name")
+    if not detects and _makes(node, detection):
+        raise ConfigError(
+            f"{path} {name} is for detection (kdbench-train task=detection): choose another"
+        )
+    if detects and not _makes(node, detection) and _makes(node, usual):
+        raise ConfigError(
+            f"{path} {name} is for classification: task=detection takes dataset=coco, "
+            "schedule=coco and networks called fasterrcnn_..."
+        )
+    return detection if detects else usual
+
+
+def _makes(node: Mapping[str, Any], kind: type) -> bool:
+    try:
+        locate("", node.get("_target_"), kind)
+    except ConfigError:
+        return False
+    return True
+
+
+def _named(path: str, node: Config) -> Config:
+    if "name" not in node:
+        raise ConfigError(f"{path}.name is missing: name it in its file, cells are called after it")
+    _check_name(f"{path}.name", node["name"])
+    return node
+
+
+def _check_name(path: str, name: str) -> None:
+    if not (name and name.isprintable()):
+        raise ConfigError(f"{path}={name!r} cannot name a folder: use letters and digits")
+
+
+def _teachers(path: str, node: Any, detects: bool = False) -> Config:
+    teachers = convert(path, node, dict[str, Any])
+    fields = ["network", "checkpoint", "passport"]
+    for name, teacher in teachers.items():
+        _check_name(f"a name in {path}", name)
+        if not isinstance(teacher, Mapping):
+            owner = next((n for n, t in teachers.items() if isinstance(t, Mapping)), "NAME")
+            raise ConfigError(f"unknown key '{path}.{name}': did you mean '{path}.{owner}.{name}'?")
+        refuse_unknown(f"{path}.{name}", teacher, fields)
+        if "network" not in teacher:
+            raise ConfigError(f"{path}.{name}.network is missing: choose a file of conf/teacher")
+    return {
+        name: {
+            "network": _network(f"{path}.{name}.network", teacher["network"], detects),
+            "checkpoint": convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
+            "passport": _passport(f"{path}.{name}.passport", teacher.get("passport")),
+        }
+        for name, teacher in teachers.items()
+    }
+
+
+def _passport(path: str, node: Any) -> Config | None:
+    if node is None:
+        return None
+    passport = convert(path, node, dict[str, Any])
+    hints = Passport.__annotations__
+    refuse_unknown(path, passport, list(hints))
+    return {key: convert(f"{path}.{key}", value, hints[key]) for key, value in passport.items()}

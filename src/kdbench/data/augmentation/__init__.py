@@ -1,0 +1,1 @@
+"""The views of an image: crops, flips, rotations and strong augmentation."""

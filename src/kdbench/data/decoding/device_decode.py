@@ -1,0 +1,117 @@
+"""JPEGs decoded, cropped and scaled on a GPU: threads read the files, nvJPEG decodes a batch.
+
+It rounds otherwise than Pillow, in decoding and in scaling, so it changes results by a little. What
+is no whole JPEG, or none that nvJPEG reads (CMYK), goes through Pillow as without it: nvJPEG may
+not notice that a file is cut off, and Pillow says what is wrong.
+
+NEVER RUN ON A GPU so far: the tests have a stand-in for nvJPEG.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from kdbench.data.augmentation.crops import Box
+from kdbench.data.decoding.decode import naming
+from kdbench.data.streaming.image_files import ImageFiles, threads
+from kdbench.errors import ConfigError
+
+START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a whole JPEG
+Decode = Callable[[list[Tensor]], list[Tensor]]  # files uint8 [bytes] -> RGB images uint8 [3, H, W]
+
+
+def nvjpeg(device: torch.device) -> Decode:
+    """torchvision's decoder on a GPU.
+
+    Raises:
+        ConfigError: torchvision has it no longer.
+    """
+    try:  # deprecated from 0.29 on, to be removed
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:
+        raise ConfigError(
+            "this torchvision has no decode_jpeg: set dataset.decoder=pillow or install an earlier"
+        ) from None
+
+    def decode(files: list[Tensor]) -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: list[Tensor] = decode_jpeg(files, ImageReadMode.RGB, device=device)
+        return found
+
+    return decode
+
+
+class DeviceDecoding:
+    """Images on their way into one tensor [n, 3, S, S] on a device; as `Decoding`."""
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        rows: Sequence[int],
+        box: Callable[[int, int, int], Box],  # of image i at this height and width
+        decode: Decode,
+        device: torch.device,
+    ) -> None:
+        self.files, self.rows, self.box = files, rows, box
+        self.decode, self.device = decode, device
+        pool = threads(torch.get_num_threads())
+        self.waiting: list[Future[bytes]] = [pool.submit(self._encoded, row) for row in rows]
+
+    def _encoded(self, row: int) -> bytes:
+        with naming(self.files.source.where(row)):
+            return self.files.source.encoded(row)
+
+    def wait(self) -> Tensor:
+        """The images, all decoded.
+
+        Raises:
+            KdbenchError: one cannot be read; the first in order is named.
+        """
+        try:
+            contents = [future.result() for future in self.waiting]
+        finally:
+            self.cancel()
+        whole = [i for i, content in enumerate(contents) if is_whole(content)]
+        images = dict(zip(whole, self._decoded([contents[i] for i in whole]), strict=True))
+        cut = [self._cut(place, images.get(place)) for place in range(len(contents))]
+        return torch.stack(cut)
+
+    def cancel(self) -> None:
+        """Read none that is not being read."""
+        for future in self.waiting:
+            future.cancel()
+
+    def _decoded(self, contents: list[bytes]) -> list[Tensor | None]:
+        """The images of a batch; None for each that nvJPEG does not read."""
+        files = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+        try:
+            return [*self.decode(files)] if files else []
+        except RuntimeError:  # one of them: which, it does not say
+            return [self._alone(file) for file in files]
+
+    def _alone(self, file: Tensor) -> Tensor | None:
+        try:
+            return self.decode([file])[0]
+        except RuntimeError:
+            return None
+
+    def _cut(self, place: int, image: Tensor | None) -> Tensor:
+        """One view [3, S, S], of an image [3, H, W] or of what Pillow makes of its file."""
+        if image is None:
+            with naming(self.files.source.where(self.rows[place])):
+                picture = self.files.read(self.rows[place])
+            image = TF.pil_to_tensor(picture).to(self.device)
+        top, left, height, width, flip = self.box(place, *image.shape[1:])
+        size = [self.files.image_size] * 2
+        cut = TF.resized_crop(image, top, left, height, width, size, antialias=True)
+        return cut.flip(-1) if flip else cut
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether it begins and ends as a JPEG does; zeros may follow."""
+    return content.startswith(START) and content.rstrip(b"\0").endswith(END)

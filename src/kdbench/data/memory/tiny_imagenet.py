@@ -1,0 +1,118 @@
+"""Tiny-ImageNet: 200 classes of 64 x 64, in the layout that it is handed out in or sorted."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from kdbench.data.augmentation.rotation import Rotations
+from kdbench.data.base import Dataset, Split, hold_out
+from kdbench.data.decoding.decode import allocate, decode_rows
+from kdbench.data.layout import Files, check_classes, find_layout, image_files, scan
+from kdbench.errors import KdbenchError
+from kdbench.system.console import Console
+
+SIZE = 64
+MAX_GIB = 4.0  # the whole set takes 1.3
+NAMED = 5  # images that a line names at most
+
+
+def tiny_imagenet(
+    root: str,
+    on_corrupt: Literal["error", "skip"],
+    mean: list[float],
+    std: list[float],
+    rotation: float,
+    flip: bool,
+    val_split: int,
+) -> Dataset:
+    """100,000 training images and 10,000 to score [3, 64, 64], where the set is whole.
+
+    Read are train/WNID/images/*.JPEG or train/WNID/*.JPEG, and val/images/*.JPEG with
+    val/val_annotations.txt, or val sorted as train is. Classes are numbered in the order of their
+    sorted names, as torchvision's ImageFolder does.
+
+    Raises:
+        KdbenchError: the folders are not there, a class is empty or only on one side, annotations
+            and images do not fit, or an image cannot be read and `on_corrupt` is "error".
+    """
+    folder = find_layout("tiny_imagenet", root, ("tiny-imagenet-200",))
+    train = scan(folder / "train")
+    classes = sorted(train)
+    check_names(folder, classes)
+    unsorted = (folder / "val" / "images").is_dir()
+    val = annotated_files(folder / "val") if unsorted else scan(folder / "val")
+    check_classes(folder, classes, list(val), "val")
+    skip = on_corrupt == "skip"
+    splits = [
+        read_split(folder / name, [files[c] for c in classes], skip)
+        for name, files in (("train", train), ("val", val))
+    ]
+    kept, held = hold_out(splits[0], val_split, len(classes))
+    scales = tuple(mean), tuple(std)
+    views = Rotations(rotation, flip)
+    return Dataset("tiny_imagenet", len(classes), kept, splits[1], held, *scales, views)
+
+
+def read_split(folder: Path, by_class: list[list[tuple[str, int]]], skip: bool) -> Split:
+    """The images of each class in turn; those that cannot be read are left out if `skip`.
+
+    Raises:
+        KdbenchError: one cannot be read, and it is not to be skipped.
+    """
+    files = [folder / name for names in by_class for name, _ in names]
+    counts = torch.tensor([len(names) for names in by_class])
+    labels = torch.arange(len(by_class)).repeat_interleave(counts)
+    images = allocate(len(files), SIZE, MAX_GIB)
+    fine = torch.ones(len(files), dtype=torch.bool)
+    for row, error in enumerate(decode_rows(images, files, [str(file) for file in files])):
+        if error is not None and not skip:
+            raise KdbenchError(f"{error}, or add dataset.on_corrupt=skip")
+        fine[row] = error is None
+    if skipped := [file.name for file, good in zip(files, fine, strict=True) if not good]:
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        Console().message(
+            f"tiny_imagenet: {len(skipped)} images cannot be read and are left out: "
+            f"{', '.join(skipped[:NAMED])}{more}"
+        )
+        images, labels = images[fine], labels[fine]
+    return Split(images, labels)
+
+
+def check_names(folder: Path, classes: list[str]) -> None:
+    """Hold the classes against wnids.txt, where it is there.
+
+    Raises:
+        KdbenchError: they differ.
+    """
+    path = folder / "wnids.txt"
+    if path.is_file() and (odd := sorted(set(path.read_text().split()) ^ set(classes))):
+        raise KdbenchError(
+            f"{path} and {folder / 'train'} differ, in {odd[0]} first: copy them again"
+        )
+
+
+def annotated_files(folder: Path) -> Files:
+    """The images of an unsorted val, by the classes that val_annotations.txt gives them.
+
+    Raises:
+        KdbenchError: the annotations are not there, or do not name exactly the images that are.
+    """
+    path = folder / "val_annotations.txt"
+    try:
+        lines = [line.split("\t") for line in path.read_text().splitlines()]
+        classes = {line[0]: line[1] for line in lines}  # then a box, which is not read
+    except (OSError, UnicodeDecodeError, IndexError):
+        raise KdbenchError(
+            f"{folder / 'images'} is not sorted into classes, and {path} cannot be read: copy it "
+            "again, or sort the images into val/WNID"
+        ) from None
+    there = {name: size for name, size in image_files(folder, "images")}
+    if odd := sorted({name.removeprefix("images/") for name in there} ^ set(classes)):
+        raise KdbenchError(
+            f"{path} and {folder / 'images'} differ, in {odd[0]} first: copy both again"
+        )
+    found: Files = {}
+    for name, size in there.items():
+        found.setdefault(classes[name.removeprefix("images/")], []).append((name, size))
+    return found

@@ -1,0 +1,1 @@
+"""Data sets that are read from disk while they are trained on."""

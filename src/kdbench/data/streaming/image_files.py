@@ -1,0 +1,131 @@
+"""The images of a split, decoded from wherever they lie by threads.
+
+There are as many threads as torch computes with (`runtime.threads`). Pillow decodes and scales
+without holding the interpreter's lock.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kdbench.data.decoding.decode import naming, squared
+from kdbench.data.streaming.placeholders import StandIns
+from kdbench.data.streaming.sources import Source
+from kdbench.errors import KdbenchError
+
+
+class ImageFiles:
+    """The images of a split; by slices and indices, uint8 tensors of the unaugmented ones.
+
+    It stands where a data set in memory has a tensor [N, 3, S, S]. Resize and CenterCrop are
+    torchvision's, on PIL images.
+    """
+
+    def __init__(
+        self, source: Source, resize: int, image_size: int, stand_ins: StandIns | None = None
+    ) -> None:
+        self.source, self.stand_ins = source, stand_ins
+        self.resize, self.image_size = resize, image_size
+        self._ahead: dict[tuple[int, int], Decoding] = {}
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.source.names)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, 3, S, S]."""
+        return torch.Size((len(self), 3, self.image_size, self.image_size))
+
+    def narrow(self, dim: int, start: int, length: int) -> "ImageFiles":
+        """`length` of the images from `start` on; `dim` is 0, as of a tensor."""
+        rows = range(start, start + length)
+        source, stand_ins = self.source.select(rows), None
+        if self.stand_ins is not None:
+            stand_ins = StandIns(source, self.stand_ins.labels.narrow(0, start, length))
+        return ImageFiles(source, self.resize, self.image_size, stand_ins)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """The images at `rows`; after a slice the next one is decoded in the background."""
+        if isinstance(rows, Tensor):
+            return self._begin(rows.tolist()).wait()
+        start, stop, _ = rows.indices(len(self))
+        found = self._ahead.pop((start, stop), None) or self._begin(range(start, stop))
+        following = range(stop, min(2 * stop - start, len(self)))
+        self._ahead = {(stop, following.stop): self._begin(following)} if following else {}
+        return found.wait()
+
+    def _begin(self, rows: Sequence[int]) -> "Decoding":
+        def work(place: int, out: np.ndarray) -> None:
+            out[:] = squared(self.read(rows[place]), self.resize, self.image_size)
+
+        where = [self.source.where(row) for row in rows]
+        return Decoding(work, where, self.image_size, pinned=False)
+
+    def read(self, row: int) -> Image.Image:
+        """The whole image in RGB, or, where it cannot be read and may be replaced, its stand-in.
+
+        Raises:
+            Exception: nearly any, where it cannot be read; see `naming`.
+        """
+        return self.source.read(row) if self.stand_ins is None else self.stand_ins.read(row)
+
+
+class Decoding:
+    """Images on their way into one tensor [n, 3, S, S].
+
+    Raises:
+        KdbenchError: the system gives no thread to decode them.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[int, np.ndarray], None],  # writes image i into its place [3, S, S]
+        names: Sequence[str],  # for error lines
+        size: int,
+        pinned: bool,
+    ) -> None:
+        self.images = torch.empty(len(names), 3, size, size, dtype=torch.uint8, pin_memory=pinned)
+        pixels = self.images.numpy()  # a worker's copy by torch would start threads of its own
+
+        def named(place: int) -> None:
+            with naming(names[place]):
+                work(place, pixels[place])
+
+        pool = threads(torch.get_num_threads())
+        try:
+            self.waiting: list[Future[None]] = [pool.submit(named, i) for i in range(len(names))]
+        except RuntimeError as error:
+            raise KdbenchError(
+                f"the threads that decode images cannot be started ({error}): lower "
+                "runtime.threads, or raise the limit of processes"
+            ) from None
+
+    def wait(self) -> Tensor:
+        """The images, all decoded.
+
+        Raises:
+            KdbenchError: one cannot be read; the first in order is named.
+        """
+        try:
+            for future in self.waiting:
+                future.result()
+        finally:
+            self.cancel()
+        return self.images
+
+    def cancel(self) -> None:
+        """Decode none that is not being decoded."""
+        for future in self.waiting:
+            future.cancel()
+
+
+@cache
+def threads(count: int) -> ThreadPoolExecutor:
+    """The decoding threads of this process."""
+    return ThreadPoolExecutor(count, "decode")

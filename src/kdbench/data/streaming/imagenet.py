@@ -1,0 +1,142 @@
+"""ImageNet-1k, or any set in its layouts, streamed from its files."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kdbench.data.augmentation.crops import ResizedCrops
+from kdbench.data.base import Split, hold_out
+from kdbench.data.layout import check_classes, scan
+from kdbench.data.streaming.image_files import ImageFiles
+from kdbench.data.streaming.placeholders import StandIns
+from kdbench.data.streaming.resized import resized_source
+from kdbench.data.streaming.shards import KINDS, list_shards, shards_below
+from kdbench.data.streaming.sources import FolderSource, Listing, Source
+from kdbench.data.streaming.streamed import Decoder, StreamedDataset
+from kdbench.errors import ConfigError, KdbenchError
+
+INSIDE = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")  # where a root may hold the set
+
+
+def imagenet(
+    root: str,
+    image_size: int,
+    test_resize: int,
+    mean: list[float],
+    std: list[float],
+    flip: bool,
+    val_split: int,
+    on_corrupt: Literal["error", "replace"] = "error",
+    resized: int | None = None,
+    decoder: Decoder = "pillow",
+    cache_dir: str = "runs/.images",
+) -> StreamedDataset:
+    """Images to train on and to score, never all in memory; from folders or from shards.
+
+    A view is torchvision's RandomResizedCrop and flip; scored is the centre of the image whose
+    shorter side is `test_resize`. Classes are numbered in the order of their folders' names, as
+    torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
+    A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
+    one to score always stops it. With `resized` training images come out of a cache of pixels,
+    scaled down to that shorter side (`resized_source`), with decoder="nvjpeg" or "dali" another
+    library decodes them (`device_decode`, `dali`); those to score are as without.
+
+    Raises:
+        ConfigError: sizes that make no sense; Parquet without pyarrow.
+        KdbenchError: the files are not there, val is not sorted into classes, a class is empty or
+            only on one side, or a shard is damaged.
+    """
+    check_settings(image_size, test_resize, resized, decoder)
+    cache, replace = Path(cache_dir).absolute(), on_corrupt == "replace"
+    found = find(root, cache)
+    train, test = found["train"], found["val"]
+    num_classes = 1 + int(train.labels.max())
+    rows = torch.arange(len(train.labels))  # they stand for the images
+    kept, held = hold_out(Split(rows, train.labels), val_split, num_classes)
+
+    trained: Source = train.source
+    if resized is not None:
+        trained = resized_source(train.source, resized, cache, skip=replace)
+    scored, sizes = Split(torch.arange(len(test.labels)), test.labels), (test_resize, image_size)
+    return StreamedDataset(
+        "imagenet",
+        num_classes,
+        train=split(trained, kept, *sizes, replace),
+        test=split(test.source, scored, *sizes),
+        val=None if held is None else split(train.source, held, *sizes),
+        mean=tuple(mean),
+        std=tuple(std),
+        views=ResizedCrops(flip),
+        decoder=decoder,
+    )
+
+
+def check_settings(
+    image_size: int, test_resize: int, resized: int | None, decoder: Decoder
+) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ConfigError: names them.
+    """
+    if not 1 <= image_size <= test_resize:
+        raise ConfigError(
+            f"dataset.image_size={image_size} must be from 1 to dataset.test_resize={test_resize}"
+        )
+    if resized is not None and resized < image_size:
+        raise ConfigError(
+            f"dataset.resized={resized} must be null or from dataset.image_size={image_size} up"
+        )
+    if resized is not None and decoder != "pillow":
+        raise ConfigError(f"dataset.decoder={decoder} decodes nothing where dataset.resized is set")
+
+
+def split(
+    source: Source, part: Split, resize: int, image_size: int, replace: bool = False
+) -> Split:
+    """The images at a part's rows."""
+    assert isinstance(part.images, Tensor)
+    source = source.select(part.images.tolist())
+    stand_ins = StandIns(source, part.labels) if replace else None
+    return Split(ImageFiles(source, resize, image_size, stand_ins), part.labels)
+
+
+def find(root: str, cache_dir: Path) -> dict[str, Listing]:
+    """Train and val below a root: folders of classes, else shards, there or in data/.
+
+    Raises:
+        KdbenchError: there is neither.
+    """
+    base = Path(root).expanduser().resolve()
+    for folder in (base, *(base / part for part in INSIDE)):
+        folders = (folder / "train").is_dir() and (folder / "val").is_dir()
+        if folders and not any(shards_below(folder, kind) for kind in KINDS):
+            return list_folders(folder)
+        for place in (folder, folder / "data"):
+            if shards := list_shards(place, cache_dir):
+                return shards
+    raise KdbenchError(
+        f"imagenet is not in {base} (neither folders train and val nor tar or parquet shards of "
+        f"both, there or in {', '.join(INSIDE)}): set dataset.root=DIR or KDBENCH_DATA"
+    )
+
+
+def list_folders(folder: Path) -> dict[str, Listing]:
+    """The files train/CLASS/* and val/CLASS/*.
+
+    Raises:
+        KdbenchError: a class is empty or only on one side.
+    """
+    found = {split: scan(folder / split) for split in ("train", "val")}
+    classes = sorted(found["train"])
+    check_classes(folder, classes, list(found["val"]), "val")
+    listings = {}
+    for split, by_class in found.items():
+        names, sizes = zip(*(file for name in classes for file in by_class[name]), strict=True)
+        counts = torch.tensor([len(by_class[name]) for name in classes])
+        labels = torch.arange(len(classes)).repeat_interleave(counts)
+        source = FolderSource(folder, [f"{split}/{name}" for name in names], sizes)
+        listings[split] = Listing(source, labels)
+    return listings

@@ -1,0 +1,177 @@
+"""Sets in shards: thousands of images a file, as tar or Parquet, read in any order.
+
+An index of every shard (names, classes, offsets, sizes) is made once and kept in the cache folder;
+it counts for as long as the shard has the same name, size and time of change.
+"""
+
+import fcntl
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from kdbench.data.layout import check_classes, find_shards
+from kdbench.data.streaming.packs import pack
+from kdbench.data.streaming.sources import Listing, ShardSource
+from kdbench.data.streaming.tar import Index, index_tar
+from kdbench.errors import KdbenchError, writing
+from kdbench.system.console import Console
+from kdbench.system.disk import check_room
+from kdbench.system.files import write_atomically
+
+NAME = r"(?:.*[-_])?(train|val|valid|validation)([-_.]?\d.*)?"  # also imagenet1k-train-0000.tar
+KINDS = ("tar", "parquet")
+FORMAT = 1  # of an index
+OTHER_FOLDER = "name another folder with dataset.cache_dir=DIR"  # where the disk is too small
+# The Hub's imagenet-1k calls n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
+HUB_NAME = re.compile(r"_n\d{8}(?=\.JPEG$)")
+
+
+def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
+    """Train and val out of the shards in a folder; None where there are none of both.
+
+    Rows are in the order that ImageFolder has: by class, then by file name.
+
+    Raises:
+        ConfigError: pyarrow is missing, or a Parquet shard lacks a column.
+        KdbenchError: a shard is empty, damaged or missing, or a class is only on one side.
+    """
+    found = {
+        kind: find_shards(folder, rf"{NAME}\.{kind}") or shards_below(folder, kind)
+        for kind in KINDS
+    }
+    found = {kind: shards for kind, shards in found.items() if {"train", "val"} <= shards.keys()}
+    if not found:
+        return None
+    if len(found) > 1:
+        raise KdbenchError(f"{folder} has both tar and parquet shards: move one kind elsewhere")
+    ((kind, shards),) = found.items()
+    with writing(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    listings = {}
+    for split in ("train", "val"):
+        with held(cache_dir):
+            indexes = index_all(shards[split], kind, cache_dir)
+        files = [pack_path(p, cache_dir) if kind == "parquet" else p for p in shards[split]]
+        listings[split] = join(split, files, indexes)
+    classes = {split: map(str, one.labels.unique().tolist()) for split, one in listings.items()}
+    check_classes(folder, list(classes["train"]), list(classes["val"]), "val")
+    return listings
+
+
+def shards_below(folder: Path, kind: str) -> dict[str, list[Path]]:
+    """The shards in the folders train and val, however they are called."""
+    found = {split: sorted((folder / split).glob(f"*.{kind}")) for split in ("train", "val")}
+    return {split: paths for split, paths in found.items() if paths}
+
+
+def join(split: str, files: Sequence[Path], indexes: Sequence[Index]) -> Listing:
+    """One listing of all shards of a split."""
+    labels = np.concatenate([index.labels for index in indexes])
+    names = [HUB_NAME.sub("", name) for index in indexes for name in index.names]
+    order = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
+    file = np.repeat(np.arange(len(files)), [len(index.names) for index in indexes])
+    source = ShardSource(
+        files,
+        [f"{split}/{labels[row]}/{names[row]}" for row in order],
+        np.concatenate([index.sizes for index in indexes])[order].tolist(),
+        file[order],
+        np.concatenate([index.offsets for index in indexes])[order],
+    )
+    return Listing(source, torch.from_numpy(labels[order]))
+
+
+def index_all(shards: Sequence[Path], kind: str, cache_dir: Path) -> list[Index]:
+    """The index of each shard, from the cache or made now."""
+    kept = [read_index(shard, kind, cache_dir) for shard in shards]
+    missing = [shard for shard, index in zip(shards, kept, strict=True) if index is None]
+    if missing and kind == "parquet":
+        size = sum(shard.stat().st_size for shard in missing)
+        check_room(cache_dir, size, "a copy of the images", OTHER_FOLDER)
+        Console().message(
+            f"copying the images of {len(missing)} Parquet files ({size / 2**30:.3g} GiB) to "
+            f"{cache_dir}, once: Parquet cannot be read in random order"
+        )
+    build: dict[str, Callable[[Path], Index]] = {
+        "tar": index_tar,
+        "parquet": lambda shard: pack(shard, pack_path(shard, cache_dir)),
+    }
+    indexes = []
+    for shard, index in zip(shards, kept, strict=True):
+        if index is None:
+            facts = facts_of(shard)  # before it is read: a change meanwhile makes it stale
+            index = build[kind](shard)
+            write_index(index, facts, index_path(shard, cache_dir))
+        indexes.append(index)
+    return indexes
+
+
+def index_path(shard: Path, cache_dir: Path) -> Path:
+    """Where a shard's index is kept: shards of one name in several folders have one each."""
+    return cache_dir / f"{shard.name}.{sha256(str(shard.parent).encode()).hexdigest()[:12]}.npz"
+
+
+def pack_path(shard: Path, cache_dir: Path) -> Path:
+    """Where the copied images of a Parquet shard are kept."""
+    return index_path(shard, cache_dir).with_suffix(".pack")
+
+
+def facts_of(shard: Path) -> str:
+    """What an index is of."""
+    status = shard.stat()
+    return json.dumps([FORMAT, shard.name, status.st_size, status.st_mtime_ns])
+
+
+def read_index(shard: Path, kind: str, cache_dir: Path) -> Index | None:
+    """A shard's index; None where there is none that counts."""
+    path = index_path(shard, cache_dir)
+    try:
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content) as file:
+            facts, names = (file[key].tobytes().decode() for key in ("facts", "names"))
+            index = Index(names.split("\n"), file["labels"], file["offsets"], file["sizes"])
+        if facts != facts_of(shard):
+            return None
+        whole = kind == "tar" or pack_path(shard, cache_dir).stat().st_size == index.sizes.sum()
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
+        return None
+    return index if whole else None
+
+
+def write_index(index: Index, facts: str, path: Path) -> None:
+    """Keep an index.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    facts_and_names = (facts, "\n".join(index.names))
+    texts = [np.frombuffer(text.encode(), dtype=np.uint8) for text in facts_and_names]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        facts=texts[0],
+        names=texts[1],
+        labels=index.labels,
+        offsets=index.offsets,
+        sizes=index.sizes,
+    )
+    with writing(path):
+        write_atomically(path, content.getvalue())
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder to oneself: processes that start together do not all copy the same shards."""
+    with writing(folder):
+        file = (folder / ".lock").open("wb")
+    with file:
+        with suppress(OSError):  # a file system that cannot lock: the copies are whole all the same
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

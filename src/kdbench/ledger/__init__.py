@@ -1,0 +1,1 @@
+"""Records become cells, statistics, tables and the page of results."""

@@ -1,0 +1,240 @@
+"""The charts of the results page."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+
+from kdbench.ledger.cells import BASELINE, BASELINES, cost
+from kdbench.ledger.ledger import Cell
+from kdbench.ledger.svg import GRID, HUES, INK, PAPER, SOFT, WIDTH, axes_of, style, tidy, token
+
+ROW = 21  # of a method in a chart of one row each
+LETTER = 6.7  # at most, the mean width of a letter
+LONG = 30  # epochs, from which on a curve's beginning may be cut off
+POINTS = 80  # of a curve, at most; a chart has no more pixels to show
+
+
+class Chart(NamedTuple):
+    """A drawing and its words."""
+
+    title: str
+    note: str  # what is drawn how
+    svg: str
+
+
+def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Chart]:
+    """What there is to draw of one table.
+
+    Args:
+        cells: its methods that were run, best first.
+        names: what each method is called.
+        prefix: of every id in the drawings, unique in the page.
+    """
+    with style():
+        drawn = [chart for draw in (_scores, _seeds, _curves) if (chart := draw(cells, names))]
+        priced = [(cell, price) for cell in cells if (price := cost(cell.records))]
+        for of in sorted({price.of for _, price in priced}):
+            drawn.append(_costs([(c, p.hours) for c, p in priced if p.of == of], names, f"{of}-h"))
+        return [
+            Chart(title, note, tidy(figure, titles, title, f"{prefix}-{i}"))
+            for i, (title, note, figure, titles) in enumerate(drawn)
+        ]
+
+
+Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its marks by number
+
+
+def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
+    """A row a method, the best on top, over an axis of top-1."""
+    left = min(190.0, 14 + LETTER * max(len(names[cell.method]) for cell in cells))
+    figure, axes = axes_of(ROW * len(cells) + 50, left, 42)
+    axes.set_yticks(range(len(cells)), [_short(names[cell.method]) for cell in cells])
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="both")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("top-1, %")
+    return figure, axes
+
+
+def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
+    figure, axes = _rows(cells, names)
+    titles: list[str] = []
+    for y, cell in enumerate(cells):
+        assert cell.top1 is not None
+        ours, published = cell.top1, cell.published
+        if published is not None and published.top1 is not None:
+            if published.top1_std is not None:
+                ends = published.top1 - published.top1_std, published.top1 + published.top1_std
+                axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
+            text = f"{names[cell.method]}, published: {published.top1:.2f} ({published.source})"
+            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
+            axes.plot(published.top1, y + 0.2, gid=token(titles, text), ls="", **look)
+        text = f"{names[cell.method]}, ours: {ours.mean:.2f} (n = {ours.n})"
+        if ours.low is not None and ours.high is not None:
+            axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
+        axes.plot(ours.mean, y, "o", ms=6.5, color=HUES[0], mew=0, gid=token(titles, text))
+    note = (
+        "Dots: our mean at the last epoch, with its 95% interval where there are two seeds or more."
+    )
+    if any(cell.published for cell in cells):
+        note += " Diamonds: the published score, with its standard deviation where one is given."
+        return "Published and ours", note, figure, titles
+    return "Scores and intervals", note, figure, titles
+
+
+def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
+    if all(len(cell.records) < 2 for cell in cells):
+        return None
+    figure, axes = _rows(cells, names)
+    titles: list[str] = []
+    base = next((cell.top1 for cell in cells if cell.method == BASELINE), None)
+    if base is not None:
+        axes.axvline(base.mean, color=SOFT, lw=1, ls=(0, (4, 3)))
+    for y, cell in enumerate(cells):
+        assert cell.top1 is not None
+        mid = cell.top1.mean
+        axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
+        for record in cell.records:
+            text = f"{names[cell.method]}, seed {record['seed']}: {record['top1_last']:.2f}"
+            look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
+            axes.plot(record["top1_last"], y, "o", ms=6, gid=token(titles, text), **look)
+    note = "Dots: one seed each, at the last epoch. Bars: their mean."
+    note += " Dashed: the mean of KD." if base is not None else ""
+    return "Every seed", note, figure, titles
+
+
+def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
+    curves = {cell.method: _curves_of(cell) for cell in cells}
+    cells = [cell for cell in cells if curves[cell.method]]
+    epochs = max((len(curves[cell.method][0]) for cell in cells), default=0)
+    if epochs < 2:
+        return None
+    best = [c.method for c in cells if c.method not in BASELINES]
+    chosen = [c.method for c in cells if c.method in BASELINES]
+    chosen += best[: len(HUES) - len(chosen)]
+    shown = [cell.method for cell in cells if cell.method in chosen]  # best first
+    right = min(150.0, 16 + LETTER * max(len(names[method]) for method in shown))
+    figure, axes = axes_of(310, 40, 42, right)
+    titles: list[str] = []
+    ends = {}
+    for cell in reversed(cells):
+        lines = curves[cell.method]
+        at = _sampled(len(lines[0]))
+        x, middle = [i + 1 for i in at], [mean(line[i] for line in lines) for i in at]
+        mark = token(titles, names[cell.method])
+        if cell.method not in shown:
+            axes.plot(x, middle, color=GRID, lw=1, gid=mark)
+            continue
+        place = shown.index(cell.method)
+        if len(lines) > 1:
+            low, high = ([edge(line[i] for line in lines) for i in at] for edge in (min, max))
+            axes.fill_between(x, low, high, color=HUES[place], alpha=0.15, lw=0)
+        dash = "-" if place < 4 else (0, (5, 2))
+        axes.plot(x, middle, color=HUES[place], lw=1.6, ls=dash, gid=mark)
+        ends[place] = middle[-1]
+    axes.set_xlim(1, epochs)
+    if epochs >= LONG:  # what happens late is what differs
+        lines = [line for cell in cells for line in curves[cell.method]]
+        axes.set_ylim(bottom=min(line[len(line) // 3] for line in lines))
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(axis="y", length=0, labelcolor=SOFT)
+    axes.set_xlabel("epoch; top-1 on the test set, %")
+    for place, y in _apart(axes, ends, 15).items():
+        axes.text(1.02, y, _short(names[shown[place]]), color=HUES[place], va="center",
+                  transform=axes.transAxes)  # fmt: skip
+    note = "Lines: mean over seeds. Bands: lowest to highest seed."
+    note += f" Every {step}th epoch and the last." if (step := _step(epochs)) > 1 else ""
+    note += " The first third lies partly below the axis." if epochs >= LONG else ""
+    note += " Grey: the other methods." if len(shown) < len(cells) else ""
+    return "Learning curves", note, figure, titles
+
+
+def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: str) -> Drawn:
+    figure, axes = axes_of(310, 46, 42, 20)
+    titles: list[str] = []
+    points = [(hours, cell.top1.mean, cell.method) for cell, hours in priced if cell.top1]
+    points.sort(key=lambda point: (point[0], -point[1], point[2]))
+    front: list[tuple[float, float, str]] = []
+    for point in points:
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    axes.plot([p[0] for p in front], [p[1] for p in front], color=HUES[0], lw=1,
+              drawstyle="steps-post", alpha=0.7)  # fmt: skip
+    for point in points:
+        hours, score, method = point
+        text = f"{names[method]}: {score:.2f} in {hours:.2g} {unit}"
+        look: dict[str, Any] = {"color": HUES[0] if point in front else SOFT, "mew": 0}
+        axes.plot(hours, score, "o", ms=6, gid=token(titles, text), **look)
+    if points[0][0] > 0 and points[-1][0] > 4 * points[0][0]:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.margins(0.08, 0.12)
+    axes.grid()
+    axes.tick_params(length=0, labelcolor=SOFT)
+    _name(axes, [p for p in points if p in front or p[2] in BASELINES], names)
+    axes.set_xlabel(f"{unit} a run; top-1 at the last epoch, %")
+    note = "Right is dearer, up is better. Stepped line: methods that no cheaper method beats."
+    return f"Accuracy against cost ({unit})", note, figure, titles
+
+
+def _name(axes: Axes, points: Sequence[tuple[float, float, str]], names: dict[str, str]) -> None:
+    """Write names beside their points, the best first, where no name is yet."""
+    taken: list[tuple[float, float, float]] = []  # left, right and height, in pixels
+    for hours, score, method in sorted(points, key=lambda point: -point[1]):
+        x, y = axes.transData.transform((hours, score))
+        word = _short(names[method])
+        length = LETTER * len(word)
+        side = "left" if x + length + 8 < WIDTH else "right"
+        start = x + 8 if side == "left" else x - 8 - length
+        if any(start < r and left < start + length and abs(y - h) < 14 for left, r, h in taken):
+            continue
+        taken.append((start, start + length, y))
+        offset = (7 if side == "left" else -7, 5)
+        axes.annotate(word, (hours, score), offset, textcoords="offset points", ha=side)
+
+
+def _curves_of(cell: Cell) -> list[list[float]]:
+    """Test top-1 by epoch, of every seed that has all epochs."""
+    lines = [record["curve"]["test/top1"] for record in cell.records if "curve" in record]
+    longest = max((len(line) for line in lines), default=0)
+    return [line for line in lines if len(line) == longest > 0]
+
+
+def _step(epochs: int) -> int:
+    return -(-epochs // POINTS)
+
+
+def _sampled(epochs: int) -> list[int]:
+    """Epochs from 0 that are drawn; the last is one of them."""
+    step = _step(epochs)
+    return list(range((epochs - 1) % step, epochs, step))
+
+
+def _apart(axes: Axes, ends: dict[int, float], gap: float) -> dict[int, float]:
+    """Heights, as shares of the axes, near the ends of lines and no closer than `gap` pixels."""
+    low, high = axes.get_ylim()
+    gap /= axes.get_window_extent().height
+    order = sorted(ends, key=lambda place: ends[place])
+    heights = [(ends[place] - low) / (high - low) for place in order]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    top = 1.0
+    for i in reversed(range(len(heights))):
+        heights[i] = top = min(heights[i], top)
+        top -= gap
+    return dict(zip(order, heights, strict=True))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"

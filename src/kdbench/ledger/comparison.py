@@ -1,0 +1,215 @@
+"""Is it real? The difference between two methods' scores, in one line."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.ledger.cells import Key, key_of, read_records, split_tasks
+from kdbench.ledger.formats import signed
+from kdbench.ledger.significance import LEVEL, Difference, paired, welch
+from kdbench.records.record import RECORD_FILE, Record
+
+RUNS = (Path("results/runs"), Path("runs"))  # where --runs is not given
+SHOWN = 3  # comparisons in one error line
+
+
+class Side(NamedTuple):
+    """The finished runs of one configuration."""
+
+    key: Key
+    hash: str
+    records: list[Record]
+    failed: list[Record]
+
+    @property
+    def cell(self) -> str:
+        """What its runs are called before seed and hash."""
+        return self.records[0]["cell"]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Top-1 after the last epoch by seed, in percent."""
+        return {record["seed"]: record["top1_last"] for record in self.records}
+
+    @property
+    def teachers(self) -> str:
+        """Its teachers with the first digits of their weights' sha256."""
+        return "+".join(f"{t['name']} {t['sha256'][:8]}" for t in self.records[0]["teachers"])
+
+
+def compare(first: str, second: str, runs: Sequence[Path]) -> str:
+    """The answer, one line.
+
+    Args:
+        first: cell, method, or path of a run.
+        second: the same, of the baseline.
+        runs: folders of runs or of records, where cells and methods are looked up; none: `RUNS`.
+
+    Raises:
+        ConfigError: a name that fits no cell or too many, or two cells that cannot be compared.
+        KdbenchError: there is no finished run to compare.
+    """
+    known = [] if is_path(first) and is_path(second) else sides(look_up(runs))
+    found = [
+        sides([Path(name)]) if is_path(name) else named(name, known) for name in (first, second)
+    ]
+    ours, baseline = choose((first, second), *found)
+    for record in [*ours.failed, *baseline.failed]:
+        print(f"kdbench: without {record['run_id']}, it failed: {record['error']}", file=sys.stderr)
+    return line(ours, baseline)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a run's folder or record: cells and methods have no slash."""
+    spelt = "/" in name or "\\" in name or name.endswith(".json")
+    return spelt or (Path(name) / RECORD_FILE).is_file()
+
+
+def look_up(runs: Sequence[Path]) -> list[Path]:
+    """The folders to look in.
+
+    Raises:
+        KdbenchError: none was named, and none of the usual ones exists.
+    """
+    found = list(runs) or [path for path in RUNS if path.exists()]
+    if not found:
+        usual = " nor ".join(map(str, RUNS))
+        raise KdbenchError(f"there is neither {usual} here: give --runs a folder of runs")
+    return found
+
+
+def sides(paths: Sequence[Path]) -> list[Side]:
+    """Every configuration with finished runs among `paths`; damaged records are told.
+
+    Raises:
+        ConfigError: a path that does not exist.
+        KdbenchError: no run is finished.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist: give a run's folder, a record, or --runs")
+    found_records, problems = read_records(paths)
+    records, detectors = split_tasks(found_records)
+    if detectors:
+        problems.append(f"{len(detectors)} runs of detectors are left out: kdbench-table has them")
+    for problem in problems:
+        print(f"kdbench: {problem}", file=sys.stderr)
+    groups: dict[tuple[Key, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[key_of(record), record["hash"]].append(record)
+    found = []
+    for (key, digits), members in sorted(groups.items()):
+        done = [record for record in members if record["status"] == "done"]
+        if done:
+            failed = [record for record in members if record["status"] != "done"]
+            found.append(Side(key, digits, done, failed))
+    if not found:
+        places = ", ".join(map(str, paths))
+        raise KdbenchError(f"no finished run in {places}: train first, or mend what failed there")
+    return found
+
+
+def named(name: str, known: Sequence[Side]) -> list[Side]:
+    """The configurations that a method's name, a cell's, or a cell's with its hash can mean.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    names = [(side.key.method, side.cell, f"{side.cell}-{side.hash}") for side in known]
+    found = [side for side, own in zip(known, names, strict=True) if name in own]
+    if not found:
+        raise ConfigError(f"no finished run of '{name}': {nearest(name, set().union(*names))}")
+    return found
+
+
+def choose(
+    names: tuple[str, str], ours: Sequence[Side], baselines: Sequence[Side]
+) -> tuple[Side, Side]:
+    """The only two configurations that can be meant.
+
+    Raises:
+        ConfigError: no two of them can be compared, or more than two.
+    """
+    pairs = [(one, other) for one in ours for other in baselines if not same(one, other)]
+    fit = [pair for pair in pairs if not differences(*pair)]
+    if len(fit) == 1:
+        return fit[0]
+    said = f"'{names[0]}' and '{names[1]}'"
+    if fit:
+        examples = " or ".join(" ".join(labels(pair, fit)) for pair in fit[:SHOWN])
+        raise ConfigError(
+            f"{said} can be {len(fit)} comparisons: name the cells, such as {examples}"
+        )
+    if not pairs:
+        raise ConfigError(f"{said} are the same runs: name two cells")
+    if len(pairs) == 1:
+        raise ConfigError(
+            f"{said} cannot be compared: different {', '.join(differences(*pairs[0]))}"
+        )
+    raise ConfigError(
+        f"no {said} have data, teachers, student and protocol in common: name two cells"
+    )
+
+
+def same(one: Side, other: Side) -> bool:
+    """Whether two sides are one configuration."""
+    return (one.key, one.hash) == (other.key, other.hash)
+
+
+def labels(pair: Iterable[Side], among: Iterable[tuple[Side, Side]]) -> list[str]:
+    """What to call two sides: by their cells, and by their hashes where a cell has several."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for side in (side for sides in among for side in sides):
+        hashes[side.cell].add(side.hash)
+    return [f"{s.cell}-{s.hash}" if len(hashes[s.cell]) > 1 else s.cell for s in pair]
+
+
+def differences(one: Side, other: Side) -> list[str]:
+    """What keeps two sides from being compared.
+
+    A method that reads no teacher can be compared with one that does: what the teacher brings is
+    then part of the question.
+    """
+    data = [side.records[0]["data"]["sha256"][:8] for side in (one, other)]
+    found = {
+        "data set": (one.key.dataset, other.key.dataset),
+        "data": (data[0], data[1]) if one.key.dataset == other.key.dataset else ("", ""),
+        "student": (one.key.student, other.key.student),
+        "teachers": (one.teachers or other.teachers, other.teachers or one.teachers),
+        "protocol": (one.key.protocol, other.key.protocol),
+    }
+    return [f"{what} ({a}, {b})" for what, (a, b) in found.items() if a != b]
+
+
+def line(ours: Side, baseline: Side) -> str:
+    """The difference, what is known of its size, and what that means."""
+    mine, base = ours.scores, baseline.scores
+    found = paired(mine, base) or welch([*mine.values()], [*base.values()])
+    names = [ours.key.method, baseline.key.method]
+    if names[0] == names[1]:
+        names = [f"{side.key.method} ({side.hash})" for side in (ours, baseline)]
+    key = ours.key if ours.teachers else baseline.key
+    parts = [
+        f"{' - '.join(names)} on {key.dataset} {key.teacher} -> {key.student} "
+        f"({key.protocol}, last epoch): {signed(found.mean)} points"
+    ]
+    if found.low is not None and found.high is not None and found.p is not None:
+        parts.append(f"95% interval {signed(found.low)} to {signed(found.high)}")
+        parts.append("p < 0.001" if found.p < 0.001 else f"p = {found.p:.3g}")
+    if found.paired:
+        parts.append(f"n = {found.n} paired seeds" if found.n > 1 else "one seed")
+    else:
+        parts.append(f"n = {len(mine)} and {len(base)} seeds, none shared")
+        if found.p is not None:
+            parts.append("unpaired Welch test")
+    return f"{', '.join(parts)}: {meaning(found)}"
+
+
+def meaning(found: Difference) -> str:
+    """A difference in a word; its p-value is of one test, chosen beforehand."""
+    if found.p is None:
+        return "cannot tell"
+    return "real" if found.p < LEVEL else "a tie"

@@ -1,0 +1,267 @@
+"""A table's text: Markdown and LaTeX for people, CSV for programs."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from kdbench.ledger.cells import Cost, cost, machines
+from kdbench.ledger.ledger import Cell, Table
+from kdbench.ledger.significance import LEVEL, Difference, Estimate
+from kdbench.records.record import Record
+
+FORMATS = ("md", "csv", "tex")
+FORMULA = ("=", "+", "-", "@")
+DAGGER = "†"
+
+# Columns of people's tables: those of every table, and those that need published scores.
+SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
+COMPACT = (*SCORES, "gain over KD", "cost")
+CLAIMS = ("gain over KD", "claimed gain", "published", "gap", "verdict")
+FULL = (*SCORES, "last 5", *CLAIMS, "cost", "hardware")
+
+
+def render(made: Sequence[Table], form: str) -> str:
+    """Tables as text; `form` is one of FORMATS."""
+    if form == "csv":
+        return comma_separated(made)
+    return "\n\n".join((markdown if form == "md" else latex)(table) for table in made)
+
+
+def markdown(table: Table) -> str:
+    """The table with its title and notes."""
+    columns, rows = _text(table)
+    return drawn(_title(table), columns, rows, _notes(table))
+
+
+def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequence[str]) -> str:
+    """A table in Markdown."""
+    rows = [[text.replace("|", r"\|") for text in row] for row in rows]
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    lines = [columns, ["-" * width for width in widths], *rows]
+    padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
+    grid = [f"| {' | '.join(line)} |" for line in padded]
+    return "\n".join([f"**{title}**", "", *grid, "", *(f"- {note}" for note in notes)])
+
+
+def latex(table: Table) -> str:
+    """The table as a tabular of the package booktabs, its title and notes as comments."""
+    columns, rows = _text(table)
+    lines = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            f"% {_title(table)}",
+            rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+            r"\toprule",
+            " & ".join(_escape(column) for column in columns) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {note}" for note in _notes(table)),
+        ]
+    )
+
+
+def comma_separated(made: Sequence[Table]) -> str:
+    """All numbers of some tables under one header, a line a cell."""
+    out = io.StringIO()
+    lines = [
+        {key: _plain(value) for key, value in numbers(cell).items()}
+        for table in made
+        for cell in table.cells
+    ]
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue().rstrip("\n")
+
+
+def _plain(value: object) -> object:
+    """A value that no program takes for a formula, as spreadsheets do a text that starts so."""
+    if isinstance(value, float):
+        return round(value, 6)  # further digits would depend on the versions of libraries
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _title(table: Table) -> str:
+    return f"{table.dataset}, {table.pair}, protocol {table.protocol}"
+
+
+def _text(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows for people; without published scores only what was measured."""
+    columns = FULL if any(cell.published for cell in table.cells) else COMPACT
+    return list(columns), [[_field(cell, column) for column in columns] for cell in table.cells]
+
+
+def _field(cell: Cell, column: str) -> str:
+    return FIELDS[column](cell)
+
+
+def _method(cell: Cell) -> str:
+    return cell.method + DAGGER * cell.reconstructed
+
+
+def score_text(score: Estimate | None) -> str:
+    """Mean ± sample standard deviation (n); nothing where there is none."""
+    if score is None:
+        return ""
+    spread = "" if score.std is None else f" ± {score.std:.2f}"
+    return f"{score.mean:.2f}{spread} ({score.n})"
+
+
+def _interval(estimate: Estimate | Difference | None, sign: str = "") -> str:
+    if estimate is None or estimate.low is None:
+        return ""
+    return f"{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference in points, without a negative zero; nothing where there is none."""
+    return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def _gain(cell: Cell) -> str:
+    gain = cell.gain
+    if gain is None:
+        return ""
+    shared = "" if cell.top1 and gain.n == cell.top1.n else f", {gain.n} shared"
+    if cell.gain_p is None:
+        return signed(gain.mean) + shared
+    tie = "tie, " if cell.gain_p >= LEVEL else ""
+    p = "p < 0.001" if cell.gain_p < 0.001 else f"p {cell.gain_p:.2g}"
+    return f"{tie}{signed(gain.mean)} ({_interval(gain, '+')}), {p}{shared}"
+
+
+def _published(cell: Cell) -> str:
+    score = cell.published
+    if score is None:
+        return ""
+    spread = "" if score.top1_std is None else f" ± {score.top1_std:.2f}"
+    epoch = {"last": "last epoch", "best": "best epoch", "unknown": "epoch unknown"}
+    return f"{score.top1:.2f}{spread} ({score.source}, {epoch[score.protocol]})"
+
+
+def _claimed(cell: Cell) -> str:
+    source = cell.published.source if cell.published else None
+    other = f" ({cell.claim_source})" if cell.claim_source not in (source, None) else ""
+    return signed(cell.claimed_gain) + other
+
+
+def _verdict(cell: Cell) -> str:
+    failed = f", {len(cell.failed)} failed" if cell.failed else ""
+    return f"{cell.verdict}{failed}"
+
+
+def cost_text(found: Cost | None) -> str:
+    """What a run costs, in hours or minutes; nothing where it was not measured."""
+    if found is None:
+        return ""
+    hours, of = found
+    return f"{hours:.1f} {of}-h" if hours >= 1 else f"{hours * 60:.1f} {of}-min"
+
+
+def _hardware(cell: Cell) -> str:
+    return "; ".join(machines(cell.records))
+
+
+FIELDS: dict[str, Callable[[Cell], str]] = {
+    "method": _method,
+    "top-1 last epoch": lambda cell: score_text(cell.top1),
+    "95% interval": lambda cell: _interval(cell.top1),
+    "best-last": lambda cell: signed(cell.best_minus_last),
+    "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
+    "gain over KD": _gain,
+    "claimed gain": _claimed,
+    "published": _published,
+    "gap": lambda cell: signed(cell.gap),
+    "verdict": _verdict,
+    "cost": lambda cell: cost_text(cost(cell.records)),
+    "hardware": _hardware,
+}
+
+
+def _notes(table: Table) -> list[str]:
+    """What the reader of this table must know: only what occurs in it."""
+    cells = table.cells
+    notes = []
+    if any(cell.records for cell in cells):
+        notes.append("top-1 in percent: mean ± sample standard deviation over (n) seeds.")
+    if any(cell.gain for cell in cells):
+        notes.append(
+            "gain over KD: points over the same seeds, 95% interval, p adjusted over this table "
+            f"(Holm); a tie is p ≥ {LEVEL}."
+        )
+    if any(cell.gap is not None for cell in cells):
+        notes.append("gap: ours minus published, at the best epoch on test where theirs is.")
+    if any(cell.reconstructed for cell in cells):
+        notes.append(f"{DAGGER} settings that no source gives in full: reconstructed.")
+    used = machines([record for cell in cells for record in cell.records])
+    if used and not any(cell.published for cell in cells):
+        notes.append(f"hardware: {'; '.join(used)}.")
+    return notes + [_failure(record) for cell in cells for record in cell.failed]
+
+
+def _failure(record: Record) -> str:
+    error = " ".join(record["error"].split())
+    return f"failed: {record['config']['method']['name']}, seed {record['seed']}: {error}"
+
+
+def numbers(cell: Cell) -> dict[str, object]:
+    """A cell as a row of numbers; percent, points and hours."""
+    top1, gain, published, spent = cell.top1, cell.gain, cell.published, cost(cell.records)
+    return {
+        "dataset": cell.dataset,
+        "teacher": cell.teacher,
+        "student": cell.student,
+        "protocol": cell.protocol,
+        "method": cell.method,
+        "reconstructed": cell.reconstructed,
+        "verdict": cell.verdict,
+        "n": len(cell.records),
+        "seeds": " ".join(str(record["seed"]) for record in cell.records),
+        "failed": len(cell.failed),
+        "top1": top1 and top1.mean,
+        "top1_std": top1 and top1.std,
+        "top1_low": top1 and top1.low,
+        "top1_high": top1 and top1.high,
+        "best_on_test": cell.best_on_test and cell.best_on_test.mean,
+        "last5": cell.last5 and cell.last5.mean,
+        "gain": gain and gain.mean,
+        "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high,
+        "gain_n": gain and gain.n,
+        "gain_p_holm": cell.gain_p,
+        "tie": None if cell.gain_p is None else cell.gain_p >= LEVEL,
+        "claimed_gain": cell.claimed_gain,
+        "claim_source": cell.claim_source,
+        "published": published and published.top1,
+        "published_std": published and published.top1_std,
+        "published_protocol": published and published.protocol,
+        "published_source": published and published.source,
+        "published_url": published and published.url,
+        "gap": cell.gap,
+        "cost_hours": spent and spent.hours,
+        "cost_of": spent and spent.of,
+        "hardware": _hardware(cell),
+        "hash": cell.hash,
+    }
+
+
+def _escape(text: str) -> str:
+    """Text as LaTeX; a name is no command."""
+    return text.translate(LATEX)
+
+
+LATEX = str.maketrans(
+    {
+        **{character: "\\" + character for character in "%&_#{}$"},
+        "\\": r"\textbackslash{}",
+        "^": r"\^{}",
+        "~": r"\~{}",
+        "±": r"$\pm$",
+        "≥": r"$\geq$",
+        "→": r"$\to$",
+        "<": "$<$",
+        DAGGER: r"$^\dagger$",
+    }
+)

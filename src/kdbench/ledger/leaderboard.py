@@ -1,0 +1,238 @@
+"""The leaderboards of the results page: one pair's table as HTML."""
+
+import html
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import quote
+
+from kdbench.ledger import formats
+from kdbench.ledger.cells import cost, machines
+from kdbench.ledger.ledger import Cell, Table
+from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
+
+NOTHING = ""
+MARKS = {
+    Verdict.REPRODUCED: "✓",
+    Verdict.NOT_REPRODUCED: "✗",
+    Verdict.TIE: "≈",
+    Verdict.NOT_RUN: "○",
+    Verdict.TOO_FEW: "…",
+    Verdict.NO_CLAIM: "–",
+}
+EPOCHS = {"best": ("best", "of its best epoch"), "unknown": ("?", "epoch unknown")}
+
+
+class Row(NamedTuple):
+    """A cell in its table."""
+
+    cell: Cell
+    rank: int | None  # from 1 by top-1 as printed; None where nothing was run
+
+
+class Column(NamedTuple):
+    """A column: its key in links, its head, what a cell says, and how it sorts."""
+
+    key: str
+    head: str
+    text: Callable[[Row], str]  # HTML; sorting reads the number at its beginning
+    order: str  # "desc" or "asc": the first click's
+    kind: str = "number"
+
+
+def ranked(table: Table) -> list[Row]:
+    """Best first; then what failed, then what nobody has run, by its published score."""
+    run = [cell for cell in table.cells if cell.top1 is not None]
+    scores = [_score(cell) for cell in run]
+    rows = [Row(cell, 1 + sum(s > _score(cell) for s in scores)) for cell in run]
+    rows.sort(key=lambda row: (row.rank, row.cell.method))
+    rest = [Row(cell, None) for cell in table.cells if cell.top1 is None]
+    rest.sort(key=lambda row: (not row.cell.failed, -_published(row.cell), row.cell.method))
+    return rows + rest
+
+
+def leaderboard(table: Table, caption: str) -> str:
+    """The table as HTML, without columns that have nothing to say; `caption` is HTML too."""
+    rows = ranked(table)
+    columns = [column for column in COLUMNS if _told(column, rows)]
+    heads = "".join(
+        f'<th scope="col" data-key="{c.key}" data-kind="{c.kind}" data-order="{c.order}">{c.head}'
+        for c in columns
+    )
+    lines = "\n".join(_line(row, columns) for row in rows)
+    label = html.escape(f"Results of {table.pair}, {table.protocol}")
+    return (
+        f'<div class="wide" role="region" aria-label="{label}" tabindex="0">\n'
+        f'<table class="board"><caption><span>{caption}</span></caption>\n'
+        f"<thead><tr>{heads}</thead>\n<tbody>\n{lines}\n</tbody></table></div>"
+    )
+
+
+def evidence(table: Table) -> str:
+    """What lies behind a table: its records, and the runs that failed."""
+    parts = []
+    failed = [record for cell in table.cells for record in cell.failed]
+    if failed:
+        lines = "".join(
+            f"<li><code>{_e(record['run_id'])}</code>: {_e(str(record.get('error', 'failed')))}"
+            for record in failed
+        )
+        parts.append(f"<details open><summary>{_count(failed, 'failed run')}</summary>"
+                     f"<ul>{lines}</ul></details>")  # fmt: skip
+    done = [record for cell in table.cells for record in cell.records]
+    if done:
+        lines = "".join(
+            f"<li>{_e(cell.method)}: seed {', '.join(_record_link(r) for r in cell.records)}"
+            for cell in table.cells
+            if cell.records
+        )
+        parts.append(f"<details><summary>{_count(done, 'record')}</summary>"
+                     f'<ul class="records">{lines}</ul></details>')  # fmt: skip
+    return "\n".join(parts)
+
+
+def named(cell: Cell) -> str:
+    """What a method is called: marked where its settings are no source's."""
+    return cell.method + ("†" if cell.reconstructed else "")
+
+
+def badge(verdict: Verdict) -> str:
+    """A verdict as a coloured word."""
+    return f'<span class="v {verdict.name.lower()}">{MARKS[verdict]} {verdict.value}</span>'
+
+
+def signed(value: float) -> str:
+    """A difference in points, with a minus that is as wide as the plus."""
+    return formats.signed(value).replace("-", "−")
+
+
+def _told(column: Column, rows: Sequence[Row]) -> bool:
+    texts = {column.text(row) for row in rows} - {NOTHING}
+    return len(texts) > (column.key == "hardware")  # the caption says what all rows share
+
+
+def _line(row: Row, columns: Sequence[Column]) -> str:
+    cells = "".join(
+        f'<th scope="row">{c.text(row)}' if c.key == "method" else f"<td>{c.text(row)}"
+        for c in columns
+    )
+    state = "" if row.cell.records else ' class="idle"'
+    return f'<tr data-method="{_e(row.cell.method)}"{state}>{cells}'
+
+
+def _method(row: Row) -> str:
+    name = _e(row.cell.method)
+    return name + '<abbr title="reconstructed settings">†</abbr>' * row.cell.reconstructed
+
+
+def _top1(row: Row) -> str:
+    cell = row.cell
+    if cell.top1 is None:
+        return f'<span class="soft">{"failed" if cell.failed else "not run"}</span>'
+    std = f' <span class="soft">± {cell.top1.std:.2f}</span>' if cell.top1.std is not None else ""
+    return f"<b>{cell.top1.mean:.2f}</b>{std}"
+
+
+def _seeds(row: Row) -> str:
+    count, failed = len(row.cell.records), len(row.cell.failed)
+    words = [str(count)] if count else []
+    words += [f'<span class="bad">failed: {failed}</span>'] if failed else []
+    return ", ".join(words)
+
+
+def _interval(of: Estimate | Difference | None, number: Callable[[float], str]) -> str:
+    if of is None or of.low is None or of.high is None:
+        return NOTHING
+    return f"[{number(of.low)}, {number(of.high)}]"
+
+
+def _gain(row: Row) -> str:
+    gain, p = row.cell.gain, row.cell.gain_p
+    if gain is None:
+        return NOTHING
+    interval = _interval(gain, signed)
+    words = [signed(gain.mean), f'<span class="soft">{interval}</span>' if interval else ""]
+    if p is not None and p >= LEVEL:
+        words.append(f'<abbr class="tie" title="Holm-adjusted p = {p:.2f}">≈ tie</abbr>')
+    return " ".join(filter(None, words))
+
+
+def _claim(row: Row) -> str:
+    cell = row.cell
+    if cell.claimed_gain is None:
+        return NOTHING
+    same = cell.published is not None and cell.published.source == cell.claim_source
+    source = "" if same else f' <span class="soft">{_e(cell.claim_source or "")}</span>'
+    return f"{signed(cell.claimed_gain)}{source}"
+
+
+def _best_minus_last(row: Row) -> str:
+    added = row.cell.best_minus_last
+    return NOTHING if added is None else signed(added)
+
+
+def _published_score(row: Row) -> str:
+    published = row.cell.published
+    if published is None:
+        return NOTHING
+    std = f" ± {published.top1_std:.2f}" if published.top1_std is not None else ""
+    source = _e(published.source)
+    if published.url.startswith(("https://", "http://")):  # anything else could be a script
+        note = f' title="{_e(published.note)}"' if published.note else ""
+        source = f'<a href="{_e(published.url)}"{note}>{source}</a>'
+    if published.protocol in EPOCHS:
+        mark, words = EPOCHS[published.protocol]
+        source += f' <abbr class="soft" title="{words}">{mark}</abbr>'
+    return f"{published.top1:.2f}{std} {source}"
+
+
+def _gap(row: Row) -> str:
+    return NOTHING if row.cell.gap is None else signed(row.cell.gap)
+
+
+def _cost(row: Row) -> str:
+    price = cost(row.cell.records)
+    if price is None:
+        return NOTHING
+    hours = format(price.hours, ".2f" if price.hours >= 0.1 else ".1g")
+    return f"{hours} {price.of}-h"
+
+
+def _record_link(record: dict[str, object]) -> str:
+    return f'<a href="runs/{quote(str(record["run_id"]))}.json">{_e(str(record["seed"]))}</a>'
+
+
+def _score(cell: Cell) -> float:
+    return round(cell.top1.mean, 2) if cell.top1 else 0.0
+
+
+def _published(cell: Cell) -> float:
+    return (cell.published.top1 if cell.published else None) or 0.0
+
+
+def _count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def _e(text: str) -> str:
+    return html.escape(text)
+
+
+COLUMNS = (
+    Column("rank", "#", lambda row: str(row.rank or NOTHING), "asc"),
+    Column("method", "Method", _method, "asc", "text"),
+    Column("top1", "Top-1, last epoch", _top1, "desc"),
+    Column("n", "Seeds", _seeds, "desc"),
+    Column(
+        "interval", "95% interval", lambda row: _interval(row.cell.top1, "{:.2f}".format), "desc"
+    ),
+    Column("gain", "Gain over KD", _gain, "desc"),
+    Column("claim", "Claimed gain", _claim, "desc"),
+    Column("verdict", "Verdict", lambda row: badge(row.cell.verdict), "asc", "text"),
+    Column("published", "Published", _published_score, "desc"),
+    Column("gap", "Ours&nbsp;− published", _gap, "desc"),
+    Column("best", "Best&nbsp;− last", _best_minus_last, "desc"),
+    Column("cost", "Cost a run", _cost, "asc"),
+    Column(
+        "hardware", "Hardware", lambda row: _e("; ".join(machines(row.cell.records))), "asc", "text"
+    ),
+)

@@ -1,0 +1,180 @@
+"""`results/index.html`: the whole ledger as one page that needs nothing but itself."""
+
+import base64
+import hashlib
+import html
+import re
+from collections import Counter
+from importlib.resources import files
+from string import Template
+
+from kdbench.config.run_config import conf_dir
+from kdbench.ledger.cells import ALONE, machines
+from kdbench.ledger.charts import charts
+from kdbench.ledger.leaderboard import badge, evidence, leaderboard, named, ranked
+from kdbench.ledger.ledger import Ledger, Table, tables
+from kdbench.ledger.significance import Verdict
+
+SEEDS = "0,1,2"  # of the command for a table that nobody has run
+JUDGED = (Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.TIE)
+EMPTY = """<p><b>There are no results yet.</b> <code>make quickstart</code> trains the first
+ones; each run leaves a record, and <code>kdbench-report</code> makes this page of them.</p>"""
+
+
+def render(ledger: Ledger) -> str:
+    """The page, the same bytes for the same ledger."""
+    made = sorted(tables(ledger), key=lambda table: not table.run)
+    script, sheet = _text("page.js"), _text("page.css")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Nothing is loaded, and no script runs but this one.
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    sections = [_section(table, i) for i, table in enumerate(made)]
+    problems = "".join(f"<li>{_e(problem)}" for problem in ledger.problems)
+    return Template(_text("page.html")).substitute(
+        {verdict.name.lower(): badge(verdict) for verdict in Verdict},
+        policy=policy,
+        sheet=sheet,
+        script=script,
+        counts=_counts(ledger, made),
+        to_problems=', <a href="#problems">what was left out</a>' if problems else "",
+        problems=f'<h2 id="problems">Left out</h2>\n<ul>{problems}</ul>' if problems else "",
+        results="\n".join([_filters(made), _contents(made), *sections]) if made else EMPTY,
+    )
+
+
+def _counts(ledger: Ledger, made: list[Table]) -> str:
+    runs = sum(len(cell.records) for cell in ledger.cells)
+    done = sum(bool(cell.records) for cell in ledger.cells)
+    waiting = sum(cell.verdict is Verdict.NOT_RUN for cell in ledger.cells)
+    return (
+        f"{runs} finished runs fill {done} cells of {len(made)} tables; "
+        f"{waiting} more cells are waiting to be run."
+    )
+
+
+def _filters(made: list[Table]) -> str:
+    pairs = {_pair_id(table): f"{table.dataset}: {_pair(table)}" for table in made}
+    protocols = {table.protocol: table.protocol for table in made}
+    methods = {cell.method: cell.method for table in made for cell in table.cells}
+    return f"""<form id="filters" role="search" aria-label="Filter the tables" hidden>
+{_select("pair", "Pair", pairs)}
+{_select("protocol", "Protocol", protocols)}
+{_select("method", "Method", methods)}
+<label>Text<input type="search" name="q" placeholder="resnet dkd tie" autocomplete="off"></label>
+<label class="box"><input type="checkbox" name="run">Only what was run</label>
+<button type="reset">Show everything</button>
+<output id="count" aria-live="polite"></output>
+</form>
+<noscript><p>Everything is on this page; filters and sorting need JavaScript.</p></noscript>"""
+
+
+def _select(name: str, label: str, options: dict[str, str]) -> str:
+    items = "".join(f'<option value="{_e(v)}">{_e(options[v])}' for v in sorted(options))
+    return f'<label>{label}<select name="{name}"><option value="">all{items}</select></label>'
+
+
+def _contents(made: list[Table]) -> str:
+    """One line a table."""
+    lines = "\n".join(_entry(table) for table in made)
+    heads = ["Pair", "Protocol", "Methods run", "Best", *(v.value.capitalize() for v in JUDGED)]
+    return f"""<div class="wide" role="region" aria-label="All tables" tabindex="0">
+<table id="contents"><caption>All tables</caption>
+<thead><tr>{"".join(f'<th scope="col">{head}' for head in heads)}</thead>
+<tbody>
+{lines}
+</tbody></table></div>"""
+
+
+def _entry(table: Table) -> str:
+    run = [cell for cell in table.cells if cell.records]
+    counts = Counter(cell.verdict for cell in run)
+    best = ", ".join(named(row.cell) for row in ranked(table) if row.rank == 1)
+    name, state = _e(table.name), "" if table.run else ' class="idle"'
+    words = [_e(table.protocol), f"{len(run)} of {len(table.cells)}", _e(best)]
+    words += [str(counts[verdict] or "") for verdict in JUDGED]
+    link = f'<th scope="row"><a href="#{name}">{_e(_pair(table))}</a>'
+    return f'<tr data-section="{name}"{state}>{link}<td>{"<td>".join(words)}'
+
+
+def _section(table: Table, index: int) -> str:
+    teachers = {
+        teacher["name"]: teacher["top1"]
+        for cell in table.cells
+        for record in cell.records
+        for teacher in record["teachers"]
+        if teacher.get("top1") is not None
+    }
+    taught = ", ".join(f"{_e(name)} {top1:.2f}%" for name, top1 in sorted(teachers.items()))
+    places = machines([record for cell in table.cells for record in cell.records])
+    caption = f"{_e(_pair(table))} on {_e(table.dataset)}."
+    caption += f" Teacher: {taught}." if taught else ""
+    caption += f" Hardware: {_e('; '.join(places))}." if places else ""
+    cells = [row.cell for row in ranked(table) if row.rank]
+    names = {cell.method: named(cell) for cell in cells}
+    drawn = charts(cells, names, f"c{index}") if cells else []
+    figures = "\n".join(
+        f"<figure><figcaption><b>{_e(c.title)}</b> {_e(c.note)}</figcaption>\n{c.svg}</figure>"
+        for c in drawn
+    )
+    return f"""<section class="table" id="{_e(table.name)}" data-pair="{_e(_pair_id(table))}" \
+data-protocol="{_e(table.protocol)}" aria-labelledby="h{index}">
+<h2 id="h{index}">{_e(_pair(table))}</h2>
+<p class="soft">{_e(_protocol_words(table.protocol))}</p>
+{leaderboard(table, caption)}
+{evidence(table)}
+<details><summary>Command</summary><pre>{_e(_command(table))}</pre></details>
+{f'<div class="charts">{figures}</div>' if figures else ""}
+</section>"""
+
+
+def _protocol_words(protocol: str) -> str:
+    """What a protocol's name says."""
+    match = re.fullmatch(r"(.+)-(\d+)ep-b(\d+)(?:-(.+))?-last", protocol)
+    if match is None:
+        return f"Protocol {protocol}."
+    dataset, epochs, batch, others = match.groups()
+    words = f"Protocol {protocol}: {dataset}, {epochs} epochs, batches of {batch}"
+    words += f", {others.replace('-', ', ')}" if others else ", fp32"
+    return (
+        f"{words}; scored on the test set after the last epoch, so no test score chooses an epoch."
+    )
+
+
+def _command(table: Table) -> str:
+    """What trains the table's runs again, or for the first time."""
+    cells = [cell for cell in table.cells if cell.records] or list(table.cells)
+    records = [record for cell in cells for record in cell.records]
+    seeds = ",".join(str(seed) for seed in sorted({r["seed"] for r in records})) or SEEDS
+    schedules = sorted({record["config"]["schedule"]["name"] for record in records})
+    teachers = [] if table.teacher == ALONE else table.teacher.split("+")
+    pair = f"{table.teacher}_{table.student}"
+    if (conf_dir() / "pair" / f"{pair}.yaml").is_file():
+        networks = f"pair={pair}"
+    else:
+        names = teachers[0] if len(teachers) == 1 else f"[{','.join(teachers)}]"
+        networks = f"student={table.student}" + (f" teacher={names}" if teachers else "")
+    if schedules not in ([], [table.dataset]):
+        networks += f" schedule={','.join(schedules)}"
+    lines = [f"kdbench-train -m hydra/launcher=cohort dataset={table.dataset} {networks}"]
+    lines += [f"teacher.{name}.checkpoint=FILE" for name in teachers]
+    lines.append(f"method={','.join(sorted({cell.method for cell in cells}))} seed={seeds}")
+    return " \\\n    ".join(lines)
+
+
+def _pair(table: Table) -> str:
+    return table.pair.replace("->", "→")
+
+
+def _pair_id(table: Table) -> str:
+    return f"{table.dataset}-{table.teacher}_{table.student}"
+
+
+def _text(name: str) -> str:
+    return (files("kdbench") / name).read_text(encoding="utf-8")
+
+
+def _e(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,195 @@
+"""The processes that train one cohort together, as torchrun starts them.
+
+Every rank holds the data, all weights and all state, and computes some of each batch's
+micro-batches (`kdbench.training.micro_batches`). What they find is summed, so that they stay equal. The
+first one writes the files and speaks for all.
+"""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed has them untyped
+from torch.distributed.rendezvous import rendezvous
+
+from kdbench.errors import ConfigError, KdbenchError, WriteError, first_line
+from kdbench.parallel.torchrun import Place
+
+T = TypeVar("T")
+ALONE = Place()
+PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its looks
+ERRORS = {kind.__name__: kind for kind in (KdbenchError, ConfigError, WriteError)}
+
+
+class RankError(KdbenchError):
+    """What goes wrong on one rank alone, or with the way to the others; ends the process."""
+
+
+class Ranks:
+    """The processes of a training, seen from one of them; without torchrun it is alone."""
+
+    def __init__(self, place: Place = ALONE) -> None:
+        self.number, self.count, self.local = place.number, place.count, place.local
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes the files and speaks."""
+        return self.number == 0
+
+    def join(self, device: torch.device) -> None:
+        """Meet the others, once in a process.
+
+        Raises:
+            RankError: they are not there.
+        """
+        if self.count > 1 and not dist.is_initialized():
+            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            with self._connected():
+                store, *_ = next(rendezvous("env://"))
+                own = PrefixStore(self.meet(store), store)
+                dist.init_process_group(backend, store=own, rank=self.number, world_size=self.count)
+
+    def meet(self, store: Store) -> str:
+        """A word that these very processes have in common; waits until all are there.
+
+        torchrun starts lost ranks again beside the same store (seen with PyTorch 2.15), in which
+        the addresses of dead ones still are. So each asks with a number of its own, and the first
+        answers until all have heard it.
+        """
+        if not self.first:
+            own = secrets.token_hex(8)
+            store.set(f"kdbench/asks/{self.number}", own)
+            word = store.get(f"kdbench/answer/{own}").decode()
+            store.set(f"kdbench/heard/{word}/{self.number}", "")
+            return word
+        word, end = secrets.token_hex(8), time.monotonic() + PATIENCE
+        missing = set(range(1, self.count))
+        while missing:
+            if time.monotonic() > end:
+                raise RuntimeError(f"ranks {sorted(missing)} have not come")
+            for number in sorted(missing):
+                if store.check([f"kdbench/asks/{number}"]):
+                    asked = store.get(f"kdbench/asks/{number}").decode()
+                    store.set(f"kdbench/answer/{asked}", word)
+                if store.check([f"kdbench/heard/{word}/{number}"]):
+                    missing.remove(number)
+            time.sleep(POLL)
+        return word
+
+    @torch.no_grad()
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks, in place; one message for each dtype.
+
+        All ranks then hold the same bits, and the same number of ranks finds the same again.
+
+        Raises:
+            RankError: another rank is gone.
+        """
+        if self.count == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            group = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            with self._connected():
+                dist.all_reduce(flat)
+            parts = flat.split([tensor.numel() for tensor in group])
+            for tensor, part in zip(group, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def total(self, value: float) -> float:
+        """The sum of a number over the ranks."""
+        told = torch.tensor([value], dtype=torch.float64)
+        self.add_up([told])
+        return float(told)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on one rank or more."""
+        return flag if self.count == 1 else self.total(flag) > 0
+
+    def exchange(self, text: str) -> list[str]:
+        """Every rank's text, in their order."""
+        told = text.encode()
+        lengths = torch.zeros(self.count, dtype=torch.int64)
+        lengths[self.number] = len(told)
+        self.add_up([lengths])
+        rows = torch.zeros(self.count, int(lengths.max()), dtype=torch.uint8)
+        rows[self.number, : len(told)] = torch.tensor(list(told), dtype=torch.uint8)
+        self.add_up([rows])
+        return [
+            bytes(row[:length].tolist()).decode()
+            for row, length in zip(rows, lengths.tolist(), strict=True)
+        ]
+
+    def by_first(self, act: Callable[[], None]) -> None:
+        """Let the first rank act; where that fails with an error of ours, it fails on all."""
+        self._act(self.first, act)
+
+    def together(self, act: Callable[[], T]) -> T:
+        """Act on every rank; where that fails on one with an error of ours, it fails on all."""
+        result = self._act(True, act)
+        assert result is not None
+        return result
+
+    def in_turn(self, act: Callable[[], T]) -> T:
+        """Act: the first rank of each machine before its others, which find what it has fetched."""
+        result = self._act(self.local == 0, act)
+        return act() if result is None else result
+
+    def _act(self, chosen: bool, act: Callable[[], T]) -> T | None:
+        if self.count == 1:
+            return act()
+        result, failure, told = None, None, ""
+        if chosen:
+            try:
+                result = act()
+            except RankError:
+                raise
+            except KdbenchError as error:
+                failure, told = error, json.dumps([type(error).__name__, str(error)])
+        failed = [text for text in self.exchange(told) if text]
+        if failure is not None:
+            raise failure
+        if failed:
+            kind, line = json.loads(failed[0])
+            raise ERRORS.get(kind, KdbenchError)(line)
+        return result
+
+    @contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """What goes wrong inside goes wrong on this rank alone.
+
+        Raises:
+            RankError: in place of an error of ours, where there are other ranks.
+        """
+        try:
+            yield
+        except RankError:
+            raise
+        except KdbenchError as error:
+            if self.count == 1:
+                raise
+            raise RankError(f"rank {self.number}: {error}") from None
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            said = re.sub(r"^\[[^]]*\] ", "", first_line(error)).split(". ")[0]
+            raise RankError(
+                f"rank {self.number} has lost the others ({said}): see what they said; the same "
+                "command goes on from the last checkpoint"
+            ) from None
+
+
+def leave() -> None:
+    """Part from the other ranks, at the end of the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

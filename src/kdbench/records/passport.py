@@ -1,0 +1,81 @@
+"""A checkpoint's passport: which file it is, where it comes from and what it must score.
+
+Dead links and silently wrong normalisation are how teachers go wrong in this field, so no teacher
+is used before its file is identified and its accuracy measured.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.schema.check import convert
+from kdbench.system.files import read_small, write_atomically
+
+SUFFIX = ".passport.json"
+KNOWN = Path(__file__).resolve().parent / "passports"
+
+
+@dataclass(frozen=True)
+class Passport:
+    """Facts about one checkpoint file; None where unknown."""
+
+    sha256: str | None = None
+    network: str | None = None
+    dataset: str | None = None
+    mean: tuple[float, ...] | None = None  # normalisation it was trained with
+    std: tuple[float, ...] | None = None
+    top1: float | None = None  # percent on the whole test set
+    ap: float | None = None  # percent, COCO's AP of a detector
+    source: str | None = None
+    licence: str | None = None
+
+    def filled_from(self, other: "Passport") -> "Passport":
+        """This passport, with what it lacks taken from `other`."""
+        mine = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(other, **mine)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def beside(checkpoint: Path) -> Path:
+    """Where a checkpoint's own passport lies."""
+    return checkpoint.with_name(checkpoint.stem + SUFFIX)
+
+
+def read_passport(path: Path) -> Passport:
+    """Read a passport file.
+
+    Raises:
+        KdbenchError: it is not a JSON object of a passport's fields.
+    """
+    try:
+        fields = json.loads(read_small(path))
+        hints = Passport.__annotations__
+        return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
+    except (ValueError, KeyError, AttributeError, RecursionError, ConfigError) as error:
+        raise KdbenchError(f"{path} is not a passport ({error}): mend it or remove it") from None
+
+
+def write_passport(passport: Passport, path: Path) -> None:
+    """Write a passport file, one fact a line."""
+    text = json.dumps(dataclasses.asdict(passport), indent=1) + "\n"
+    write_atomically(path, text.encode())
+
+
+def find_passport(checkpoint: Path, sha256: str) -> Passport:
+    """What is known of a file: the passport beside it, else kdbench's own list of known files."""
+    own = beside(checkpoint)
+    if own.is_file():
+        return read_passport(own)
+    for path in sorted(KNOWN.glob(f"*{SUFFIX}")):
+        known = read_passport(path)
+        if known.sha256 == sha256:
+            return known
+    return Passport()

@@ -1,0 +1,203 @@
+"""Checks a composed configuration against the signatures of what it builds.
+
+Hydra lets `+unknown=1`, `++method.temprature=3` and `seed=abc` through. Every node with a
+`_target_` is therefore held against the annotated keywords of its target: unknown, missing and
+ill-typed keys are one-line errors that name the nearest valid key. What comes back is complete
+(defaults filled in) and normalised (`1` for a float becomes `1.0`), so that equal settings hash
+equally however they were written.
+"""
+
+import inspect
+import pkgutil
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from kdbench.errors import ConfigError, nearest
+from kdbench.schema.plugins import packages
+
+# Words that Hydra's `instantiate` obeys wherever they stand: plain data may not hold them.
+RESERVED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def allowed() -> tuple[str, ...]:
+    """The packages whose code a configuration may name."""
+    return ("kdbench", *packages())
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a dotted name is of one of them."""
+    top, dot, _ = name.partition(".")
+    return bool(dot) and top in allowed()
+
+
+def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]:
+    """The callable that `_target_` names; only code of kdbench and of `packages` can be named.
+
+    Args:
+        path: the node's place in the configuration, for error lines.
+        target: what the node names.
+        kind: what it must make: a class is held against it, a function by its annotation.
+
+    Raises:
+        ConfigError: it is outside these packages, does not exist or makes something else.
+    """
+    where = f"{path}._target_"
+    outside = f"{where}={target} is not allowed: name something in {', '.join(allowed())}"
+    if not isinstance(target, str) or not is_allowed(target):
+        raise ConfigError(outside)
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}={target} does not exist: {error}") from None
+    except Exception as error:  # of a module of others, while it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{where}={target} cannot be imported: {said}") from error
+    if not callable(found) or not is_allowed(f"{getattr(found, '__module__', None)}."):
+        raise ConfigError(outside)
+    if kind is not object:
+        made = found if inspect.isclass(found) else get_type_hints(found).get("return")
+        if not (inspect.isclass(made) and issubclass(made, kind)):
+            raise ConfigError(
+                f"{where}={target} is not allowed: name a {kind.__name__}, or a function annotated "
+                "to return one"
+            )
+    return cast(Callable[..., Any], found)
+
+
+def check_targets(path: str, node: object) -> None:
+    """Refuse a node that would have anything but allowed code called, at any depth.
+
+    Raises:
+        ConfigError: names the target.
+    """
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            locate(path, node["_target_"])
+        for key, value in node.items():
+            check_targets(f"{path}.{key}", value)
+    elif isinstance(node, list | tuple):
+        for i, item in enumerate(node):
+            check_targets(f"{path}[{i}]", item)
+
+
+def check_node(
+    path: str, node: object, given: tuple[str, ...] = (), kind: type = object
+) -> dict[str, Any]:
+    """Hold one node with a `_target_` against its target's signature; returns it completed.
+
+    Args:
+        path: the node's place in the configuration, for error lines.
+        node: the node as a plain container.
+        given: keywords that the program fills in itself and a user may not set.
+        kind: what the target must make.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{path} must be a mapping with a _target_, not {node!r}")
+    target = locate(path, node["_target_"], kind)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    checked = {"_target_": node["_target_"]}
+    if "name" in node:
+        checked["name"] = convert(f"{path}.name", node["name"], str)
+    settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    valid = [name for name in parameters if name not in given]
+    refuse_unknown(path, settings, valid)
+    for name in valid:
+        if name not in hints:
+            raise ConfigError(f"{node['_target_']} must annotate {name}: its type is the schema")
+        default = parameters[name].default
+        if name not in settings and default is inspect.Parameter.empty:
+            raise ConfigError(f"{path}.{name} is missing: set it")
+        checked[name] = convert(f"{path}.{name}", settings.get(name, default), hints[name])
+    return checked
+
+
+def refuse_unknown(path: str, node: Mapping[Any, Any], valid: list[str]) -> None:
+    """Refuse keys that are not in `valid`.
+
+    Raises:
+        ConfigError: with the nearest valid key.
+    """
+    for key in node:
+        if key not in valid:
+            where = f"{path}.{key}" if path else str(key)
+            raise ConfigError(f"unknown key '{where}': {nearest(str(key), valid)}")
+
+
+def convert(path: str, value: object, hint: Any) -> Any:
+    """`value` as the annotated type; whole numbers become floats where a float is asked for.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if hint is Any:
+        return value
+    if inspect.isclass(hint) and _is_node_type(hint) and isinstance(value, Mapping):
+        return check_node(path, value, kind=hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(path, value, arguments)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        choices = [str(argument) for argument in arguments]
+        raise ConfigError(f"{path}={value!r} is not valid: {nearest(str(value), choices)}")
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return [convert(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        for word in RESERVED:
+            if word in value:
+                raise ConfigError(f"{path}.{word} is not allowed: {path} is plain data")
+        return {
+            convert(path, key, arguments[0]): convert(f"{path}.{key}", item, arguments[1])
+            for key, item in value.items()
+        }
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{path} is too large for a number") from None
+    if inspect.isclass(hint) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path} must be {_describe(hint)}, not {value!r}")
+
+
+def _is_node_type(hint: type) -> bool:
+    """A class of ours stands for a nested node with its own `_target_`, as in a wrapper."""
+    return is_allowed(f"{hint.__module__}.")
+
+
+def _convert_union(path: str, value: object, arguments: tuple[Any, ...]) -> Any:
+    choices = [argument for argument in arguments if argument is not type(None)]
+    if value is None and len(choices) < len(arguments):
+        return None
+    if len(choices) == 1:
+        return convert(path, value, choices[0])
+    for choice in choices:
+        try:
+            return convert(path, value, choice)
+        except ConfigError:
+            continue
+    words = " or ".join(_describe(argument) for argument in arguments)
+    raise ConfigError(f"{path} must be {words}, not {value!r}")
+
+
+def _describe(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(argument) for argument in get_args(hint))
+    if get_origin(hint) in (list, tuple):
+        return f"a list, each item {_describe(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "a mapping"
+    return _WORDS.get(hint, "a mapping with a _target_" if inspect.isclass(hint) else str(hint))

@@ -1,0 +1,1 @@
+"""Many runs: what there is to do, what it costs, and where it trains."""

@@ -1,0 +1,223 @@
+"""What a sweep would cost on this machine, before anything starts."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.assembly.build import build_method, check_teachers, make
+from kdbench.config.run_config import Config
+from kdbench.data.base import Dataset
+from kdbench.data.memory.synthetic import synthetic
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.record import canonical, teacher_label
+from kdbench.system.hardware import hardware
+from kdbench.system.runtime import Runtime
+from kdbench.teachers.outputs import untabled
+from kdbench.training.jobs import open_job
+from kdbench.training.timings import STEPS, Timings, time_run
+from kdbench.training.together import self_teacher
+
+DONE, RESUME, TODO, WAITS = "done", "to resume", "to do", "waiting for a teacher"
+SIZES = {  # classes, images to train on and to score: of the data sets that are downloaded
+    "cifar10": (10, 50_000, 10_000),
+    "cifar100": (100, 50_000, 10_000),
+    "fashion_mnist": (10, 60_000, 10_000),
+}
+
+
+@dataclass
+class Planned:
+    """One run of the sweep."""
+
+    config: Config  # with the teachers that the method reads
+    name: str
+    status: str
+    why: str = ""  # it waits
+    left: float = 1.0  # of its epochs
+    tabled: bool = False  # a table is enough for its method
+
+    @property
+    def like(self) -> str:
+        """Equal for runs that take equal time."""
+        schedule = {key: self.config["schedule"][key] for key in ("batch_size", "precision")}
+        networks = [node["network"] for node in self.config["teacher"].values()]
+        parts = [self.config["method"], self.config["student"], networks, schedule]
+        return canonical([*parts, self.config["dataset"]])
+
+    @property
+    def company(self) -> str:
+        """Equal for runs that can train side by side with the same answers."""
+        schedule = {key: self.config["schedule"][key] for key in ("batch_size", "epochs")}
+        views = 1 if self.tabled else build_method(self.config["method"], 0).views
+        return canonical([self.answers, self.config["seed"], schedule, self.tabled, views])
+
+    @property
+    def answers(self) -> str:
+        """Equal for runs that read one table."""
+        return canonical([self.config["teacher"], self.config["dataset"]])
+
+
+def estimate(configs: Sequence[Config]) -> None:
+    """Print the runs to do, and what they cost alone and side by side.
+
+    Raises:
+        KdbenchError: a configuration that could not be trained.
+    """
+    if any("task" in config for config in configs):
+        raise ConfigError("kdbench-estimate knows classifiers only: leave task=detection out")
+    runtime: Runtime = make(configs[0]["runtime"])
+    runtime.apply()
+    datasets: dict[str, Dataset] = {}
+    plans: dict[str, Planned] = {}
+    for config in configs:
+        key = canonical(config["dataset"])
+        if key not in datasets:
+            datasets[key] = data_or_stand_in(config["dataset"])
+        for plan in planned(config, datasets[key]):
+            plans.setdefault(plan.name, plan)
+    runs = list(plans.values())
+    print_runs(runs)
+    todo = [run for run in runs if run.status != DONE]
+    if todo:
+        timings: dict[str, Timings] = {}
+        for run in todo:
+            if run.like not in timings:
+                dataset = datasets[canonical(run.config["dataset"])]
+                timings[run.like] = time_run(run.config, dataset, runtime)
+        machine = hardware(runtime.device)
+        print(
+            f"\n{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, teachers with "
+            f"random weights, {STEPS} timed steps each"
+        )
+        print_costs(todo, timings, datasets)
+
+
+def data_or_stand_in(node: Config) -> Dataset:
+    """The data set, or random images of its number and size where its files are not there.
+
+    Raises:
+        KdbenchError: its files are not there, and its size is not known without them.
+    """
+    try:
+        return make(node)
+    except ConfigError:
+        raise
+    except KdbenchError as error:
+        if node["name"] not in SIZES:
+            raise
+        print(f"{error}\n{node['name']} is stood in for by random images: no run is known as done")
+    classes, train, test = SIZES[node["name"]]
+    kept = {key: node[key] for key in ("mean", "std", "pad", "flip", "val_split")}
+    return synthetic(classes, train, test, image_size=32, seed=0, **kept)
+
+
+def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
+    """The run that a configuration describes, after teachers that it trains on the way."""
+    runs_dir = Path(config["runs_dir"])
+    method = build_method(config["method"], config["seed"])
+    teachers = dict(config["teacher"]) if method.num_teachers != 0 else {}
+    config = {**config, "teacher": teachers}
+    check_teachers(config["method"], method, list(teachers))
+    for name, node in teachers.items():
+        if node["checkpoint"] == "train":
+            (before,) = planned(self_teacher(config, node), dataset)
+            yield before
+            if before.status == DONE:
+                teachers[name] = {**node, "checkpoint": str(runs_dir / before.name)}
+    tabled = bool(teachers) and not untabled([method], dataset.views)
+    try:
+        job = open_job(config, dataset, runs_dir)
+    except KdbenchError as error:
+        labels = "+".join(teacher_label(name, node) for name, node in teachers.items())
+        parts = [dataset.name, labels, config["student"]["name"], config["method"]["name"]]
+        name = f"{'-'.join(parts)}-s{config['seed']}"
+        first = any(node["checkpoint"] == "train" for node in teachers.values())
+        why = "it is trained first, by the run's own recipe" if first else str(error)
+        yield Planned(config, name, WAITS, why, tabled=tabled)
+        return
+    name = job.identity.run_id
+    if job.record is not None:
+        yield Planned(config, name, DONE, left=0.0)
+        return
+    found = checkpoint_paths(job.folder)
+    epochs, size = config["schedule"]["epochs"], config["schedule"]["batch_size"]
+    steps = epochs * math.ceil(len(dataset.train.labels) / size)
+    left = 1 - int(found[-1].stem.rpartition("-")[2]) / steps if found else 1.0
+    yield Planned(config, name, RESUME if found else TODO, left=left, tabled=tabled)
+
+
+def print_runs(runs: Sequence[Planned]) -> None:
+    """A line for each run, and how many there are of each kind."""
+    counts = {status: 0 for status in (DONE, RESUME, TODO, WAITS)}
+    for run in runs:
+        counts[run.status] += 1
+        percent = f", {100 * run.left:.0f}% left" if run.status == RESUME else ""
+        print(f"  {run.name:<48} {run.status}{percent}")
+    for why in dict.fromkeys(run.why for run in runs if run.why):
+        print(f"a teacher is not there: {why}")
+    kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{len(runs)} runs: {kinds}")
+
+
+def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
+    """Seconds of the student's part of what is left of a run, and of the live teacher's."""
+    schedule = run.config["schedule"]
+    steps = math.ceil(len(dataset.train.labels) / schedule["batch_size"])
+    scored = sum(len(split.labels) for name, split in dataset.splits.items() if name != "train")
+    epochs = run.left * schedule["epochs"]
+    own = epochs * (steps * timings.step + scored * timings.evaluation)
+    return own, epochs * steps * timings.teachers
+
+
+def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
+    """Seconds to fill an empty table with all that the run's epochs ask for."""
+    schedule, views = run.config["schedule"], dataset.views.count
+    asked = 1 - (1 - 1 / views) ** schedule["epochs"]
+    images = len(dataset.train.labels) * views * asked
+    return images * timings.teachers / min(schedule["batch_size"], len(dataset.train.labels))
+
+
+def print_costs(
+    runs: Sequence[Planned], timings: dict[str, Timings], datasets: dict[str, Dataset]
+) -> None:
+    """A line for each method, and the totals, alone and side by side."""
+    alone: dict[str, float] = {}
+    beside: dict[str, float] = {}
+    number: dict[str, int] = {}
+    per_step: dict[str, Timings] = {}
+    shared: dict[str, float] = {}  # teacher forwards of a cohort, or the filling of a table
+    for run in runs:
+        name, found = run.config["method"]["name"], timings[run.like]
+        dataset = datasets[canonical(run.config["dataset"])]
+        own, live = parts(run, found, dataset)
+        number[name] = number.get(name, 0) + 1
+        alone[name] = alone.get(name, 0.0) + own + live
+        beside[name] = beside.get(name, 0.0) + own
+        per_step[name] = found
+        key = run.answers if run.tabled else run.company
+        cost = filling(run, found, dataset) if run.tabled else live
+        shared[key] = max(shared.get(key, 0.0), cost)
+    heads = f"{'ms a step':>10} {'teacher ms':>11} {'alone':>9} {'beside':>9}"
+    print(f"\n{'method':<26} {'runs':>5} {heads}")
+    for name, count in number.items():
+        step, teachers, _ = per_step[name]
+        print(
+            f"{name:<26} {count:>5} {1000 * step:>10.1f} {1000 * teachers:>11.1f} "
+            f"{duration(alone[name]):>9} {duration(beside[name]):>9}"
+        )
+    total, together = sum(alone.values()), sum(beside.values()) + sum(shared.values())
+    print(f"\none run after another, teachers live:       {duration(total)}")
+    print(
+        f"in cohorts of a seed, with a teacher table: {duration(together)}, of which the teachers "
+        f"{duration(sum(shared.values()))}"
+    )
+    print("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

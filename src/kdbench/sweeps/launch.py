@@ -1,0 +1,278 @@
+"""A sweep from its configurations to its summary: what `hydra/launcher=cohort` does."""
+
+import secrets
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdbench.assembly.build import make
+from kdbench.config.hydra_cli import print_error
+from kdbench.config.run_config import Config
+from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.parallel.torchrun import place
+from kdbench.records.record import canonical
+from kdbench.sweeps.clusters import RayExecutor, SubmititExecutor
+from kdbench.sweeps.cost import duration
+from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
+from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
+from kdbench.system.console import Console
+from kdbench.system.files import make_folder
+from kdbench.system.runtime import Runtime
+from kdbench.training.cohort import stop_requests
+from kdbench.training.jobs import Job
+
+EXECUTORS = ("local", "submitit", "ray")
+POLL = 0.1  # seconds between looks at what has ended
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`hydra.launcher`, checked.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+    """
+
+    size: int = 16
+    executor: str = "local"
+    processes: int | None = None
+    submitit: Mapping[str, Any] = field(default_factory=dict)
+    ray: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in (("size", self.size), ("processes", self.processes)):
+            if value is not None and value < 1:
+                raise ConfigError(f"hydra.launcher.{key} must be 1 or more, not {value}")
+        if self.executor not in EXECUTORS:
+            raise ConfigError(
+                f"unknown hydra.launcher.executor '{self.executor}': "
+                f"{nearest(self.executor, EXECUTORS)}"
+            )
+
+
+def launch(configs: Sequence[Config], settings: Settings) -> None:
+    """Train the runs that have no result yet, side by side where they can be.
+
+    A run or a process that fails is tried once more at the end; nothing stops the others.
+
+    Raises:
+        ConfigError: torchrun has started this; a sweep starts its own processes.
+        KdbenchError: runs have no result; each was named, with its reason.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, resumable.
+    """
+    if place().count > 1:
+        raise ConfigError(
+            "a sweep starts its own processes: run it without torchrun, or with "
+            "hydra/launcher=basic to train its runs one after the other on all ranks"
+        )
+    if any("task" in config for config in configs):
+        raise ConfigError(
+            "detectors do not train side by side: hydra/launcher=basic trains them one by one"
+        )
+    started, console = time.monotonic(), Console()
+    runs_dir = Path(configs[0]["runs_dir"])
+    make_folder(runs_dir)
+    executor = open_executor(configs, settings, runs_dir, sys.stdout.isatty())
+    with stop_requests() as stop, closing(executor):
+        sweep = Sweep(executor, console, stop, settings.size)
+        first = plan(teachers_first(configs))
+        if first.todo:
+            console.message(f"teachers first: {first.describe()}")
+            sweep.train(first.todo)
+            sweep.failures.clear()  # they are the reason why others fail
+        planned = plan(configs)
+        console.message(planned.describe())
+        report(planned.failures)
+        done = sweep.train(planned.todo)
+    close(planned, done, sweep.failures, console, time.monotonic() - started)
+
+
+def open_executor(
+    configs: Sequence[Config], settings: Settings, runs_dir: Path, terminal: bool
+) -> Executor:
+    """The executor that the settings name.
+
+    Raises:
+        KdbenchError: it is not installed, or the runs' device is not there.
+    """
+    if settings.executor == "submitit":
+        # A folder that nobody knew before: submitit unpickles the results that it finds there.
+        folder = runs_dir / ".submitit" / secrets.token_hex(4)
+        return SubmititExecutor(folder, settings.submitit, settings.processes)
+    nodes = {canonical(config["runtime"]): config["runtime"] for config in configs}
+    if settings.executor == "ray":
+        needs_gpu = any(node["device"] != "cpu" for node in nodes.values())
+        threads = max(node["threads"] or 1 for node in nodes.values())
+        return RayExecutor(settings.ray, needs_gpu, threads, settings.processes)
+    runtimes: list[Runtime] = [make(node) for node in nodes.values()]
+    places = environments(runtimes, settings.processes)
+    return LocalExecutor(runs_dir / ".sweeps", places, shown=terminal and len(places) == 1)
+
+
+class Sweep:
+    """Cohorts on their way through an executor, and what is said of them."""
+
+    def __init__(
+        self, executor: Executor, console: Console, stop: threading.Event, size: int
+    ) -> None:
+        self.executor, self.console, self.stop, self.size = executor, console, stop, size
+        self.failures: list[Failure] = []
+        self.waiting: deque[Task] = deque()
+        self.running: list[Task] = []
+        self.named: set[str] = set()  # failures that a log told of while others trained on
+        self.jobs: Sequence[Job] = ()
+        self.done = self.number = 0
+        self.epochs, self.seconds = 0, 0.0  # of the cohorts that have ended
+
+    def train(self, jobs: Sequence[Job]) -> int:
+        """Train the jobs; returns how many are done.
+
+        Raises:
+            KeyboardInterrupt: stopped, resumable.
+        """
+        self.done, self.jobs = 0, jobs
+        for group in cohorts(jobs, self.size):
+            self.add(group)
+        while self.waiting or self.running:
+            if self.stop.is_set():
+                self.interrupt()
+            while self.waiting and self.executor.room():
+                self.begin(self.waiting.popleft())
+            for task in self.running:
+                self.listen(task)
+            for ended in self.executor.ended():
+                self.end(ended)
+            self.stop.wait(POLL)
+        return self.done
+
+    def add(self, jobs: list[Job], again: bool = False) -> None:
+        """Queue a cohort."""
+        self.number += 1
+        self.waiting.append(Task(self.number, jobs, again))
+
+    def begin(self, task: Task) -> None:
+        """Start a cohort, and say so."""
+        task.started = time.monotonic()
+        self.executor.start(task)
+        self.running.append(task)
+        again = "tried once more, " if task.again else ""
+        log = f"; output in {task.log}" if task.log is not None else ""
+        self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
+
+    def listen(self, task: Task) -> None:
+        """Report the failures that the cohort's log tells of before it ends."""
+        for line in task.new_lines():
+            for job in task.jobs:
+                name = job.identity.run_id
+                if name not in self.named and line.startswith(f"{name} failed: "):
+                    self.named.add(name)
+                    print_error(line)
+
+    def end(self, ended: Ended) -> None:
+        """Count a cohort's results, and queue what is worth another try."""
+        task = ended.task
+        self.listen(task)
+        self.running.remove(task)
+        log = f" (output in {task.log})" if task.log is not None else ""
+        if ended.outcomes is None:
+            again = self.fail(task, [(job, ended.reason) for job in task.jobs], [])
+            print_error(f"cohort {task.number}, {names(task.jobs)}: {ended.reason}{log}")
+        else:
+            self.seconds += time.monotonic() - task.started
+            self.epochs += task.epochs
+            pairs = list(zip(task.jobs, ended.outcomes, strict=True))
+            self.done += sum(found.error is None for _, found in pairs)
+            failed = [(job, found.error) for job, found in pairs if found.error is not None]
+            hopeless = [job for job, found in pairs if found.final]
+            for job, reason in failed:
+                if job.identity.run_id not in self.named:
+                    print_error(f"{job.identity.run_id} failed: {reason}{log}")
+            again = self.fail(task, failed, hopeless)
+        self.named -= {job.identity.run_id for job in task.jobs}
+        if again:
+            self.add(again, again=True)
+        parts = [f"cohort {task.number} has ended: {self.done} of {runs(len(self.jobs))} done"]
+        if again:
+            parts.append(f"{runs(len(again))} to be tried once more")
+        left = self.left()
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        self.console.message(", ".join(parts))
+
+    def fail(
+        self, task: Task, failed: Sequence[tuple[Job, str]], hopeless: Sequence[Job]
+    ) -> list[Job]:
+        """Keep the failures that stand; returns the jobs to try once more."""
+        again = [job for job, _ in failed if not task.again and job not in hopeless]
+        stand = [(job, reason) for job, reason in failed if job not in again]
+        self.failures += [Failure(job.identity.run_id, reason) for job, reason in stand]
+        return again
+
+    def left(self) -> float | None:
+        """Seconds to the end, by what the ended cohorts took; None at the end, or if none has."""
+        if not self.epochs or not (self.waiting or self.running):
+            return None
+        per_epoch, now = self.seconds / self.epochs, time.monotonic()
+        rest = sum(per_epoch * task.epochs for task in self.waiting)
+        rest += sum(max(0.0, per_epoch * t.epochs - (now - t.started)) for t in self.running)
+        # The one that has just ended makes room for another.
+        return rest / (len(self.running) + min(1, len(self.waiting)))
+
+    def interrupt(self) -> None:
+        """Let what trains write checkpoints, and leave.
+
+        Raises:
+            KeyboardInterrupt: always; at once on a second Ctrl-C.
+        """
+        self.console.message("stopping: what trains now writes checkpoints")
+        self.executor.stop()
+        while self.running:
+            for ended in self.executor.ended():
+                self.running.remove(ended.task)
+            time.sleep(POLL)
+        done = sum(job.record is not None for job in self.jobs)
+        raise KeyboardInterrupt(
+            f"stopped with {done} of {runs(len(self.jobs))} done; the same command goes on "
+            "from there"
+        )
+
+
+def names(jobs: Sequence[Job]) -> str:
+    """Jobs in a few words."""
+    first = jobs[0].identity.run_id
+    return first if len(jobs) == 1 else f"{runs(len(jobs))}, {first} and those beside it"
+
+
+def report(failures: Sequence[Failure]) -> None:
+    """A line for each reason, with the runs that it keeps from a result."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures:
+        by_reason.setdefault(reason, []).append(name)
+    for reason, failed in by_reason.items():
+        print_error(f"{', '.join(failed)}: {reason}")
+
+
+def close(
+    planned: Plan, done: int, failures: Sequence[Failure], console: Console, seconds: float
+) -> None:
+    """The summary.
+
+    Raises:
+        KdbenchError: runs have no result.
+    """
+    missing = len(failures) + len(planned.failures)
+    console.message(
+        f"sweep: {done} done, {planned.done} done before, {missing} failed; {duration(seconds)}"
+    )
+    if missing:
+        report(failures)
+        raise KdbenchError(
+            f"{missing} of {runs(planned.total)} have no result; the same command tries them again "
+            "and leaves the others alone"
+        )

@@ -1,0 +1,251 @@
+"""Where a sweep's cohorts train: in processes of this machine, each with a device of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from kdbench.config.run_config import Config
+from kdbench.errors import ConfigError
+from kdbench.sweeps.worker import Outcome, outcomes_file
+from kdbench.system.files import write_atomically
+from kdbench.training.jobs import Job
+
+# A process takes seconds to start, most of them to import torch. After a cohort that took longer
+# than this it is replaced, so that the next one starts in clean memory; until then it is kept.
+REPLACED_AFTER = 60.0
+
+
+@dataclass
+class Task:
+    """A cohort, on its way through an executor."""
+
+    number: int
+    jobs: list[Job]
+    again: bool = False  # the second try
+    log: Path | None = None  # where its output goes; None: to the terminal
+    read: int = 0  # bytes of the log that were read, or were there before
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def configs(self) -> list[Config]:
+        """The runs to train."""
+        return [job.config for job in self.jobs]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all runs, as a measure of work."""
+        return sum(config["schedule"]["epochs"] for config in self.configs)
+
+    def new_lines(self) -> list[str]:
+        """Whole lines that its log got since the last call."""
+        if self.log is None or not self.log.is_file():
+            return []
+        with self.log.open("rb") as file:
+            file.seek(self.read)
+            whole = file.read().rpartition(b"\n")[0]
+        self.read += len(whole) + bool(whole)
+        return whole.decode(errors="replace").splitlines()
+
+
+class Ended(NamedTuple):
+    """A cohort that trains no more."""
+
+    task: Task
+    outcomes: list[Outcome] | None  # for each job; None: its process died
+    reason: str = ""  # why it died
+
+
+class Executor(Protocol):
+    """Trains cohorts and says when they have ended; never waits."""
+
+    def room(self) -> bool:
+        """Whether another cohort may start now."""
+
+    def start(self, task: Task) -> None:
+        """Start training a cohort; sets its `log`."""
+
+    def ended(self) -> list[Ended]:
+        """The cohorts that have ended since the last call."""
+
+    def stop(self) -> None:
+        """Ask every cohort to write checkpoints and end."""
+
+    def close(self) -> None:
+        """Let go of everything; what still trains is killed."""
+
+
+class Worker:
+    """One `kdbench.sweeps.worker` process; its files are SWEEPS/<n>.*."""
+
+    def __init__(self, sweeps: Path, environment: Mapping[str, str], shown: bool) -> None:
+        self._claim = claim_log(sweeps)
+        self.log = None if shown else self._claim
+        self.task: Task | None = None
+        with self._claim.open("ab") as log:
+            self.process = subprocess.Popen(
+                # -P: nothing is imported from the folder that the command was typed in.
+                [sys.executable, "-P", "-m", "kdbench.sweeps.worker"],
+                stdin=subprocess.PIPE,
+                stdout=None if shown else log,
+                stderr=None if shown else subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,  # Ctrl-C on the terminal is the launcher's to pass on
+            )
+
+    @property
+    def file(self) -> Path:
+        """The file of the task."""
+        return self._claim.with_suffix(".task")
+
+    def give(self, task: Task) -> None:
+        """Hand over a cohort."""
+        assert self.process.stdin is not None
+        task.log = self.log
+        task.read = self.log.stat().st_size if self.log is not None else 0
+        write_atomically(self.file, json.dumps(task.configs).encode())
+        self.task = task
+        with suppress(BrokenPipeError):  # it has died; `ended` says so
+            self.process.stdin.write(f"{self.file}\n".encode())
+            self.process.stdin.flush()
+
+    def ended(self) -> Ended | None:
+        """How the cohort ended, once it has."""
+        assert self.task is not None
+        code = self.process.poll()  # before the look at the file, so that none is missed
+        path = outcomes_file(self.file)
+        if path.is_file():
+            found = [Outcome(*fields) for fields in json.loads(path.read_text())]
+            path.unlink()
+            ended = Ended(self.task, found)
+        elif code is not None:
+            ended = Ended(self.task, None, death(code))
+        else:
+            return None
+        self.task = None
+        return ended
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if self.task is not None:
+            self.process.kill()
+        self.process.wait()
+        self.file.unlink(missing_ok=True)
+        outcomes_file(self.file).unlink(missing_ok=True)
+        if self.log is None:
+            self._claim.unlink(missing_ok=True)
+
+
+class LocalExecutor:
+    """Processes of this machine: one for each of `environments`, at one cohort a time."""
+
+    def __init__(
+        self, sweeps: Path, environments: Sequence[Mapping[str, str]], shown: bool
+    ) -> None:
+        self.sweeps, self.shown = sweeps, shown
+        self.environments = environments
+        self.workers: dict[int, Worker] = {}  # by place
+
+    def room(self) -> bool:
+        """Whether a place is free."""
+        return len(self._busy()) < len(self.environments)
+
+    def start(self, task: Task) -> None:
+        """Hand the cohort to the first free place."""
+        busy = self._busy()
+        place = next(i for i in range(len(self.environments)) if i not in busy)
+        if place not in self.workers:
+            environment = self.environments[place]
+            self.workers[place] = Worker(self.sweeps, environment, self.shown)
+        self.workers[place].give(task)
+
+    def ended(self) -> list[Ended]:
+        """The cohorts that have ended; a process that died or trained for long is replaced."""
+        found = []
+        for place, worker in self._busy().items():
+            ended = worker.ended()
+            if ended is not None:
+                found.append(ended)
+                if ended.outcomes is None or time.monotonic() - ended.task.started > REPLACED_AFTER:
+                    self.workers.pop(place).close()
+        return found
+
+    def stop(self) -> None:
+        """SIGTERM to every process that trains."""
+        for worker in self._busy().values():
+            worker.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """End every process."""
+        while self.workers:
+            self.workers.popitem()[1].close()
+
+    def _busy(self) -> dict[int, Worker]:
+        return {i: worker for i, worker in self.workers.items() if worker.task is not None}
+
+
+def claim_log(folder: Path) -> Path:
+    """A new file <n>.log in the folder, of the first number that is free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = [int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit()]
+    number = max(taken, default=0) + 1
+    while True:
+        path = folder / f"{number}.log"
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:  # another sweep was faster
+            number += 1
+
+
+def death(code: int) -> str:
+    """How a process ended that should not have."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    hint = "; is there too little memory?" if code == -signal.SIGKILL else ""
+    return f"its process was killed by {signal.Signals(-code).name}{hint}"
+
+
+def environments(runtimes: Sequence[Any], processes: int | None) -> list[dict[str, str]]:
+    """What each process on this machine has of its own: a GPU, or a share of the CPU's threads.
+
+    No CUDA context is created for the answer.
+
+    Args:
+        runtimes: the runs' `kdbench.system.runtime.Runtime`.
+        processes: how many; None: one for each GPU, or one.
+
+    Raises:
+        ConfigError: more processes than GPUs.
+    """
+    gpus = visible_gpus() if any(one.device.type == "cuda" for one in runtimes) else []
+    if gpus and processes is not None and processes > len(gpus):
+        raise ConfigError(
+            f"hydra.launcher.processes={processes}, but there are {len(gpus)} GPUs, and each "
+            "takes one process at a time: leave it out, or raise hydra.launcher.size"
+        )
+    count = processes or len(gpus) or 1
+    places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:count]] or [{} for _ in range(count)]
+    if count > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share = str(max(1, torch.get_num_threads() // count))
+        places = [{**place, "OMP_NUM_THREADS": share} for place in places]
+    return places
+
+
+def visible_gpus() -> list[str]:
+    """How CUDA_VISIBLE_DEVICES names each GPU of this process."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(i) for i in range(count)]

@@ -1,0 +1,143 @@
+"""What a sweep has to do: which of its runs are done, named twice, to train, or hopeless."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from kdbench.assembly.build import make
+from kdbench.config.run_config import Config
+from kdbench.data.base import Dataset
+from kdbench.errors import KdbenchError
+from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.record import canonical, teacher_label
+from kdbench.training.jobs import Job, group_alike, open_job, reads_teachers
+from kdbench.training.together import self_teacher
+
+
+class Failure(NamedTuple):
+    """A run without a result."""
+
+    name: str
+    reason: str  # one line
+
+
+@dataclass
+class Plan:
+    """A sweep's runs by what is to be done with them, each run once."""
+
+    todo: list[Job] = field(default_factory=list)
+    done: int = 0
+    repeated: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Runs, each counted once."""
+        return len(self.todo) + self.done + len(self.failures)
+
+    @property
+    def resumed(self) -> int:
+        """Runs that go on from a checkpoint."""
+        return sum(bool(checkpoint_paths(job.folder)) for job in self.todo)
+
+    def describe(self) -> str:
+        """One line."""
+        new = len(self.todo) - self.resumed
+        counts = {
+            "done before": self.done,
+            "go on from a checkpoint": self.resumed,
+            "to train": new,
+            "cannot be trained": len(self.failures),
+            "named twice": self.repeated,
+        }
+        parts = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+        return f"{runs(self.total)}: {parts}"
+
+
+def runs(count: int) -> str:
+    """A number of runs in words."""
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def plan(configs: Sequence[Config]) -> Plan:
+    """Identify every run and look at what its folder says of it.
+
+    A teacher that is trained on the way must have been: see `teachers_first`.
+    """
+    found, seen = Plan(), set()
+    datasets: dict[str, Dataset | KdbenchError] = {}
+    for config in configs:
+        runs_dir = Path(config["runs_dir"])
+        try:
+            dataset = load(config["dataset"], datasets)
+            job = open_job(with_ready_teachers(config, dataset, runs_dir), dataset, runs_dir)
+            if job.folder in seen:
+                found.repeated += 1
+                continue
+            seen.add(job.folder)
+            if job.record is None:
+                found.todo.append(job)
+            else:
+                found.done += 1
+        except KdbenchError as error:
+            found.failures.append(Failure(label(config), str(error)))
+    return found
+
+
+def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
+    """The data set of a node, loaded once.
+
+    Raises:
+        KdbenchError: it cannot be.
+    """
+    key = canonical(node)
+    if key not in datasets:
+        try:
+            datasets[key] = make(node)
+        except KdbenchError as error:
+            datasets[key] = error
+    dataset = datasets[key]
+    if isinstance(dataset, KdbenchError):
+        raise dataset
+    return dataset
+
+
+def teachers_first(configs: Sequence[Config]) -> list[Config]:
+    """The runs that make the teachers of those whose teacher's checkpoint is "train"."""
+    return [
+        self_teacher(config, node)
+        for config in configs
+        for node in config["teacher"].values()
+        if node["checkpoint"] == "train" and reads_teachers(config)
+    ]
+
+
+def with_ready_teachers(config: Config, dataset: Dataset, runs_dir: Path) -> Config:
+    """The configuration with the teachers that the method reads, each with its checkpoint.
+
+    Raises:
+        KdbenchError: one that is trained on the way has no result.
+    """
+    teachers = dict(config["teacher"]) if reads_teachers(config) else {}
+    for name, node in teachers.items():
+        if node["checkpoint"] == "train":
+            before = open_job(self_teacher(config, node), dataset, runs_dir)
+            if before.record is None:
+                raise KdbenchError(f"its teacher {before.identity.run_id} has no result")
+            teachers[name] = {**node, "checkpoint": str(before.folder)}
+    return {**config, "teacher": teachers}
+
+
+def label(config: Config) -> str:
+    """What a run is called that could not be identified."""
+    teachers = [teacher_label(name, node) for name, node in config["teacher"].items()]
+    names = [config[key]["name"] for key in ("dataset", "student", "method")]
+    return "-".join([names[0], "+".join(teachers) or "none", *names[1:], f"s{config['seed']}"])
+
+
+def cohorts(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """The jobs that train side by side, in groups of at most `size`."""
+    by_config = {canonical(job.config): job for job in jobs}
+    groups = group_alike([job.config for job in jobs], size)
+    return [[by_config[canonical(config)] for config in group] for group in groups]

@@ -1,0 +1,117 @@
+"""A process that trains cohorts for the launcher of sweeps; people do not start it.
+
+    python -m kdbench.sweeps.worker
+
+Each line of its input names a file with a cohort's checked configurations. What became of the runs
+is written beside it, whole or not at all. It ends with its input; where that ends in the middle of
+a cohort, whoever started it is gone, and the runs write checkpoints and stop.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdbench.config.hydra_cli import INTERRUPTED
+from kdbench.config.run_config import Config
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.schema.secrets import masked
+from kdbench.system.files import write_atomically
+from kdbench.training.cohort import STOPS, is_free
+from kdbench.training.member import DivergedError
+from kdbench.training.together import train_together
+
+
+class Outcome(NamedTuple):
+    """What became of a run."""
+
+    error: str | None = None  # one line; None: it is done
+    final: bool = False  # another try would end alike
+
+
+def outcomes(configs: Sequence[Config]) -> list[Outcome]:
+    """Train these runs side by side.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM, resumable.
+    """
+    try:
+        results = train_together(configs)
+    except Exception as failure:
+        results = [failure] * len(configs)
+    for error in {id(result): result for result in results}.values():
+        if isinstance(error, Exception) and not isinstance(error, KdbenchError):
+            print(masked("".join(traceback.format_exception(error))), file=sys.stderr)
+    return [outcome(result) for result in results]
+
+
+def outcome(result: Path | Exception) -> Outcome:
+    """A run's result as the launcher reads it."""
+    if not isinstance(result, Exception):
+        return Outcome()
+    line = str(result).strip().split("\n")[0]
+    if not isinstance(result, KdbenchError):
+        line = f"{type(result).__name__}: {line}"
+    return Outcome(line, isinstance(result, ConfigError | DivergedError))
+
+
+def stop_on_sigterm() -> None:
+    """Let the signals that stop training end what else is under way as Ctrl-C does."""
+    for number in STOPS:
+        if is_free(number):
+            signal.signal(number, signal.default_int_handler)
+
+
+def outcomes_file(task: Path) -> Path:
+    """Where the outcomes of a task are written."""
+    return task.with_suffix(".outcomes")
+
+
+class Tasks:
+    """The lines of standard input, read while a cohort trains."""
+
+    def __init__(self) -> None:
+        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" is the end
+        self.open = 0  # tasks that were read and are not finished
+        self.lock = threading.Lock()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            with self.lock:
+                self.open += 1
+            self.lines.put(line.rstrip("\n"))
+        self.lines.put("")
+        with self.lock:
+            if self.open:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def train(self) -> None:
+        """Train one cohort after the other until the input ends."""
+        while line := self.lines.get():
+            task = Path(line)
+            found = outcomes(json.loads(task.read_text()))
+            write_atomically(outcomes_file(task), json.dumps(found).encode())
+            with self.lock:
+                self.open -= 1
+
+
+def main() -> None:
+    """Train what standard input names."""
+    stop_on_sigterm()
+    try:
+        Tasks().train()
+    except KeyboardInterrupt as stop:
+        if not sys.stderr.isatty():  # on a terminal the launcher says it for all
+            print(str(stop) or "interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The machine: its files, locks, devices, signals and terminal."""

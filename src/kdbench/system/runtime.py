@@ -1,0 +1,89 @@
+"""The machine a run uses; nothing here is part of a run's identity."""
+
+import os
+from typing import Literal
+
+import torch
+
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.parallel.ranks import Ranks
+from kdbench.parallel.torchrun import place
+
+
+class Runtime:
+    """Where and how a run computes; may change rounding, never the recipe.
+
+    `compile` says how far networks are rewritten before they are run. off: not at all. auto: the
+    batch norms of frozen teachers are folded; on a CPU teachers are also compiled, where the run
+    has so many images to show them that it pays (`kdbench.teachers.frozen.WORTH_COMPILING`); on a GPU steps
+    are recorded as CUDA graphs. on: as auto, with every teacher compiled.
+
+    `checkpoint_epochs` and `checkpoint_steps` say when checkpoints are written: after so many
+    epochs, and, unless null, after so many steps. `exact` uses deterministic algorithms only, and
+    lets a run go on only under what it was started under (`kdbench.records.reproducibility`): it then ends with the
+    bits of an undisturbed run.
+
+    `ranks` are the processes that torchrun has started for the same runs; each GPU is one's own.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+        KdbenchError: `device=cuda` on a machine without a GPU.
+    """
+
+    def __init__(
+        self,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        channels_last: bool = False,
+        checkpoint_epochs: int = 1,
+        checkpoint_steps: int | None = None,
+        exact: bool = False,
+        teacher: Literal["auto", "live", "table"] = "auto",
+        table_dir: str | None = None,
+        compile: Literal["auto", "on", "off"] = "auto",
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
+        if checkpoint_epochs < 1:
+            raise ConfigError(f"runtime.checkpoint_epochs must be 1 or more: {checkpoint_epochs}")
+        if checkpoint_steps is not None and checkpoint_steps < 1:
+            raise ConfigError(
+                f"runtime.checkpoint_steps must be 1 or more, or null: {checkpoint_steps}"
+            )
+        if device == "cuda" and not torch.cuda.is_available():
+            raise KdbenchError(
+                "runtime=cuda, but torch sees no GPU: use runtime=cpu or runtime=auto"
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.ranks = Ranks(place())
+        self.device = torch.device(device)
+        if device == "cuda" and self.ranks.count > 1:
+            gpus = torch.cuda.device_count()
+            if self.ranks.local >= gpus:
+                raise KdbenchError(
+                    f"rank {self.ranks.number} has no GPU, of {gpus} here: start as many ranks as "
+                    "there are GPUs"
+                )
+            self.device = torch.device(device, self.ranks.local)
+        self.threads = threads
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
+        self.exact = exact
+        self.teacher, self.table_dir = teacher, table_dir
+        self.compile = compile
+
+    def apply(self) -> None:
+        """Set what is global to the process, and meet the other ranks."""
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
+        self.ranks.join(self.device)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if torch.are_deterministic_algorithms_enabled() != self.exact:
+            torch.use_deterministic_algorithms(self.exact)
+        # Tries which algorithm is the fastest for each convolution, and may find another one each
+        # time: other bits.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda" and not self.exact
+        if self.exact:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it

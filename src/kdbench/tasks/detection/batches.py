@@ -1,0 +1,162 @@
+"""From files to batches: the same images, sizes and flips in the same order after any resume."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+
+from kdbench.data.augmentation.views import epoch_plan, normalise
+from kdbench.tasks.detection.annotations import Picture, Target
+from kdbench.tasks.detection.coco import DetectionData, read_picture, scaled_size
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+NONE = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # of an image to score on
+STRIDE = 32  # of the deepest map of the backbone: sides are padded to multiples of it
+AHEAD = 3  # batches that are decoded before they are asked for
+
+
+class DetectionBatch(NamedTuple):
+    """What one step trains on."""
+
+    images: ImageList  # normalised, padded with zeros at the right and below
+    targets: list[dict[str, Tensor]]  # of each image "boxes" [n, 4] in its pixels, "labels" [n]
+    rows: Tensor  # [B] int64, rows of the training set
+    epoch: Tensor  # [] float32, counts from 1
+
+
+def train_batches(
+    data: DetectionData, size: int, seed: int, first: int, last: int, device: torch.device
+) -> Iterator[DetectionBatch]:
+    """The batches of the steps `first` to `last` - 1 (from 0, over all epochs).
+
+    The order of an epoch and each image's view follow from (seed, epoch) alone, and its last, short
+    batch is kept, as in `kdbench.data.augmentation.views`.
+
+    Raises:
+        KdbenchError: an image cannot be read.
+    """
+
+    def load(planned: Planned) -> list[Tensor]:
+        return [read_picture(data.train_folder, data.train[row]) for row in planned.rows]
+
+    plan = Plan(data, size, seed)
+    for planned, pixels in ahead(load, map(plan, range(first, last))):
+        images, found = [], []
+        for image, row, view in zip(pixels, planned.rows, planned.views, strict=True):
+            chosen = data.views.decode(view)
+            seen, target = prepared(image.to(device), data, *chosen, data.targets[row])
+            images.append(seen)
+            found.append({"boxes": target.boxes.to(device), "labels": target.labels.to(device)})
+        epoch = torch.tensor(float(planned.epoch), device=device)
+        rows = torch.tensor(planned.rows, device=device)
+        yield DetectionBatch(image_list(images), found, rows, epoch)
+
+
+class Planned(NamedTuple):
+    """What one step trains on, before anything is read."""
+
+    epoch: int  # from 1
+    rows: list[int]  # of the training set
+    views: list[int]
+
+
+class Plan:
+    """Which images, in which view, each step trains on."""
+
+    def __init__(self, data: DetectionData, size: int, seed: int) -> None:
+        self.data, self.size, self.seed = data, size, seed
+        self.steps_per_epoch = steps_per_epoch(data, size)
+        self.drawn: tuple[int, Tensor, Tensor] | None = None  # epoch, order and views of its images
+
+    def __call__(self, step: int) -> Planned:
+        """Of a step, from 0 over all epochs."""
+        before, place = divmod(step, self.steps_per_epoch)
+        if self.drawn is None or self.drawn[0] != before + 1:
+            fresh = epoch_plan(len(self.data.train), self.data.views, self.seed, before + 1)
+            self.drawn = (before + 1, *fresh)
+        epoch, order, view = self.drawn
+        rows = order[place * self.size :][: self.size]
+        return Planned(epoch, rows.tolist(), view[rows].tolist())
+
+
+def steps_per_epoch(data: DetectionData, size: int) -> int:
+    """Batches that show every training image once."""
+    return -(-len(data.train) // size)
+
+
+def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Picture, ImageList]]:
+    """Each image to score on, alone, so that its detections do not depend on its neighbours.
+
+    Raises:
+        KdbenchError: an image cannot be read.
+    """
+
+    def load(picture: Picture) -> Tensor:
+        return read_picture(data.test_folder, picture)
+
+    for picture, pixels in ahead(load, data.test.pictures):
+        image, _ = prepared(pixels.to(device), data, data.test_size, False, NONE)
+        yield picture, image_list([image])
+
+
+def prepared(
+    pixels: Tensor, data: DetectionData, shorter: int, flip: bool, target: Target
+) -> tuple[Tensor, Target]:
+    """An image as a network sees it, and its boxes there.
+
+    Args:
+        pixels: uint8 [3, H, W] on the device.
+        data: says how it is normalised, and its longest side.
+        shorter: its shorter side becomes this.
+        flip: whether it is mirrored.
+        target: its boxes in the file's pixels.
+
+    Returns:
+        The image float32 [3, H', W'], and its boxes in pixels of that.
+    """
+    height, width = pixels.shape[1:]
+    size = scaled_size(height, width, shorter, data.max_size)
+    image = pixels[None].float()
+    if size != [height, width]:
+        image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    image = normalise(image, data.mean, data.std)[0]
+    if flip:
+        image = image.flip(-1)
+    x1, y1, x2, y2 = target.boxes.unbind(1)
+    if flip:
+        x1, x2 = width - x2, width - x1
+    across, down = size[1] / width, size[0] / height
+    boxes = torch.stack([x1 * across, y1 * down, x2 * across, y2 * down], dim=1)
+    return image, Target(boxes, target.labels)
+
+
+def image_list(images: Sequence[Tensor]) -> ImageList:
+    """Images [3, H, W] as one batch [B, 3, H', W'], with the size of each."""
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = (-(-max(side) // STRIDE) * STRIDE for side in zip(*sizes, strict=True))
+    padded = [
+        F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images
+    ]
+    return ImageList(torch.stack(padded), sizes)
+
+
+def ahead(load: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[tuple[Key, Value]]:
+    """Each key with what `load` makes of it, in order; threads work some keys ahead."""
+    waiting: deque[tuple[Key, Future[Value]]] = deque()
+    pool = ThreadPoolExecutor(AHEAD)  # Pillow decodes without holding the interpreter's lock
+    try:
+        for key in keys:
+            waiting.append((key, pool.submit(load, key)))
+            if len(waiting) > AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,234 @@
+"""Faster R-CNN with a feature pyramid, over torchvision's parts and under torchvision's names.
+
+Ren et al. 2015, arXiv 1506.01497; Lin et al. 2017, arXiv 1612.03144. Called as torchvision's own
+a detector does what torchvision's does; `learn`, `answer` and `detect` are what distillation needs.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import FrozenBatchNorm2d
+
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.records.weights import read_tensors
+from kdbench.types import NetworkProbe, Output
+
+LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}  # torchvision's name -> ours
+STAGES = 5  # of a backbone: what comes before stride 4, and up to strides 4, 8, 16, 32
+# The blocks of torchvision's MobileNetV2 where these stages start, where the last four end, and the
+# channels there.
+MOBILENET_STARTS = (0, 2, 4, 7, 14)
+MOBILENET_ENDS, MOBILENET_CHANNELS = (3, 6, 13, 17), (24, 32, 96, 320)
+ANCHOR_SIZES = [32, 64, 128, 256, 512]  # of p2 ... p6
+PYRAMID_CHANNELS = 256
+SIDE = 64  # of a blank image, in pixels
+
+
+class Learned(NamedTuple):
+    """What a training pass of a student gives."""
+
+    output: Output  # logits [R, K] of the sampled proposals of all images; taps p2 ... p6
+    labels: Tensor  # [R] int64, their classes; 0 is the background
+    losses: dict[str, Tensor]  # "box", "rpn_objectness", "rpn_box": each []
+    proposals: list[Tensor]  # of each image [r, 4], in its pixels
+
+
+class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no types
+    """A Faster R-CNN whose box head can be asked about any proposals.
+
+    Args:
+        backbone: with a pyramid of five maps, named as torchvision does.
+        num_classes: K, the background included.
+        anchor_sizes: of the five maps, in pixels; three shapes each.
+        proposals: kept after non-maximum suppression.
+        rois_per_image: R / B, the proposals of an image that are trained on, a quarter of them on
+            objects where there are so many.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        anchor_sizes: Sequence[int],
+        proposals: int,
+        rois_per_image: int,
+    ) -> None:
+        if len(anchor_sizes) != len(LEVELS) or min(anchor_sizes) < 1:
+            raise ConfigError(f"anchor_sizes must be {len(LEVELS)} sizes: {list(anchor_sizes)}")
+        if min(proposals, rois_per_image) < 1:
+            raise ConfigError("proposals and rois_per_image must be 1 or more")
+        anchors = AnchorGenerator(
+            tuple((size,) for size in anchor_sizes), ((0.5, 1.0, 2.0),) * len(LEVELS)
+        )
+        super().__init__(
+            backbone,
+            num_classes,
+            rpn_anchor_generator=anchors,
+            rpn_pre_nms_top_n_train=2 * proposals,
+            rpn_pre_nms_top_n_test=proposals,
+            rpn_post_nms_top_n_train=proposals,
+            rpn_post_nms_top_n_test=proposals,
+            box_batch_size_per_image=rois_per_image,
+        )
+        # torchvision's pool derives the maps' strides from the first images that it is shown, and
+        # keeps them: from a square they are right, whatever image a run or its resume begins with.
+        blank = torch.zeros(1, 3, SIDE, SIDE)
+        with torch.no_grad():
+            boxes = [torch.tensor([[0.0, 0.0, SIDE, SIDE]])]
+            self.eval().roi_heads.box_roi_pool(self.backbone(blank), boxes, [(SIDE, SIDE)])
+        self.train()
+
+    def learn(self, images: ImageList, targets: list[dict[str, Tensor]]) -> Learned:
+        """A training pass; draws the proposals that are trained on from torch's generator.
+
+        Args:
+            images: normalised, [B, 3, H, W].
+            targets: of each image "boxes" [n, 4] and "labels" [n].
+        """
+        heads, maps = self.roi_heads, self.backbone(images.tensors)
+        proposals, rpn = self.rpn(images, maps, targets)
+        proposals, _, labels, offsets = heads.select_training_samples(proposals, targets)
+        logits, found = self._heads(maps, proposals, images)
+        _, box = fastrcnn_loss(logits, found, labels, offsets)
+        losses = {
+            "box": box,
+            "rpn_objectness": rpn["loss_objectness"],
+            "rpn_box": rpn["loss_rpn_box_reg"],
+        }
+        return Learned(Output(logits, _named(maps)), torch.cat(labels), losses, proposals)
+
+    def answer(self, images: ImageList, proposals: list[Tensor]) -> Output:
+        """As a teacher: logits [R, K] of another network's proposals, over its own maps."""
+        maps = self.backbone(images.tensors)
+        logits, _ = self._heads(maps, proposals, images)
+        return Output(logits, _named(maps))
+
+    def detect(self, images: ImageList) -> list[dict[str, Tensor]]:
+        """Of each image "boxes" [n, 4] in its pixels, "labels" [n] and "scores" [n], best first."""
+        maps = self.backbone(images.tensors)
+        proposals, _ = self.rpn(images, maps)
+        detections, _ = self.roi_heads(maps, proposals, images.image_sizes)
+        return detections
+
+    def probe(self) -> NetworkProbe:
+        """The shapes of the maps of a blank image; the network is left as it was."""
+        training, parameter = self.training, next(self.parameters())
+        with torch.no_grad():
+            maps = self.eval().backbone(torch.zeros(1, 3, SIDE, SIDE).to(parameter))
+        self.train(training)
+        return NetworkProbe({name: value.shape[1:] for name, value in _named(maps).items()})
+
+    def _heads(
+        self, maps: dict[str, Tensor], proposals: list[Tensor], images: ImageList
+    ) -> tuple[Tensor, Tensor]:
+        heads = self.roi_heads
+        pooled = heads.box_roi_pool(maps, proposals, images.image_sizes)
+        return heads.box_predictor(heads.box_head(pooled))
+
+
+def _named(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {LEVELS[name]: value for name, value in maps.items()}
+
+
+def fasterrcnn_resnet(
+    num_classes: int,
+    depth: Literal[18, 34, 50, 101],
+    backbone: str | None = None,
+    trainable_stages: int = 3,
+    anchor_sizes: list[int] = ANCHOR_SIZES,
+    proposals: int = 1000,
+    rois_per_image: int = 512,
+) -> Detector:
+    """Faster R-CNN over a ResNet, as torchvision's `resnet_fpn_backbone`.
+
+    `backbone` is a file of ImageNet weights. With it batch norms keep their statistics and weights,
+    and only the last `trainable_stages` of stem and four stages are trained; without it everything
+    is.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+        KdbenchError: the file is not of this ResNet.
+    """
+    _check_stages(trainable_stages)
+    pyramid = resnet_fpn_backbone(
+        backbone_name=f"resnet{depth}",
+        weights=None,
+        norm_layer=_norm(backbone),
+        trainable_layers=STAGES if backbone is None else trainable_stages,
+    )
+    if backbone is not None:
+        load_backbone(pyramid.body, Path(backbone), f"ResNet{depth}")
+    return Detector(pyramid, num_classes, anchor_sizes, proposals, rois_per_image)
+
+
+def fasterrcnn_mobilenet_v2(
+    num_classes: int,
+    backbone: str | None = None,
+    trainable_stages: int = 3,
+    anchor_sizes: list[int] = ANCHOR_SIZES,
+    proposals: int = 1000,
+    rois_per_image: int = 512,
+) -> Detector:
+    """Faster R-CNN over torchvision's MobileNetV2 without its last convolution.
+
+    Arguments and errors as of `fasterrcnn_resnet`; a stage ends where the next stride begins.
+    """
+    _check_stages(trainable_stages)
+    features = models.mobilenet_v2(weights=None, norm_layer=_norm(backbone)).features
+    body = features[: MOBILENET_ENDS[-1] + 1]
+    if backbone is not None:
+        load_backbone(body, Path(backbone), "MobileNetV2")
+        first = (*MOBILENET_STARTS, len(body))[STAGES - trainable_stages]
+        body[:first].requires_grad_(False)
+    levels = {str(end): str(level) for level, end in enumerate(MOBILENET_ENDS)}
+    pyramid = BackboneWithFPN(body, levels, list(MOBILENET_CHANNELS), PYRAMID_CHANNELS)
+    return Detector(pyramid, num_classes, anchor_sizes, proposals, rois_per_image)
+
+
+def _check_stages(trainable_stages: int) -> None:
+    if not 0 <= trainable_stages <= STAGES:
+        raise ConfigError(
+            f"student.trainable_stages must be from 0 to {STAGES}, not {trainable_stages}"
+        )
+
+
+def _norm(backbone: str | None) -> Callable[..., nn.Module]:
+    """torchvision's rule: a pretrained backbone keeps its statistics, another one learns them."""
+    return nn.BatchNorm2d if backbone is None else FrozenBatchNorm2d
+
+
+def load_backbone(body: nn.Module, path: Path, name: str) -> None:
+    """Load ImageNet weights, of which the classifier is left out.
+
+    Args:
+        body: the backbone without a pyramid.
+        path: a file as `kdbench.records.weights.read_tensors` takes it, under torchvision's names.
+        name: the network's, for error lines.
+
+    Raises:
+        KdbenchError: the file cannot be read, or is of another network.
+    """
+    tensors = {key.removeprefix("features."): value for key, value in read_tensors(path).items()}
+    own = body.state_dict()
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        if key not in tensors or tensors[key].shape != value.shape:
+            found = list(tensors[key].shape) if key in tensors else "nothing"
+            raise KdbenchError(
+                f"{path} is not of a {name} ({key} should be {list(value.shape)}, is {found}): "
+                "name a file of its ImageNet weights, as torchvision has them"
+            )
+    body.load_state_dict({key: tensors.get(key, value) for key, value in own.items()})

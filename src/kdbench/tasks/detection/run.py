@@ -1,0 +1,198 @@
+"""One command of `task=detection` is one run, found again by the same command."""
+
+from pathlib import Path
+
+import torch
+
+from kdbench.assembly.build import build_method, check_task, check_teachers, make
+from kdbench.config.run_config import Config
+from kdbench.errors import ConfigError, KdbenchError, WriteError
+from kdbench.methods.base import Method
+from kdbench.records.passport import sha256_of
+from kdbench.records.record import Record, identify
+from kdbench.seeds import derive
+from kdbench.system.console import Console
+from kdbench.system.files import make_folder
+from kdbench.system.hardware import reset_peak_memory
+from kdbench.system.precision import allow_tf32
+from kdbench.system.runtime import Runtime
+from kdbench.tasks.detection.coco import DetectionData
+from kdbench.tasks.detection.networks import Detector
+from kdbench.tasks.detection.recording import describe, finish, summary
+from kdbench.tasks.detection.schedule import DetectionSchedule
+from kdbench.tasks.detection.scores import need_pycocotools
+from kdbench.tasks.detection.teachers import load_teacher, teacher_facts
+from kdbench.tasks.detection.training import DetectionRun, Training
+from kdbench.teachers.loading import find_teacher
+from kdbench.tracking.run_logger import MetricsFile
+from kdbench.training.finish import costs, record_failure, write_facts
+from kdbench.training.jobs import Job
+from kdbench.types import Probe
+
+
+def train_detector(config: Config) -> Path:
+    """Train, resume or recognise as done the run that `config` describes; returns its folder.
+
+    Raises:
+        KdbenchError: something is wrong that the user can mend.
+        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
+    """
+    need_pycocotools()
+    runtime: Runtime = make(config["runtime"])
+    check_runtime(runtime)
+    runtime.apply()
+    console = Console()
+    make_folder(Path(config["runs_dir"]))
+    data: DetectionData = make(config["dataset"])
+    for line in data.notes:
+        console.message(line)
+    job = open_job(config, data)
+    try:
+        if job.record is None:
+            job.hold()  # whoever held it until now may have finished it
+        if job.record is None:
+            train_job(job, config, data, runtime, console)
+        else:
+            console.message(f"{job.identity.run_id} is done: {summary(job.record)}")
+    finally:
+        job.release()
+    if job.error is not None:
+        raise job.error
+    return job.folder
+
+
+def check_runtime(runtime: Runtime) -> None:
+    """Refuse what detection has not.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if runtime.ranks.count > 1:
+        raise ConfigError("task=detection trains in one process: start it without torchrun")
+    if runtime.teacher == "table":
+        raise ConfigError(
+            "task=detection has no tables of teachers' answers: set runtime.teacher=auto"
+        )
+    if runtime.compile == "on":
+        raise ConfigError("task=detection compiles nothing: set runtime.compile=auto")
+
+
+def open_job(config: Config, data: DetectionData) -> Job:
+    """Identify a run and find its teacher's file.
+
+    Raises:
+        KdbenchError: the method and the teachers do not fit, or a file is not there.
+    """
+    runs_dir = Path(config["runs_dir"])
+    method = build_method(config["method"], config["seed"])
+    check_task(config["method"], method, "detection")
+    teachers = config["teacher"] if method.num_teachers else {}
+    check_teachers(config["method"], method, list(teachers))
+    files = [find_teacher(name, node, runs_dir) for name, node in teachers.items()]
+    sha256 = {file.name: str(file.passport.sha256) for file in files}
+    # A student's backbone is named by what is in its file; a teacher's file holds its own.
+    named = {**config, "teacher": {n: without_backbone(node) for n, node in teachers.items()}}
+    named["student"] = by_content(config["student"])
+    identity = identify(named, data.name, data.fingerprint, sha256)
+    files = [file._replace(node=named["teacher"][file.name]["network"]) for file in files]
+    return Job(named, method, files, identity, runs_dir / identity.run_id)
+
+
+def without_backbone(node: Config) -> Config:
+    """A teacher's node with the network that its own weights are of."""
+    return {**node, "network": {**node["network"], "backbone": None}}
+
+
+def by_content(student: Config) -> Config:
+    """A student's node with its backbone's file named by what is in it, as the run's hash needs it.
+
+    Raises:
+        KdbenchError: the file is not there.
+    """
+    if student["backbone"] is None:
+        return student
+    path = Path(student["backbone"]).expanduser()
+    if not path.is_file():
+        raise KdbenchError(f"no file {path}: set student.backbone=FILE, or null to start from none")
+    return {**student, "backbone": f"sha256 {sha256_of(path)}"}
+
+
+def train_job(
+    job: Job, config: Config, data: DetectionData, runtime: Runtime, console: Console
+) -> None:
+    """Train a job from wherever its folder says it is, and write its record.
+
+    Args:
+        job: says what is recorded.
+        config: the command's, with the paths of files.
+        data: to train and to score on.
+        runtime: where.
+        console: is told.
+    """
+    reset_peak_memory(runtime.device)
+    report, runs_dir = console.message, job.folder.parent
+    teachers = [load_teacher(file, data, runtime, runs_dir, report) for file in job.files]
+    networks = tuple(network for network, _ in teachers)
+    facts = describe(
+        job,
+        data,
+        [teacher_facts(file, s) for file, (_, s) in zip(job.files, teachers, strict=True)],
+        runtime,
+    )
+    student = build_student(config, data)
+    set_up(job.method, student, networks, data, config["seed"])
+    schedule: DetectionSchedule = make(config["schedule"])
+    run = DetectionRun(
+        *(job.identity.run_id, config["seed"], student, job.method, networks),
+        *(data, schedule, runtime, job.folder),
+    )
+    job.logger = logger = make(config["logger"])
+    training = Training(run, console, [MetricsFile(job.folder), logger])
+    training.resume()
+    write_facts(job.folder, config, training.exact)
+    allow_tf32(schedule.precision == "tf32")
+    logger.open(job.identity, job.config, job.folder)
+    console.message(job.identity.run_id)
+    try:
+        conclude(job, training, facts, console)
+    finally:
+        allow_tf32(False)
+        logger.finish(1)  # unless it has been told better
+
+
+def conclude(job: Job, training: Training, facts: Record, console: Console) -> None:
+    """Train, and write the record of a run that is done or has failed."""
+    assert job.logger is not None
+    try:
+        training.train()
+        record = finish(job, training, facts)
+    except WriteError as error:
+        job.error = error
+        return
+    except Exception as error:
+        job.error = error
+        record_failure(job, facts, costs(training.position, training.run.runtime), writes=True)
+        return
+    job.logger.record(record)
+    job.logger.finish(0)
+    console.message(f"{job.identity.run_id}: {summary(record)}; files in {job.folder}")
+
+
+def build_student(config: Config, data: DetectionData) -> Detector:
+    """A student whose first weights depend on the seed alone, and on the backbone's file."""
+    torch.manual_seed(derive(config["seed"], "student"))
+    return make(config["student"], num_classes=data.num_classes)
+
+
+def set_up(
+    method: Method,
+    student: Detector,
+    teachers: tuple[Detector, ...],
+    data: DetectionData,
+    seed: int,
+) -> None:
+    """Let a method build what it needs from these networks."""
+    probes = tuple(teacher.probe() for teacher in teachers)
+    none = torch.zeros(0, dtype=torch.int64)  # its samples are proposals, which nobody can count
+    torch.manual_seed(derive(seed, "setup"))
+    method.setup(Probe(student.probe(), probes, data.num_classes, none))

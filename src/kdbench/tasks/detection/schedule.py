@@ -1,0 +1,57 @@
+"""The schedule of a detector's recipe, in steps instead of epochs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kdbench.errors import ConfigError
+from kdbench.training.schedule import Schedule, check_schedule
+
+
+@dataclass(frozen=True)
+class DetectionSchedule:
+    """SGD with step decay after a linear warm-up: detectron2's recipe, in numbers.
+
+    Raises:
+        ConfigError: a setting that cannot be trained with.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    milestones: list[int]  # steps after which the learning rate drops
+    gamma: float = 0.1  # factor of each drop
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # on every parameter
+    warmup_steps: int = 1000  # in which the learning rate rises linearly, to `lr` after the last
+    warmup_factor: float = 0.001  # of `lr` in the first of them
+    score_steps: int = 20_000  # the student is scored after so many steps each, and at the end
+    precision: Literal["fp32", "tf32"] = "fp32"  # of forward passes on a GPU
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        check_schedule(self, "steps", "batch_size", "score_steps")
+        if not 0 < self.warmup_factor < float("inf"):
+            raise ConfigError(f"schedule.warmup_factor must be above 0, not {self.warmup_factor}")
+
+    def factor(self, step: int) -> float:
+        """What the learning rate is multiplied by in `step` (from 0).
+
+        gamma ^ #{milestones m : step >= m}, times w (1 - a) + a with a = step / warmup_steps and w
+        the warm-up's factor, until that is over. Source: detectron2's WarmupMultiStepLR.
+        """
+        drops = self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        if step >= self.warmup_steps:
+            return drops
+        risen = step / self.warmup_steps
+        return drops * (self.warmup_factor * (1 - risen) + risen)
+
+    def sgd(self) -> Schedule:
+        """What `kdbench.training.schedule.Optimizer` reads of it; its rate is set for each step."""
+        return Schedule(
+            epochs=1,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            milestones=[],
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )

@@ -1,0 +1,43 @@
+"""A detector's loss: Faster R-CNN's own, and a method's on the sampled proposals."""
+
+import torch
+from torch import Tensor
+
+from kdbench.methods.base import Method
+from kdbench.tasks.detection.batches import DetectionBatch
+from kdbench.tasks.detection.networks import Detector
+from kdbench.training.schedule import Losses
+from kdbench.training.step import Sums
+from kdbench.types import Batch
+
+
+def losses_and_sums(
+    student: Detector, method: Method, teachers: tuple[Detector, ...], batch: DetectionBatch
+) -> tuple[Losses, Sums]:
+    """The losses to differentiate, and what this batch adds to the sums.
+
+    A method sees the sampled proposals of all images as its samples: logits [R, K] and labels [R]
+    of the student's box head, and the teachers' logits of the same proposals. Its term "ce" is
+    Faster R-CNN's classification loss. The losses of boxes and proposals stand beside it,
+    unweighted and undistilled.
+    """
+    learned = student.learn(batch.images, batch.targets)
+    proposals = [one.detach() for one in learned.proposals]
+    with torch.no_grad():
+        outputs = tuple(teacher.answer(batch.images, proposals) for teacher in teachers)
+    seen = Batch(batch.images.tensors, learned.labels, batch.rows, batch.epoch)
+    terms = method(seen, learned.output, outputs)
+    means = {name: term.mean() for name, term in terms.items()}
+    distillation = [mean for name, mean in means.items() if name != "ce"]
+    own = [mean for name, mean in means.items() if name == "ce"] + list(learned.losses.values())
+    losses = Losses(
+        torch.stack(own).sum(), torch.stack(distillation).sum() if distillation else None
+    )
+    with torch.no_grad():
+        numbers = method.observe(seen, learned.output, outputs)
+    count = len(batch.rows)
+    values: dict[str, Tensor] = {"loss": losses.total()}
+    values |= {f"term/{name}": mean for name, mean in {**means, **learned.losses}.items()}
+    values |= {f"method/{name}": value.double().mean() for name, value in numbers.items()}
+    sums = {name: value.detach().double() * count for name, value in values.items()}
+    return losses, sums | {"images": torch.full_like(sums["loss"], count)}

@@ -1,0 +1,92 @@
+"""Frozen detectors, each identified and measured before it teaches."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from kdbench.assembly.build import make
+from kdbench.errors import KdbenchError
+from kdbench.records.record import Record, canonical, checksum, teacher_label
+from kdbench.records.weights import load_weights
+from kdbench.system.files import write_atomically
+from kdbench.system.runtime import Runtime
+from kdbench.tasks.detection.coco import DetectionData
+from kdbench.tasks.detection.networks import Detector
+from kdbench.tasks.detection.scores import Scores, evaluate
+from kdbench.teachers.loading import TOLERANCE, TeacherFile, check_passport
+
+
+def load_teacher(
+    file: TeacherFile,
+    data: DetectionData,
+    runtime: Runtime,
+    runs_dir: Path,
+    report: Callable[[str], None],
+) -> tuple[Detector, Scores]:
+    """The frozen teacher on the run's device, and its scores, measured when it is first loaded.
+
+    Raises:
+        KdbenchError: it is of another network, data set or normalisation than its passport or the
+            run says, or its AP is more than `TOLERANCE` off its passport's.
+    """
+    check_passport(file, data)
+    network: Detector = make(file.node, num_classes=data.num_classes)
+    load_weights(network, file.path, file.name)
+    network.requires_grad_(False).eval()
+    network.to(runtime.device).to(memory_format=runtime.memory_format)
+    path = runs_dir / ".teachers" / f"{measurement_key(file, data)}.json"
+    scores = read_measurement(path)
+    if scores is None:
+        report(f"teacher {file.name}: measuring {file.path} on the validation set of {data.name}")
+        scores = evaluate(network, data, runtime.device, runtime.memory_format)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        measured = {"detector": list(scores)}
+        write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
+    compare(file, scores, report)
+    return network, scores
+
+
+def measurement_key(file: TeacherFile, data: DetectionData) -> str:
+    """Names everything that a teacher's scores depend on."""
+    sizes = [data.test_size, data.max_size]
+    facts = [file.passport.sha256, file.node, data.fingerprint, data.mean, data.std, sizes]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def read_measurement(path: Path) -> Scores | None:
+    """A teacher's scores of before; None where there are none that hold."""
+    try:
+        measured = json.loads(path.read_text())
+        holds = measured["checksum"] == checksum(measured)
+        return Scores(*measured["detector"]) if holds else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) -> None:
+    """Hold a teacher's measured AP against its passport's.
+
+    Raises:
+        KdbenchError: they differ by more than the tolerance.
+    """
+    expected, found = file.passport.ap, scores.ap or 0.0
+    if expected is None:
+        report(f"teacher {file.name}: no passport; its AP is {found:.2f}, unverified")
+    elif abs(found - expected) > TOLERANCE + 1e-9:
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) has an AP of {found:.2f}, its passport says "
+            f"{expected:.2f}: wrong file, data or normalisation"
+        )
+
+
+def teacher_facts(file: TeacherFile, scores: Scores) -> Record:
+    """A teacher's line in a record."""
+    passport = file.passport
+    return {
+        "name": teacher_label(file.name, {"network": file.node}),
+        "sha256": passport.sha256,
+        "ap": scores.ap,
+        "passport_ap": passport.ap,
+        "source": passport.source,
+    }

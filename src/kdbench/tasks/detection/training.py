@@ -1,0 +1,213 @@
+"""A detector's training loop: steps, scores, stops and checkpoints of one run."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdbench.errors import writing
+from kdbench.methods.base import Method
+from kdbench.records.checkpoint import newest_sound, save_checkpoint
+from kdbench.records.reproducibility import check_exact, exact_facts
+from kdbench.seeds import derive
+from kdbench.system.console import Console
+from kdbench.system.runtime import Runtime
+from kdbench.tasks.detection.batches import DetectionBatch, steps_per_epoch, train_batches
+from kdbench.tasks.detection.coco import DetectionData
+from kdbench.tasks.detection.networks import Detector
+from kdbench.tasks.detection.schedule import DetectionSchedule
+from kdbench.tasks.detection.scores import evaluate
+from kdbench.tasks.detection.step import losses_and_sums
+from kdbench.tracking.run_logger import RunLogger
+from kdbench.training.cohort import Clock, Interrupted, stop_requests
+from kdbench.training.member import DivergedError
+from kdbench.training.schedule import Optimizer
+from kdbench.training.snapshot import (
+    Moving,
+    Position,
+    Row,
+    own_randomness,
+    restore,
+    start_randomness,
+    take,
+)
+
+READS = 100  # how often in a run the loop waits for the device and says how far it is
+
+
+@dataclass
+class DetectionRun:
+    """One training: the parts that the loop moves, and where it leaves its files."""
+
+    run_id: str
+    seed: int
+    student: Detector
+    method: Method
+    teachers: tuple[Detector, ...]
+    data: DetectionData
+    schedule: DetectionSchedule
+    runtime: Runtime
+    folder: Path
+
+
+class Training:
+    """A run on its device; the same run goes on from its newest checkpoint."""
+
+    def __init__(self, run: DetectionRun, console: Console, loggers: Sequence[RunLogger]) -> None:
+        self.run, self.console, self.loggers = run, console, loggers
+        device = run.runtime.device
+        for module in (run.student, run.method):
+            module.to(device).to(memory_format=run.runtime.memory_format)
+        optimizer = Optimizer(run.schedule.sgd(), run.student, run.method)
+        generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
+        random = start_randomness(derive(run.seed, "train"), device)
+        self.moving = Moving(run.student, run.method, optimizer, generator, random)
+        self.position = Position()
+        self.epoch_steps = steps_per_epoch(run.data, run.schedule.batch_size)
+        self.exact = exact_facts(run.runtime)
+
+    def resume(self) -> None:
+        """Go to the newest checkpoint that holds; to the start where there is none.
+
+        Raises:
+            ConfigError: it was written under something else than `runtime.exact` allows.
+            KdbenchError: it holds another state.
+        """
+        checkpoint = newest_sound(self.run.folder, self.console.message)
+        if checkpoint is not None:
+            check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
+            self.position = restore(self.moving, checkpoint, self.run.folder)
+            self.moving.optimizer.guard.start(self.position.step)
+            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+
+    def train(self) -> None:
+        """Train to the end of the schedule.
+
+        Raises:
+            Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, with a checkpoint of the last step.
+            DivergedError: a loss, a gradient or a score is not finite.
+            KdbenchError: an image cannot be read, or a file cannot be written.
+        """
+        self.tell(lambda logger: logger.start(self.position.history))
+        run, clock = self.run, Clock()
+        size, seed = run.schedule.batch_size, derive(run.seed, "data")
+        bounds = self.position.step, run.schedule.steps
+        batches = train_batches(run.data, size, seed, *bounds, run.runtime.device)
+        run.student.train()
+        with stop_requests() as stop:
+            for batch in batches:
+                self.stop_if_asked(stop, clock)
+                self.step(batch)
+                self.after_step(clock)
+
+    def step(self, batch: DetectionBatch) -> None:
+        """One update."""
+        run, moving, position = self.run, self.moving, self.position
+        moving.optimizer.set_rates(run.schedule.factor(position.step))
+        layout = run.runtime.memory_format
+        batch.images.tensors = batch.images.tensors.contiguous(memory_format=layout)
+        with own_randomness(moving):
+            losses, sums = losses_and_sums(run.student, run.method, run.teachers, batch)
+            moving.optimizer.update(losses)
+        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
+        position.step += 1
+
+    def after_step(self, clock: Clock) -> None:
+        """Look at the run, score it and write a checkpoint, each where it is due."""
+        schedule, runtime, step = self.run.schedule, self.run.runtime, self.position.step
+        last = step == schedule.steps
+        if step % max(1, schedule.steps // READS) == 0:
+            self.check()
+            loss = self.means()["loss"]
+            self.console.message(f"  step {step}/{schedule.steps}  loss {loss:.3f}")
+        if step % schedule.score_steps == 0 or last:
+            self.close_row(clock)
+        every = runtime.checkpoint_steps
+        epochs_done, within = divmod(step, self.epoch_steps)
+        due = within == 0 and epochs_done % runtime.checkpoint_epochs == 0
+        if due or last or (every is not None and step % every == 0):
+            self.save(clock)
+
+    def means(self) -> dict[str, float]:
+        """The means over the images seen since the last row."""
+        sums = {name: float(value) for name, value in self.position.sums.items()}
+        count = sums.pop("images")
+        return {name: value / count for name, value in sums.items()}
+
+    def close_row(self, clock: Clock) -> None:
+        """Score the student and add a row to the history and the logs.
+
+        Raises:
+            DivergedError: a step, or a mean, is not finite.
+        """
+        self.check()
+        run, position = self.run, self.position
+        epoch = position.step / self.epoch_steps
+        row: Row = {"step": position.step, "epoch": epoch, "lr": self.moving.optimizer.lr}
+        for name, value in self.means().items():
+            row[name if name.startswith("method/") else f"train/{name}"] = value
+        scores = evaluate(run.student, run.data, run.runtime.device, run.runtime.memory_format)
+        row |= {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
+        row.setdefault("test/ap", 0.0)  # there is no object to find
+        odd = [name for name, value in row.items() if not math.isfinite(value)]
+        if odd:
+            raise self.diverged(position.step, f"its {odd[0]}")
+        clock.charge([position])
+        row["seconds"] = position.seconds
+        position.history.append(row)
+        position.sums = {}
+        self.tell(lambda logger: logger.epoch(row))
+        self.console.message(
+            f"  step {position.step}/{run.schedule.steps}  loss {row['train/loss']:.3f}  "
+            f"AP {row['test/ap']:.2f}  {row['seconds']:.0f} s"
+        )
+
+    def check(self) -> None:
+        """Wait for the device and ask whether all steps so far were sound.
+
+        Raises:
+            DivergedError: one had a loss or a gradient that is not finite.
+        """
+        step = self.moving.optimizer.guard.read()
+        if step is not None:
+            raise self.diverged(step, f"the loss or a gradient of step {step}")
+
+    def diverged(self, step: int, what: str) -> DivergedError:
+        """The error of numbers that are not finite."""
+        epoch = (step - 1) // self.epoch_steps + 1
+        return DivergedError(self.run.run_id, epoch, step, what)
+
+    def save(self, clock: Clock) -> None:
+        """Write a checkpoint, the time so far in it.
+
+        Raises:
+            DivergedError: there is nothing worth one.
+            WriteError: it cannot be written; the last one is still there.
+        """
+        self.check()
+        clock.charge([self.position])
+        checkpoint = take(self.moving, self.position)
+        if self.exact is not None:
+            checkpoint.state["exact"] = self.exact
+        with writing(self.run.folder):
+            save_checkpoint(self.run.folder, self.position.step, checkpoint)
+
+    def stop_if_asked(self, stop: threading.Event, clock: Clock) -> None:
+        """Leave at a step boundary, resumable, if a signal has come.
+
+        Raises:
+            Interrupted: there is a checkpoint.
+        """
+        if stop.is_set():
+            self.save(clock)
+            raise Interrupted(
+                f"stopped after step {self.position.step}; the same command goes on from there"
+            )
+
+    def tell(self, news: Callable[[RunLogger], None]) -> None:
+        """Tell the loggers."""
+        for logger in self.loggers:
+            news(logger)

@@ -1,0 +1,1 @@
+"""Frozen teachers: found, verified, and asked for their outputs."""

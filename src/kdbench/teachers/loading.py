@@ -1,0 +1,179 @@
+"""Frozen teachers, each identified and measured before it teaches."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.assembly.build import build_network
+from kdbench.assembly.evaluation import evaluate
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.records.passport import Passport, find_passport, sha256_of
+from kdbench.records.record import canonical, checksum
+from kdbench.records.weights import find_checkpoint, load_weights
+from kdbench.system.files import write_atomically
+from kdbench.system.runtime import Runtime
+
+TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries
+
+
+class TeacherFile(NamedTuple):
+    """A teacher's checkpoint, found and identified, not yet loaded."""
+
+    name: str
+    node: Mapping[str, Any]  # network
+    path: Path
+    passport: Passport  # with the file's own sha256
+
+
+class Teacher(NamedTuple):
+    """A frozen teacher on the run's device."""
+
+    network: nn.Module
+    top1: float  # percent, measured on the run's test set
+    chosen: Tensor  # [n] int64 on the CPU, the class that it chooses for each test image
+
+
+def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
+    """Find a teacher's checkpoint and its passport.
+
+    Raises:
+        ConfigError: no checkpoint is named.
+        KdbenchError: it is not there, or is not the file of its passport.
+    """
+    if node["checkpoint"] is None:
+        raise ConfigError(f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE")
+    try:
+        path = find_checkpoint(node["checkpoint"], runs_dir)
+    except KdbenchError as error:
+        network = node["network"]["name"]
+        raise KdbenchError(
+            f"{error}. Train it with method=ce student={network}, or set "
+            f"teacher.{name}.checkpoint=FILE"
+        ) from None
+    sha256 = sha256_of(path)
+    stated = Passport(**(node["passport"] or {}))
+    passport = stated.filled_from(find_passport(path, sha256))
+    if passport.sha256 not in (None, sha256):
+        raise KdbenchError(
+            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
+            f"{passport.sha256[:12]}...; fetch it again"
+        )
+    return TeacherFile(name, node["network"], path, dataclasses.replace(passport, sha256=sha256))
+
+
+def load_teacher(
+    file: TeacherFile,
+    dataset: Dataset,
+    runtime: Runtime,
+    runs_dir: Path,
+    report: Callable[[str], None],
+) -> Teacher:
+    """The frozen teacher on the run's device, its accuracy measured when it is first loaded.
+
+    Raises:
+        KdbenchError: it is of another network, data set or normalisation than its passport or the
+            run says, or scores more than `TOLERANCE` off its passport.
+    """
+    check_passport(file, dataset)
+    network = build_network(file.node, dataset)
+    load_weights(network, file.path, file.name)
+    network.requires_grad_(False).eval()
+    network.to(runtime.device).to(memory_format=runtime.memory_format)
+    path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
+    labels = dataset.test.labels
+    chosen = read_measurement(path, len(labels))
+    if runtime.ranks.any(chosen is None):
+        report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
+        where = runtime.device, runtime.memory_format, runtime.ranks
+        chosen = evaluate(network, dataset.test, dataset, *where).chosen
+        runtime.ranks.by_first(partial(write_measurement, path, chosen))
+    assert chosen is not None
+    top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
+    compare(file, top1, len(labels), report)
+    return Teacher(network, top1, chosen)
+
+
+def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
+    """Names everything that a teacher's score depends on."""
+    facts = [file.passport.sha256, file.node, dataset.fingerprint, dataset.mean, dataset.std]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def write_measurement(path: Path, chosen: Tensor) -> None:
+    """Keep the classes that a teacher chose [n] for the next run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {"chosen": chosen.tolist()}
+    write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
+
+
+def read_measurement(path: Path, n: int) -> Tensor | None:
+    """The classes that a teacher chose before [n]; None where there are none that hold."""
+    try:
+        measured = json.loads(path.read_text())
+        chosen = torch.tensor(measured["chosen"], dtype=torch.int64)
+        holds = measured["checksum"] == checksum(measured) and chosen.shape == (n,)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return None
+    return chosen if holds else None
+
+
+class Normalised(Protocol):
+    """What a passport is held against of a data set, and what names its scores."""
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel."""
+
+
+def check_passport(file: TeacherFile, dataset: Normalised) -> None:
+    """Hold what the passport says against the data set.
+
+    Raises:
+        KdbenchError: they disagree.
+    """
+    passport = file.passport
+    if passport.dataset not in (None, dataset.name):
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) was trained on {passport.dataset}, not on "
+            f"{dataset.name}: choose another checkpoint or dataset={passport.dataset}"
+        )
+    for key in ("mean", "std"):
+        stated, used = getattr(passport, key), getattr(dataset, key)
+        if stated is not None and tuple(stated) != tuple(used):
+            wanted = f"[{','.join(map(str, stated))}]"
+            raise KdbenchError(
+                f"teacher {file.name} was trained with another normalisation than the data set's: "
+                f"set dataset.{key}={wanted}"
+            )
+
+
+def compare(file: TeacherFile, top1: float, n: int, report: Callable[[str], None]) -> None:
+    """Hold a teacher's measured top-1 against its passport.
+
+    Raises:
+        KdbenchError: they differ by more than the tolerance, or one image of a small test set.
+    """
+    expected = file.passport.top1
+    if expected is None:
+        report(f"teacher {file.name}: no passport; its top-1 is {top1:.2f}, unverified")
+    elif abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) scores {top1:.2f}, its passport says "
+            f"{expected:.2f}: wrong file, data or normalisation"
+        )

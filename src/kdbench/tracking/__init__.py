@@ -1,0 +1,1 @@
+"""Where a run reports to: metric files and Weights & Biases."""

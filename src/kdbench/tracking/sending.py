@@ -1,0 +1,206 @@
+"""Finished runs to Weights & Biases, whole and under their own ids, from local files alone."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import KdbenchError
+from kdbench.ledger.formats import numbers
+from kdbench.ledger.ledger import Ledger, open_ledger
+from kdbench.ledger.published import usual
+from kdbench.records.fields import detects, task_of
+from kdbench.records.record import (
+    RECORD_FILE,
+    Identity,
+    Record,
+    checksum,
+    read_record,
+    record_files,
+)
+from kdbench.system.files import read_small, write_atomically
+from kdbench.tracking.run_logger import METRICS_FILE
+from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, describe, log_table
+
+CONFIG_FILE = "config.json"
+STATE_FILE = "state.json"
+LEDGER = "ledger"  # the run that holds the table of cells
+
+
+class State:
+    """Which version of which run a target has: the checksums of the records that were sent."""
+
+    def __init__(self, target: Target) -> None:
+        self._path = target.folder / STATE_FILE
+        self._key = f"{target.mode} {target.entity or ''}/{target.project}"
+        try:
+            self._sent = json.loads(self._path.read_text())
+            self._sent.setdefault(self._key, {})
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ):  # lost: all is sent again, to the same ids
+            self._sent = {self._key: {}}
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether this version was sent."""
+        return self._sent[self._key].get(name) == version
+
+    def keep(self, name: str, version: str) -> None:
+        """Remember it."""
+        self._sent[self._key][name] = version
+        write_atomically(self._path, (json.dumps(self._sent, indent=1) + "\n").encode())
+
+
+def sync(paths: Sequence[Path], target: Target) -> tuple[int, int, list[str]]:
+    """Send the runs at and below `paths`, then the table of their cells.
+
+    Returns:
+        How many were sent, how many the target has already, and a line for each whose files are
+        damaged.
+
+    Raises:
+        KdbenchError: a path does not exist, or W&B cannot be reached.
+    """
+    found: dict[str, Path] = {}
+    for path in record_files(paths):
+        name = path.parent.name if path.name == RECORD_FILE else path.stem
+        if name not in found or path.name == RECORD_FILE:  # a run's folder holds more
+            found[name] = path
+    target.folder.mkdir(parents=True, exist_ok=True)
+    state = State(target)
+    sent, problems = 0, []
+    for name, path in found.items():
+        try:
+            record = read_record(path)
+            if not state.has(name, record["checksum"]):
+                send(record, path, target)
+                state.keep(name, record["checksum"])
+                sent += 1
+        except UnreachableError:
+            raise
+        except KdbenchError as error:
+            problems.append(str(error))
+        except Exception as error:  # W&B's
+            problems.append(
+                f"{path} was not sent ({describe(error)}): the same command tries again"
+            )
+    known = len(found) - sent - len(problems)
+    ledger = open_ledger(paths, usual())
+    problems += [line for line in ledger.problems if line not in problems]
+    send_ledger(ledger, target, state)
+    return sent, known, problems
+
+
+def send(record: Record, path: Path, target: Target) -> None:
+    """Replay one run.
+
+    Raises:
+        KdbenchError: its files are damaged.
+        Exception: whatever W&B raises.
+    """
+    identity = Identity(record["cell"], record["hash"], record["seed"])
+    folder = path.parent if path.name == RECORD_FILE else None
+    rows = history(record, folder)
+    config = read_config(folder) if folder is not None else None
+    forget(identity.run_id, target)
+    mirror = Mirror(target, identity, record["config"], live=False)
+    try:
+        for row in rows:
+            mirror.epoch(row)
+        mirror.record(record, folder, config)
+    finally:
+        mirror.finish(int(record["status"] != "done"))
+
+
+def forget(run_id: str, target: Target) -> None:
+    """Remove what an earlier call wrote of a run, so that only its last version can be sent."""
+    for old in target.folder.glob(f"wandb/offline-run-*-{run_id}"):
+        shutil.rmtree(old)
+
+
+def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
+    """The rows of every epoch: the run's own, or what the record keeps of them.
+
+    Raises:
+        KdbenchError: the file is torn, or is not the record's.
+    """
+    path = None if folder is None else folder / METRICS_FILE
+    if path is None or not path.is_file():
+        curve = record.get("curve", {})
+        values = zip(*curve.values(), strict=True)
+        return [  # a detector's has a line of steps
+            {**({} if "step" in curve else {"epoch": epoch}), **dict(zip(curve, row, strict=True))}
+            for epoch, row in enumerate(values, start=1)
+        ]
+    try:
+        content = read_small(path)
+        rows = [json.loads(text) for text in content.decode().splitlines()]
+        whole = counted(rows, record)
+        whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
+        if record["status"] == "done":
+            expected = record.get("metrics_sha256")  # records of before have none
+            whole &= expected in (None, hashlib.sha256(content).hexdigest())
+            headline = task_of(record).headline
+            whole &= rows[-1][headline] == record[f"{headline.removeprefix('test/')}_last"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        whole = False
+    if not whole:
+        raise KdbenchError(
+            f"{path} is torn or not of this run's record: remove it to send the record's own curve"
+        )
+    return rows
+
+
+def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
+    """Whether rows follow one another to the record's end: by epoch, or a detector's by step."""
+    done = record["status"] == "done"
+    if detects(record):
+        steps = [row["step"] for row in rows]
+        return steps == sorted(set(steps)) and (not done or steps[-1] == record["steps"])
+    whole = [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    return whole and (not done or len(rows) == record["epochs"])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The whole configuration of a run.
+
+    Raises:
+        KdbenchError: it is damaged.
+    """
+    try:
+        config: dict[str, Any] = json.loads(read_small(folder / CONFIG_FILE))
+        whole = all("checkpoint" in node for node in config["teacher"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise KdbenchError(
+            f"{folder / CONFIG_FILE} is missing or torn: the run's command writes it again"
+        )
+    return config
+
+
+def unfinished(paths: Iterable[Path]) -> list[Path]:
+    """Folders of runs that have no record yet."""
+    configs = {c for p in paths for c in (*p.glob(CONFIG_FILE), *p.glob(f"*/{CONFIG_FILE}"))}
+    return sorted(c.parent for c in configs if not (c.parent / RECORD_FILE).is_file())
+
+
+def send_ledger(ledger: Ledger, target: Target, state: State) -> None:
+    """Send the table of the cells that were run, if it has changed.
+
+    Raises:
+        UnreachableError: W&B cannot be reached.
+    """
+    cells = [cell for cell in ledger.cells if cell.records]
+    rows = [numbers(cell) for cell in cells]
+    version = checksum({"rows": rows})
+    if rows and not state.has(LEDGER, version):
+        forget(LEDGER, target)
+        log_table(target, LEDGER, rows, Counter(cell.verdict.value for cell in cells))
+        state.keep(LEDGER, version)

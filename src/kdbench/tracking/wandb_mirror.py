@@ -1,0 +1,271 @@
+"""Weights & Biases mirrors a run: config, history, summary, and lineage from teacher to student."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import wandb
+
+from kdbench.errors import KdbenchError
+from kdbench.records.fields import task_of
+from kdbench.records.passport import beside, read_passport, sha256_of
+from kdbench.records.protocol import protocol_of
+from kdbench.records.record import Identity, Record, recorded, teacher_label
+from kdbench.records.weights import STUDENT_FILE, find_checkpoint
+from kdbench.system.console import Console
+from kdbench.tracking.run_logger import RunLogger
+
+Mode = Literal["offline", "online"]
+
+TAG_LENGTH, NAME_LENGTH = 64, 128  # the longest tag and artifact name that W&B takes
+# Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
+# by; its other single values are results and go to the summary.
+MADE = ("data", "commit", "versions", "hardware")
+# What W&B raises when its service has ended, besides errors of the connection.
+LOST = ("HandleAbandonedError", "MailboxClosedError")
+NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
+
+
+class UnreachableError(KdbenchError):
+    """Weights & Biases starts no run."""
+
+
+class Target(NamedTuple):
+    """Where runs go."""
+
+    project: str
+    entity: str | None  # user or team; the one of the login where None
+    mode: Mode  # offline: a file below `folder`
+    folder: Path  # W&B's files go below its `wandb/`
+
+    def start(self, run_id: str, live: bool, **facts: Any) -> wandb.Run:
+        """A W&B run.
+
+        Args:
+            run_id: its id and name; W&B replaces a run of the same id.
+            live: whether it trains now, so that W&B's watch on this machine says something of it.
+            facts: further arguments of `wandb.init`.
+
+        Raises:
+            UnreachableError: W&B cannot start it.
+        """
+        settings = wandb.Settings(
+            silent=True, console="off", x_disable_stats=not live, x_disable_meta=not live
+        )
+        place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
+        # Its service has a working directory of its own: a relative path would be another place.
+        names: dict[str, Any] = {"id": run_id, "name": run_id, "dir": self.folder.resolve()}
+        try:
+            return wandb.init(**place, **names, **facts, reinit="create_new", settings=settings)
+        except Exception as error:
+            raise UnreachableError(
+                f"Weights & Biases starts no run ({describe(error)}): check `wandb login` and the "
+                "network, or use mode offline"
+            ) from error
+
+
+class Mirror:
+    """One run in Weights & Biases, under the run's own id; W&B's errors go through.
+
+    Args:
+        target: where it goes.
+        identity: names the run; its cell is the group.
+        config: what the run's record keeps of its configuration.
+        live: whether it trains now.
+    """
+
+    def __init__(
+        self, target: Target, identity: Identity, config: Mapping[str, Any], live: bool
+    ) -> None:
+        pair, protocol = pair_of(config), protocol_of(config)
+        names = config["dataset"]["name"], pair, config["method"]["name"], protocol
+        self._mode = target.mode
+        self._run = target.start(
+            identity.run_id,
+            live,
+            group=identity.cell,
+            job_type="distil" if config["teacher"] else "train",
+            tags=[name[:TAG_LENGTH] for name in names],
+            config={**config, "hash": identity.hash, "pair": pair, "protocol": protocol},
+        )
+        task = task_of({"config": config})
+        self._axis = task.length.removesuffix("s")  # epoch, or step
+        self._run.define_metric(self._axis)
+        self._run.define_metric("*", step_metric=self._axis)
+        self._run.define_metric(task.headline, step_metric=self._axis, summary="last,max")
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Log one row; its epoch, or of a detector its step, is W&B's step."""
+        self._run.log(dict(row), step=int(row[self._axis]))
+
+    def record(self, record: Record, folder: Path | None, config: Mapping[str, Any] | None) -> None:
+        """Take over what the record says, apart from its curve, and the lineage of the weights.
+
+        Args:
+            record: of a run that is done or has failed.
+            folder: the run's, with the weights that it has made; None where there is none.
+            config: the run's whole configuration, which says where its teachers' weights are.
+        """
+        made = {key: record[key] for key in MADE}
+        facts = {teacher["name"]: teacher for teacher in record["teachers"]}
+        self._run.config.update({**made, "teachers": facts})
+        self._run.summary.update(summary(record))
+        if folder is None:
+            return
+        if config is not None and self._mode == "online":  # W&B takes no inputs offline
+            known = {teacher["sha256"] for teacher in record["teachers"]}
+            for teacher in teacher_files(config, folder.parent):
+                if sha256_of(teacher) in known:  # a configuration of others may name any file
+                    self._run.use_artifact(model_artifact(teacher))
+        weights = folder / STUDENT_FILE
+        if weights.is_file() and sha256_of(weights) == record.get("student_sha256"):
+            self._run.log_artifact(model_artifact(weights))
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run; online, it waits until everything is sent."""
+        self._run.finish(exit_code=exit_code)
+
+
+class WandbLogger(RunLogger):
+    """`logger=wandb`: one W&B run a run, grouped by cell.
+
+    Offline by default: `wandb sync` sends the folder later. A failure of W&B is reported once and
+    never touches the training; `kdbench-sync` sends the whole run afterwards.
+    """
+
+    def __init__(
+        self,
+        project: str = "kdbench",
+        entity: str | None = None,
+        mode: Mode = "offline",
+    ) -> None:
+        self._target = Target(project, entity, mode, Path())
+        self._mirror: Mirror | None = None
+        self._name = ""
+        self._config: dict[str, Any] = {}
+
+    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
+        """Start the W&B run under the run's own id."""
+        self._target = self._target._replace(folder=folder)
+        self._name, self._config = identity.run_id, config
+        try:
+            self._mirror = Mirror(self._target, identity, recorded(config), live=True)
+        except Exception as error:
+            self._give_up(error)
+
+    def start(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Repeat the finished epochs, so that the history is whole after a resume."""
+        for row in history:
+            self.epoch(row)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Log one epoch."""
+        self._try(lambda mirror: mirror.epoch(row))
+
+    def record(self, record: Record) -> None:
+        """Take over the results, the weights and whom they were learned from."""
+        self._try(lambda mirror: mirror.record(record, self._target.folder, self._config))
+
+    def finish(self, exit_code: int) -> None:
+        """Close the W&B run."""
+        self._try(lambda mirror: mirror.finish(exit_code))
+        self._mirror = None
+
+    def _try(self, act: Callable[[Mirror], None]) -> None:
+        if self._mirror is not None:
+            try:
+                act(self._mirror)
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._mirror = None
+        if isinstance(error, ConnectionError) or type(error).__name__ in LOST:
+            leave_service()
+        Console().message(
+            f"{self._name}: Weights & Biases failed, training goes on without it; kdbench-sync "
+            f"sends the run later ({describe(error)})"
+        )
+
+
+def leave_service() -> None:
+    """Let go of W&B's service once it has died: the next run starts another.
+
+    W&B itself would try to reach it again, and print a traceback when Python ends.
+    """
+    with suppress(Exception, SystemExit):  # it says that the connection is lost
+        wandb.teardown()
+
+
+def log_table(
+    target: Target, name: str, rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]
+) -> None:
+    """A run that is one table, with totals as its summary.
+
+    Args:
+        target: where it goes.
+        name: of the run and of the table.
+        rows: all with the same columns.
+        totals: numbers over the rows.
+
+    Raises:
+        UnreachableError: W&B cannot start it.
+    """
+    run = target.start(name, live=False, job_type=name)
+    try:
+        data = [list(row.values()) for row in rows]
+        run.log({name: wandb.Table(columns=list(rows[0]), data=data)})
+        run.summary.update(dict(totals))
+    finally:
+        run.finish()
+
+
+def describe(error: Exception) -> str:
+    """An error in one line; W&B's own may have no text, or several lines."""
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+def pair_of(config: Mapping[str, Any]) -> str:
+    """Teachers and student in one name, as in `conf/pair`."""
+    labels = [teacher_label(name, node) for name, node in config["teacher"].items()]
+    return f"{'+'.join(labels) or 'none'}_{config['student']['name']}"
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """The single values of a record that are results; agreement by teacher."""
+    values = {
+        key: value
+        for key, value in record.items()
+        if key not in NAMES and isinstance(value, int | float | str)
+    }
+    agreement = record.get("agreement", {})
+    return {**values, **{f"agreement/{name}": value for name, value in agreement.items()}}
+
+
+def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
+    """The weights that a whole configuration names as its teachers', where they are still there."""
+    found = []
+    for node in config["teacher"].values():
+        with suppress(KdbenchError):
+            found.append(find_checkpoint(node["checkpoint"], runs_dir))
+    return found
+
+
+def model_artifact(weights: Path) -> wandb.Artifact:
+    """A weight file with its passport, under one name wherever it is made or used.
+
+    W&B tells versions apart by content: a student that teaches later is the version that its own
+    run has logged, which is how lineage reaches from run to run.
+    """
+    sha256, passport = sha256_of(weights), beside(weights)
+    source = read_passport(passport).source if passport.is_file() else None
+    ours = (source or "").startswith("kdbench run ")
+    name = (source or "").removeprefix("kdbench run ") if ours else f"{weights.stem}-{sha256[:8]}"
+    name = re.sub(r"[^\w.-]", "_", name)[-NAME_LENGTH:]
+    artifact = wandb.Artifact(name, "model", metadata={"sha256": sha256, "source": source})
+    for path in (weights, passport) if passport.is_file() else (weights,):
+        # Immutable: W&B reads the file where it lies when it sends, and makes no copy before.
+        artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)
+    return artifact

@@ -1,0 +1,108 @@
+"""A step in micro-batches, one after the other or on several ranks, as if all were done at once.
+
+All start from the same weights, running statistics, controllers and banks, and draw from generators
+seeded by step and number; then gradients are summed, one update follows, and what the forward
+passes have changed is joined. So a step does not depend on who computes which of them, but for the
+rounding of sums of more than two.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.methods.base import Method
+from kdbench.parallel.ranks import Ranks
+from kdbench.seeds import derive
+from kdbench.training.micro_batches import Part
+from kdbench.training.snapshot import Moving
+from kdbench.training.step import Sums, losses_and_sums
+from kdbench.types import Batch, Output
+
+
+class SideEffects:
+    """What forward passes change besides gradients: running statistics, controllers and banks.
+
+    Floating buffers move by the mean change of all micro-batches, weighted by their images. Of a
+    bank each image's own row is kept. Whole numbers, as batch norm's count, move as by one of them.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        parts = [part for module in modules for part in module.modules()]
+        methods = [part for part in parts if isinstance(part, Method)]
+        banks = [method.get_buffer(name) for method in methods for name in method.banks]
+        found = {id(buffer): buffer for module in modules for buffer in module.buffers()}
+        self.banks = [found.pop(id(bank)) for bank in banks]
+        self.floats = [buffer for buffer in found.values() if buffer.is_floating_point()]
+        self.counts = [buffer for buffer in found.values() if not buffer.is_floating_point()]
+
+    def start(self, size: int) -> None:
+        """Before a step on a batch of `size` images."""
+        self.before = [buffer.clone() for buffer in (*self.floats, *self.counts)]
+        self.changes = [torch.zeros_like(buffer) for buffer in self.floats]
+        self.rows = [bank.new_zeros(size, *bank.shape[1:]) for bank in self.banks]
+
+    def start_part(self, index: Tensor) -> None:
+        """Before a micro-batch of the images at `index`: all is as before the step."""
+        for buffer, then in zip((*self.floats, *self.counts), self.before, strict=True):
+            buffer.copy_(then)
+        self.rows_before = [bank[index] for bank in self.banks]
+
+    def end_part(self, index: Tensor, part: Part) -> None:
+        """After it."""
+        for buffer, then, change in zip(self.floats, self.before, self.changes, strict=False):
+            change.add_(buffer - then, alpha=part.share)
+        for bank, rows, then in zip(self.banks, self.rows, self.rows_before, strict=True):
+            rows[part.place] = bank[index]
+            bank[index] = then
+
+    def finish(self, index: Tensor, ranks: Ranks) -> None:
+        """After the last micro-batch of the batch of images at `index` [B]."""
+        ranks.add_up([*self.changes, *self.rows])
+        for buffer, then, change in zip(self.floats, self.before, self.changes, strict=False):
+            torch.add(then, change, out=buffer)
+        for bank, rows in zip(self.banks, self.rows, strict=True):
+            bank[index] = rows
+
+
+class Accumulation:
+    """The steps of a run whose batches are cut."""
+
+    def __init__(self, student: nn.Module, moving: Moving, seed: int, ranks: Ranks) -> None:
+        assert isinstance(moving.method, Method)
+        self.student, self.method, self.moving = student, moving.method, moving
+        self.seed, self.ranks = seed, ranks
+        self.effects = SideEffects([moving.student, moving.method])
+
+    def start(self, step: int, size: int) -> None:
+        """Begin `step` (from 0, over all epochs), on a batch of `size` images."""
+        self.step = step
+        self.moving.optimizer.clear()
+        self.effects.start(size)
+        self.losses: list[Tensor] = []
+        self.sums: list[Sums] = []
+
+    def add(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        """The gradients of one micro-batch; nothing moves yet."""
+        generator = self.moving.generator
+        generator.manual_seed(derive(self.seed, "draw", self.step, part.number))
+        torch.manual_seed(derive(self.seed, "train", self.step, part.number))
+        batch = batch._replace(drawn=self.method.draw(batch, generator))
+        self.effects.start_part(batch.index)
+        losses, sums = losses_and_sums(self.student, self.method, batch, teachers)
+        self.losses.append(self.moving.optimizer.accumulate(losses.times(part.share)))
+        self.effects.end_part(batch.index, part)
+        self.sums.append(sums)
+
+    def finish(self, index: Tensor) -> Sums:
+        """The update by all micro-batches of the images at `index` [B]; the batch's sums."""
+        optimizer = self.moving.optimizer
+        loss = torch.stack(self.losses).sum()
+        self.ranks.add_up([loss, *optimizer.gradients()])
+        optimizer.apply(loss)
+        self.effects.finish(index, self.ranks)
+        names = sorted(self.sums[0])
+        rows = [torch.stack([sums[name] for name in names]) for sums in self.sums]
+        total = torch.stack(rows).sum(dim=0)
+        self.ranks.add_up([total])
+        return dict(zip(names, total.unbind(), strict=True))

@@ -1,0 +1,289 @@
+"""The one training loop: runs side by side on one stream of batches and one teacher forward."""
+
+import itertools
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kdbench.data.augmentation.strong import StrongView, stack_views
+from kdbench.data.augmentation.views import TrainImages, epoch_plan
+from kdbench.data.base import Split
+from kdbench.data.streaming.streamed import StreamedImages
+from kdbench.errors import KdbenchError
+from kdbench.parallel.ranks import RankError
+from kdbench.seeds import derive
+from kdbench.system.console import Console, Display
+from kdbench.training.member import Member
+from kdbench.training.micro_batches import Cutting, Part
+from kdbench.training.snapshot import Position
+from kdbench.types import Batch, Output
+
+# The last is what clusters can be told to send before they preempt a job.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+READS_PER_EPOCH = 10  # how often the progress display waits for the device
+
+
+class Answers(Protocol):
+    """Where a step gets the teachers' outputs from; `kdbench.teachers.outputs` has them."""
+
+    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
+        """Get ready for every image's view [N]; may return early when `stopped` says."""
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on a batch."""
+
+
+Views = dict[int, Batch]  # the same images by the number of their views
+
+
+class Step(NamedTuple):
+    """What one step trains on."""
+
+    images: Tensor  # [B] which, on the device, of all ranks
+    parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, each made when it is asked for
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped at a step boundary, with checkpoints written."""
+
+
+class Clock:
+    """The time since it was made, or last charged."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+    def charge(self, positions: Sequence[Position]) -> None:
+        """Add the time to runs that share it, and start anew."""
+        wall, cpu = time.monotonic(), time.process_time()
+        for position in positions:
+            position.seconds += wall - self.wall
+            position.seconds_share += (wall - self.wall) / len(positions)
+            position.cpu_seconds += (cpu - self.cpu) / len(positions)
+        self.wall, self.cpu = wall, cpu
+
+
+class Cohort:
+    """Members at one step of one schedule, on the same data, seed and teachers.
+
+    Each ends with the bits that it would have alone. One that fails leaves the others untouched;
+    its exception is kept in `Member.error`. A single run is a cohort of one.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        answers: Answers,
+        images: TrainImages | StreamedImages,
+        console: Console,
+    ) -> None:
+        self.members, self.answers = members, answers
+        self.images, self.console = images, console
+        self.run = members[0].run  # for what all share
+        self.device = self.run.runtime.device
+        self.labels = self.run.dataset.train.labels.to(self.device)
+        splits = {name: s for name, s in self.run.dataset.splits.items() if name != "train"}
+        self.scored = {name: at_hand(split, self.device) for name, split in splits.items()}
+        schedule, self.ranks = self.run.schedule, self.run.runtime.ranks
+        self.steps_per_epoch = math.ceil(len(self.labels) / schedule.batch_size)
+        sizes = schedule.batch_size, len(self.labels)
+        self.cutting = Cutting(schedule.micro_batches, *sizes, self.ranks)
+        self.step = members[0].position.step
+        self.epochs_done = len(members[0].position.history)
+
+    @property
+    def alive(self) -> list[Member]:
+        """The members that still train."""
+        return [member for member in self.members if member.error is None]
+
+    def train(self) -> None:
+        """Train all members to the end of the schedule, or to their own failure.
+
+        Raises:
+            Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after checkpoints at the next step boundary.
+            RankError: what goes wrong on one rank and not on the others.
+        """
+        for member in self.members:
+            member.companions = len(self.members) - 1
+        self.each(Member.start)
+        epochs = self.run.schedule.epochs
+        names = [member.run.run_id for member in self.members]
+        shown = self.console.display(names, epochs, len(self.labels))
+        with shown as display, stop_requests() as stop, self.ranks.own_errors():
+            while self.epochs_done < epochs and self.alive:
+                self.train_epoch(display, stop)
+
+    def train_epoch(self, display: Display, stop: threading.Event) -> None:
+        """Finish the running epoch, score it, and write checkpoints where they are due."""
+        clock, epoch = Clock(), self.epochs_done + 1
+        self.each(lambda member: member.start_epoch(epoch))
+        read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
+        for step in self.steps(epoch, stop):
+            if self.ranks.any(stop.is_set()):
+                self.stop(epoch, clock)
+            else:
+                self.train_step(step)
+            done = self.step - (epoch - 1) * self.steps_per_epoch
+            if done % read_every == 0:
+                self.each(Member.check)
+            if not self.alive:
+                return
+            if done % read_every == 0:
+                display.step(epoch, *self.running_means(done))
+            if self.saves_after_step() and done < self.steps_per_epoch:
+                self.save(clock)
+        self.finish_epoch(epoch, clock, display)
+        last = epoch == self.run.schedule.epochs
+        if self.ranks.any(stop.is_set()) and not last:
+            self.stop(epoch, clock)
+        elif epoch % self.run.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
+            self.each(Member.save)
+
+    def saves_after_step(self) -> bool:
+        """Whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
+        every = self.run.runtime.checkpoint_steps
+        return every is not None and self.step % every == 0
+
+    def steps(self, epoch: int, stop: threading.Event) -> Iterator[Step]:
+        """The epoch's steps from the current one on; the last, short batch is kept."""
+        run, size = self.run, self.run.schedule.batch_size
+        seed = derive(run.seed, "data")
+        order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
+        self.answers.start_epoch(view, stop.is_set)
+        epoch_tensor = torch.tensor(float(epoch), device=self.device)
+        first = self.step - (epoch - 1) * self.steps_per_epoch
+        wanted = {member.run.method.views for member in self.alive}
+        strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
+
+        def views_of(index: Tensor, cut: Tensor) -> Views:
+            views = [cut]
+            if strong is not None:
+                views.append(strong.batch(index))
+            stacks = {n: stack_views(views[:n], run.runtime.memory_format) for n in wanted}
+            return {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
+
+        images = self.images.epoch(order, view, size, first, self.cutting.cut)
+        for index in order.to(self.device).split(size)[first:]:
+            places = self.cutting.parts(len(index))
+            found = itertools.islice(images, len(places))
+            parts = ((part, views_of(*one)) for part, one in zip(places, found, strict=True))
+            yield Step(index, parts)
+
+    def train_step(self, step: Step) -> None:
+        """One update of every member."""
+        cut = self.cutting.count > 1
+        if cut:
+            self.each(lambda member: member.start_parts(len(step.images)))
+        for part, batches in step.parts:
+            self.compute(part if cut else None, batches)
+        if cut:
+            self.each(lambda member: member.finish_parts(step.images))
+        self.step += 1
+
+    def compute(self, part: Part | None, batches: Views) -> None:
+        """Every member's gradients of a micro-batch; of a whole batch, its step."""
+        outputs = {views: self.answers.outputs(batch) for views, batch in batches.items()}
+
+        def act(member: Member) -> None:
+            views = member.run.method.views
+            if part is None:
+                member.step(batches[views], outputs[views])
+            else:
+                member.add_part(part, batches[views], outputs[views])
+
+        self.each(act)
+
+    def each(self, act: Callable[[Member], None]) -> None:
+        """Let every member act; one that raises is out."""
+        for member in self.alive:
+            try:
+                act(member)
+            except RankError:
+                raise
+            except Exception as error:
+                if self.ranks.count > 1 and not isinstance(error, KdbenchError):
+                    raise  # it may be this rank's alone
+                member.error = error
+                if len(self.members) > 1:
+                    self.console.message(f"{member.run.run_id} failed: {error}")
+
+    def running_means(self, done: int) -> tuple[int, float, float]:
+        """Images seen in the epoch so far; mean loss and top-1 in percent on them, over members."""
+        count = min(done * self.run.schedule.batch_size, len(self.labels))
+        sums = [member.position.sums for member in self.alive]
+        loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
+        return count, loss / count, 100 * hits / count
+
+    def finish_epoch(self, epoch: int, clock: Clock, display: Display) -> None:
+        """Score the epoch and add every member's row."""
+        rows = {}
+
+        def score(member: Member) -> None:
+            rows[member.run.run_id] = member.finish_epoch(epoch, self.scored)
+
+        def close(member: Member) -> None:
+            member.close_epoch(rows[member.run.run_id])
+            display.epoch(member.run.run_id, rows[member.run.run_id])
+
+        self.each(score)
+        clock.charge([member.position for member in self.alive])
+        self.each(close)
+        self.epochs_done += 1
+
+    def save(self, clock: Clock) -> None:
+        """Write checkpoints, the time so far in them."""
+        clock.charge([member.position for member in self.alive])
+        self.each(Member.save)
+
+    def stop(self, epoch: int, clock: Clock) -> None:
+        """Leave at a step boundary, resumable; return only if no member could write a checkpoint.
+
+        Raises:
+            Interrupted: there are checkpoints.
+        """
+        self.save(clock)
+        if self.alive:
+            raise Interrupted(
+                f"stopped in epoch {epoch} after step {self.step}; the same command goes on from "
+                "there"
+            )
+
+
+def at_hand(split: Split, device: torch.device) -> Split:
+    """A split that every epoch is scored on, on the device if it is in memory at all."""
+    images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
+    return Split(images, split.labels.to(device))
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, request) for number in STOPS if is_free(number)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def is_free(number: signal.Signals) -> bool:
+    """Whether a signal is ours to take: submitit may have a use of its own for SIGUSR1."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return number != signal.SIGUSR1 or signal.getsignal(number) in defaults

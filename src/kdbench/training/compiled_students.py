@@ -1,0 +1,114 @@
+"""A student as its training steps call it: compiled on a GPU, where its run is long enough to pay.
+
+Compiling joins batch norms, activations, additions and casts into few kernels, which small networks
+spend most of a step on. Scores come from the network as it is, and so does the last, short batch of
+an epoch: each would have to be compiled by itself.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import first_line
+from kdbench.system.runtime import Runtime
+from kdbench.types import Network, Output
+
+# Steps of a run from which compiling pays. On an H200 in bf16 it takes about 20 s, and then a step
+# 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): h200.json in results/.
+WORTH_COMPILING = 50_000
+CLOSE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}  # of the largest logit, by precision
+KINDS = 64  # networks that a process may compile, where PyTorch stops at 8
+
+Forward = Callable[[nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, tuple[Tensor, ...]]]
+
+
+class CompiledStudent:
+    """A network in training mode, with one batch size that it is compiled for.
+
+    Only the taps that are read come out of the compiled network: for the others gradients of zeros
+    would be computed.
+    """
+
+    def __init__(self, network: nn.Module, taps: Sequence[str], size: int) -> None:
+        self.network, self.taps, self.size = network, tuple(taps), size
+
+    def __call__(self, images: Tensor) -> Output:
+        """[B, C, H, W] -> the network's output."""
+        if len(images) != self.size:
+            return self.network(images)
+        logits, taps = compiled_forward()(self.network, images, self.taps)
+        return Output(logits, dict(zip(self.taps, taps, strict=True)))
+
+
+def forward(
+    network: nn.Module, images: Tensor, taps: tuple[str, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits and these taps of a network; compiled once for all networks of a kind."""
+    output: Output = network(images)
+    return output.logits, tuple(output.taps[name] for name in taps)
+
+
+@cache
+def compiled_forward() -> Forward:
+    """`forward`, compiled for every kind of network and shape that it meets."""
+    from torch._dynamo import config as dynamo  # takes a second to import, and is seldom used
+
+    settings: Any = dynamo  # its attributes are made at run time
+    settings.recompile_limit = KINDS
+    return torch.compile(forward, dynamic=False)
+
+
+def for_training(
+    network: nn.Module,
+    taps: Sequence[str],
+    images: torch.Size,
+    precision: str,
+    runtime: Runtime,
+    steps: int,
+    report: Callable[[str], None],
+) -> Network:
+    """The student, ready to be trained.
+
+    Args:
+        network: on the run's device, at the run's precision; it stays as it is.
+        taps: the features of it that the method reads.
+        images: [B, C, H, W] of a full batch.
+        precision: the run's.
+        runtime: with compile=off, and on a CPU, the network is called as it is.
+        steps: of the whole run, so that it is decided alike before and after a resume.
+        report: takes one message where compiling fails.
+    """
+    wanted = runtime.compile == "on" or (runtime.compile == "auto" and steps >= WORTH_COMPILING)
+    if runtime.device.type != "cuda" or not wanted:
+        return network
+    try:
+        with torch.random.fork_rng([runtime.device]):
+            try_out(network, taps, images, CLOSE[precision], runtime)
+    except Exception as error:  # anything that the compiler or its tools may raise
+        report(f"the student is not compiled ({first_line(error)}): it runs as it is")
+        return network
+    return CompiledStudent(network, taps, images[0])
+
+
+def try_out(
+    network: nn.Module, taps: Sequence[str], images: torch.Size, close: float, runtime: Runtime
+) -> None:
+    """Compile a copy of the network, forward and backward.
+
+    Raises:
+        ValueError: the compiled logits are not the eager ones.
+    """
+    generator = torch.Generator(runtime.device).manual_seed(0)
+    sample = torch.randn(images, generator=generator, device=runtime.device)
+    sample = sample.to(memory_format=runtime.memory_format)
+    eager, compiled = copy.deepcopy(network).train(), copy.deepcopy(network).train()
+    expected = eager(sample).logits.detach()
+    output = CompiledStudent(compiled, taps, len(sample))(sample)
+    torch.stack([part.sum() for part in (output.logits, *output.taps.values())]).sum().backward()
+    worst = (output.logits.detach() - expected).abs().max() / expected.abs().max()
+    if not bool(worst <= close):
+        raise ValueError(f"the compiled logits are off by {worst.item():.1e}")

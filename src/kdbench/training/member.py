@@ -1,0 +1,287 @@
+"""One run, as a member of the cohort that trains it: its step, its scores, its files."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.assembly.evaluation import Scores, evaluate
+from kdbench.data.base import Dataset, Split
+from kdbench.errors import KdbenchError, writing
+from kdbench.methods.base import Method
+from kdbench.records.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    load_tensors,
+    newest_sound,
+    save_checkpoint,
+)
+from kdbench.records.reproducibility import check_exact, exact_facts
+from kdbench.seeds import derive
+from kdbench.system.console import Console
+from kdbench.system.cuda_graphs import Replayed, recorder_for
+from kdbench.system.precision import at_precision
+from kdbench.system.runtime import Runtime
+from kdbench.tracking.run_logger import RunLogger
+from kdbench.training.accumulation import Accumulation
+from kdbench.training.compiled_students import for_training
+from kdbench.training.micro_batches import Part
+from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.snapshot import (
+    Moving,
+    Position,
+    Row,
+    own_randomness,
+    restore,
+    start_randomness,
+    take,
+)
+from kdbench.training.step import Sums, train_step, update
+from kdbench.types import Batch, Network, Output
+
+
+class DivergedError(KdbenchError):
+    """Numbers that are not finite; the last checkpoint before them is kept."""
+
+    def __init__(self, run_id: str, epoch: int, step: int, what: str) -> None:
+        super().__init__(
+            f"{run_id} diverged in epoch {epoch}: {what} is not finite; lower schedule.lr or the "
+            "method's weights"
+        )
+        self.step = step  # over all epochs, from 1
+
+
+@dataclass
+class Run:
+    """One training: the parts that the loop moves, and where it leaves its files."""
+
+    run_id: str
+    seed: int
+    student: nn.Module
+    method: Method
+    dataset: Dataset
+    schedule: Schedule
+    runtime: Runtime
+    folder: Path
+
+
+class Member:
+    """A run on its device, with its own optimizer, randomness, evaluation and checkpoints."""
+
+    def __init__(self, run: Run, console: Console, loggers: Sequence[RunLogger]) -> None:
+        self.run, self.console, self.loggers = run, console, loggers
+        device = run.runtime.device
+        for module in (run.student, run.method):
+            module.to(device).to(memory_format=run.runtime.memory_format)
+        generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
+        optimizer = Optimizer(run.schedule, run.student, run.method)
+        random = start_randomness(derive(run.seed, "train"), device)
+        self.moving = Moving(run.student, run.method, optimizer, generator, random)
+        self.student = at_precision(run.student, run.schedule.precision)
+        self.accumulation = Accumulation(self.student, self.moving, run.seed, run.runtime.ranks)
+        recorder = recorder_for(run.runtime) if run.schedule.micro_batches == 1 else None
+        self.position = Position()
+        self.steps_per_epoch = math.ceil(len(run.dataset.train.labels) / run.schedule.batch_size)
+        self.trained: Network = self.student if recorder is None else self.ready_student()
+        whole = partial(update, self.trained, run.method, optimizer)
+        self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
+        self.exact = exact_facts(run.runtime)
+        self.error: Exception | None = None  # why it left its cohort
+        self.companions = 0  # runs that trained beside it
+
+    def ready_student(self) -> Network:
+        """The student as steps call it."""
+        run, size = self.run, self.run.schedule.batch_size
+        shape = torch.Size((size, *run.dataset.train.images.shape[1:]))
+        precision, steps = run.schedule.precision, self.steps_per_epoch * run.schedule.epochs
+        settings = precision, run.runtime, steps, self.console.message
+        return for_training(self.student, run.method.taps, shape, *settings)
+
+    def resume(self) -> None:
+        """Go to the newest checkpoint that holds; to the start where there is none.
+
+        Raises:
+            ConfigError: it was written under something else than `runtime.exact` allows.
+        """
+        checkpoint = self.newest_checkpoint()
+        if checkpoint is not None:
+            check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
+            self.position = restore(self.moving, checkpoint, self.run.folder)
+            self.moving.optimizer.guard.start(self.position.step)
+            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest that holds, as the first rank says; damaged ones are removed.
+
+        Raises:
+            KdbenchError: another rank cannot read it.
+        """
+        ranks, folder = self.run.runtime.ranks, self.run.folder
+        checkpoint = newest_sound(folder, self.console.message) if ranks.first else None
+        step = ranks.exchange("" if checkpoint is None else str(checkpoint.state["step"]))[0]
+        if not step:
+            return None
+        return ranks.together(lambda: checkpoint or self.read_checkpoint(int(step)))
+
+    def read_checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint after `step` steps, which the first rank has found.
+
+        Raises:
+            KdbenchError: it cannot be read here.
+        """
+        path = checkpoint_path(self.run.folder, step)
+        checkpoint = load_tensors(path)
+        if checkpoint is None:
+            raise KdbenchError(
+                f"rank {self.run.runtime.ranks.number} cannot read {path}: set runs_dir to a "
+                "folder that all ranks share"
+            )
+        return checkpoint
+
+    def start(self) -> None:
+        """Tell the loggers that training starts or goes on."""
+        self.tell(lambda logger: logger.start(self.position.history))
+
+    def tell(self, news: Callable[[RunLogger], None]) -> None:
+        """Tell the loggers, of which the first rank alone has any."""
+
+        def act() -> None:
+            for logger in self.loggers:
+                news(logger)
+
+        self.run.runtime.ranks.by_first(act)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Ready for the steps of `epoch` (from 1)."""
+        self.moving.optimizer.start_epoch(epoch)
+        self.student.train()
+
+    def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        """One update; nothing waits for the device.
+
+        On a GPU it runs beside what follows, up to the next `check`.
+        """
+        with self.replayed.recorder.aside() if self.replayed is not None else nullcontext():
+            self._step(batch, teachers)
+
+    def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        moving, replayed = self.moving, self.replayed
+        moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
+        if replayed is not None and replayed.recordings:  # of a pass that drew nothing
+            self.count_step(self._replay(replayed, batch, teachers))
+            return
+        before = moving.random
+        with own_randomness(moving):
+            if replayed is not None:
+                sums = self._replay(replayed, batch, teachers)
+            else:
+                parts = moving.optimizer, batch, moving.generator
+                sums = train_step(self.student, self.run.method, teachers, *parts)
+        drew = any(not torch.equal(moving.random[key], before[key]) for key in before)
+        if replayed is not None and not replayed.refused and drew:
+            replayed.refuse("its forward pass draws random numbers")
+        self.count_step(sums)
+
+    def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
+        """`train_step` with all that follows the draw as one recording, where it can be."""
+        method = self.run.method
+        batch = batch._replace(drawn=method.draw(batch, self.moving.generator))
+        read = tuple(  # what it does not read need not be copied
+            Output(logits, {tap: taps[tap] for tap in method.taps})
+            for logits, taps in (teachers if method.num_teachers != 0 else ())
+        )
+        return replayed(batch, read)
+
+    def start_parts(self, size: int) -> None:
+        """Begin a step on a batch of `size` images, in micro-batches."""
+        self.moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
+        self.accumulation.start(self.position.step, size)
+
+    def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+        """Compute one micro-batch of it; nothing moves yet."""
+        self.accumulation.add(part, batch, teachers)
+
+    def finish_parts(self, index: Tensor) -> None:
+        """End the step, on the images at `index` [B]: one update by all micro-batches."""
+        self.count_step(self.accumulation.finish(index))
+
+    def count_step(self, sums: Sums) -> None:
+        """One more step is done."""
+        position = self.position
+        if position.sums:  # all in one kernel on a GPU
+            torch._foreach_add_([position.sums[key] for key in sums], list(sums.values()))
+        else:
+            position.sums = {key: value.clone() for key, value in sums.items()}
+        position.step += 1
+
+    def check(self) -> None:
+        """Wait for the device and ask whether all steps so far were sound.
+
+        Raises:
+            DivergedError: one had a loss or a gradient that is not finite.
+        """
+        if self.replayed is not None:
+            self.replayed.recorder.join()
+        step = self.moving.optimizer.guard.read()
+        if step is not None:
+            what = f"the loss or a gradient of step {step}"
+            raise DivergedError(self.run.run_id, len(self.position.history) + 1, step, what)
+
+    def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
+        """Score the epoch on splits by name and start its row, whose "seconds" are not in yet.
+
+        Raises:
+            DivergedError: a step, or a score, is not finite.
+        """
+        self.check()
+        run = self.run
+        count = len(run.dataset.train.labels)
+        means = {name: value.item() / count for name, value in self.position.sums.items()}
+        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.lr}
+        for name, value in means.items():
+            if name != "hits":
+                row[name if name.startswith("method/") else f"train/{name}"] = value
+        row["train/top1"] = 100 * means["hits"]
+        for name, split in scored.items():
+            scores = self.score(split)
+            row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
+        odd = [name for name, value in row.items() if not math.isfinite(value)]
+        if odd:
+            raise DivergedError(run.run_id, epoch, self.position.step, f"its {odd[0]}")
+        return row
+
+    def score(self, split: Split) -> Scores:
+        """The student's scores on a split."""
+        runtime = self.run.runtime
+        where = runtime.device, runtime.memory_format, runtime.ranks
+        return evaluate(self.student, split, self.run.dataset, *where)
+
+    def close_epoch(self, row: Row) -> None:
+        """Add a finished epoch's row, with the time so far, to the history and the logs."""
+        row["seconds"] = self.position.seconds
+        self.position.history.append(row)
+        self.position.sums = {}
+        self.tell(lambda logger: logger.epoch(row))
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            DivergedError: there is nothing worth one.
+            WriteError: it cannot be written; the last one is still there.
+        """
+        self.check()
+        checkpoint = take(self.moving, self.position)
+        if self.exact is not None:
+            checkpoint.state["exact"] = self.exact
+        self.run.runtime.ranks.by_first(partial(self.write, checkpoint))
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint of this step."""
+        with writing(self.run.folder):
+            save_checkpoint(self.run.folder, self.position.step, checkpoint)

@@ -1,0 +1,66 @@
+"""How a batch is cut into micro-batches, and which of them a rank computes.
+
+Each has a forward pass of its own: batch norms normalise by its statistics, and loss terms that
+couple images couple those of one micro-batch, as on one of a reference's several GPUs. So
+`schedule.micro_batches` is part of the recipe; how many ranks share them is not.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kdbench.errors import ConfigError
+from kdbench.parallel.ranks import Ranks
+
+
+class Part(NamedTuple):
+    """A micro-batch's place in its batch."""
+
+    number: int  # from 0
+    place: slice
+    share: float  # of the batch's images
+
+
+class Cutting:
+    """The micro-batches of a batch; ranks share them as evenly as possible.
+
+    Args:
+        count: S, how many there are.
+        batch_size: B.
+        images: N of an epoch.
+        ranks: this one computes the micro-batches `own`.
+
+    Raises:
+        ConfigError: there are more ranks than micro-batches, or one would be empty.
+    """
+
+    def __init__(self, count: int, batch_size: int, images: int, ranks: Ranks) -> None:
+        if ranks.count > count:
+            raise ConfigError(
+                f"{ranks.count} ranks cannot share schedule.micro_batches={count}: set it to "
+                f"{ranks.count} or a multiple; it is part of the recipe, for batch norms see one "
+                "micro-batch each"
+            )
+        smallest = min(batch_size, images % batch_size or batch_size)
+        if smallest < count:
+            raise ConfigError(
+                f"schedule.micro_batches={count} leaves some without images, for an epoch's last "
+                f"batch has {smallest}: lower it or choose another schedule.batch_size"
+            )
+        self.count = count
+        first, last = (count * (ranks.number + i) // ranks.count for i in (0, 1))
+        self.own = range(first, last)
+
+    def cut(self, index: Tensor) -> list[Tensor]:
+        """This rank's micro-batches of the batch of images at `index` [B]."""
+        return list(index.tensor_split(self.count)[self.own.start : self.own.stop])
+
+    def parts(self, size: int) -> list[Part]:
+        """Where they are in a batch of `size` images."""
+        least, more = divmod(size, self.count)  # as tensor_split: the first ones have one more
+
+        def start(number: int) -> int:
+            return number * least + min(number, more)
+
+        places = {number: slice(start(number), start(number + 1)) for number in self.own}
+        return [Part(n, place, (place.stop - place.start) / size) for n, place in places.items()]

@@ -1,0 +1,78 @@
+"""One training step: a pure function of tensors, then the update. Nothing waits for the device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdbench.methods.base import Method
+from kdbench.training.schedule import Losses, Optimizer
+from kdbench.types import Batch, Network, Output
+
+Sums = dict[str, Tensor]  # name -> [] float64, summed over images
+
+
+def output_of(network: Network, images: Tensor) -> Output:
+    """A network's output; of V views [V, B, C, H, W] one pass each, so that BN keeps them apart."""
+    if images.ndim == 4:
+        return network(images)
+    outputs = [network(view) for view in images]
+    taps = {name: torch.stack([o.taps[name] for o in outputs]) for name in outputs[0].taps}
+    return Output(torch.stack([o.logits for o in outputs]), taps)
+
+
+def teacher_outputs(teachers: Sequence[Network], batch: Batch) -> tuple[Output, ...]:
+    """Every frozen teacher's output on the same views that the student sees."""
+    with torch.no_grad():
+        return tuple(output_of(teacher, batch.images) for teacher in teachers)
+
+
+def losses_and_sums(
+    student: Network, method: Method, batch: Batch, teachers: tuple[Output, ...]
+) -> tuple[Losses, Sums]:
+    """The losses to differentiate, and what this batch adds to the epoch's sums.
+
+    Each is the sum of the means of the method's terms: of the label term, and of all others.
+    """
+    output = output_of(student, batch.images)
+    terms = method(batch, output, teachers)
+    means = {name: term.mean() for name, term in terms.items()}
+    distillation = [mean for name, mean in means.items() if name != "ce"]
+    losses = Losses(means.get("ce"), torch.stack(distillation).sum() if distillation else None)
+    count = len(batch.labels)
+    logits = output.logits.detach().reshape(-1, count, output.logits.shape[-1])[0]  # first view
+    sums = {
+        "loss": torch.stack(list(means.values())).detach().sum().double() * count,
+        "hits": (logits.argmax(dim=1) == batch.labels).double().sum(),
+    }
+    sums |= {f"term/{name}": mean.detach().double() * count for name, mean in means.items()}
+    with torch.no_grad():
+        seen = method.observe(batch, output, teachers)
+    sums |= {f"method/{name}": value.double().mean() * count for name, value in seen.items()}
+    return losses, sums
+
+
+def update(
+    student: Network,
+    method: Method,
+    optimizer: Optimizer,
+    batch: Batch,
+    teachers: tuple[Output, ...],
+) -> Sums:
+    """What follows the draw: all of it on the device, from tensors to tensors."""
+    losses, sums = losses_and_sums(student, method, batch, teachers)
+    optimizer.update(losses)
+    return sums
+
+
+def train_step(
+    student: Network,
+    method: Method,
+    teachers: tuple[Output, ...],
+    optimizer: Optimizer,
+    batch: Batch,
+    generator: torch.Generator,
+) -> Sums:
+    """One update of the student and of the method's own parameters; returns the batch's sums."""
+    batch = batch._replace(drawn=method.draw(batch, generator))
+    return update(student, method, optimizer, batch, teachers)

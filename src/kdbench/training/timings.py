@@ -1,0 +1,134 @@
+"""What a run costs here, from a few steps of the real networks on a piece of the data."""
+
+import dataclasses
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.assembly.build import build_method, build_network, build_student, make, set_up
+from kdbench.assembly.evaluation import evaluate
+from kdbench.config.run_config import Config
+from kdbench.data.base import Dataset, Split
+from kdbench.data.streaming.streamed import images_of
+from kdbench.system.console import Console
+from kdbench.system.cuda_graphs import WARM_UP
+from kdbench.system.runtime import Runtime
+from kdbench.teachers.frozen import CHUNK, freeze
+from kdbench.teachers.outputs import LiveTeachers
+from kdbench.training.cohort import Cohort
+from kdbench.training.member import Member, Run
+from kdbench.training.schedule import Schedule
+from kdbench.types import Batch, Output
+
+STEPS = 3  # timed of each configuration; their median counts
+TEST_IMAGES = 512  # that evaluation is timed on
+SMALL_LR = 1e-4  # random networks are not to diverge meanwhile
+
+
+class Timings(NamedTuple):
+    """Seconds of a configuration on this machine."""
+
+    step: float  # a batch cut and the student updated, the teachers' answers at hand
+    teachers: float  # the live teachers' forward on a batch
+    evaluation: float  # of one image
+
+
+class AnswersAtHand:
+    """Stands for a filled table: every batch gets the answers to the first one."""
+
+    def __init__(self, live: LiveTeachers) -> None:
+        self.live = live
+        self.kept: dict[int, tuple[Output, ...]] = {}
+
+    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
+        """Nothing is prepared."""
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on a batch of that many views."""
+        views = batch.images.ndim
+        if views not in self.kept:
+            self.kept[views] = self.live.outputs(batch)
+        return self.kept[views]
+
+
+def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
+    """Time a run's parts; its teachers have random weights, and are not compiled."""
+    schedule: Schedule = make(config["schedule"])
+    schedule = dataclasses.replace(schedule, lr=SMALL_LR)
+    data = piece(dataset, schedule.batch_size)
+    images = images_of(data, runtime.device)
+    console = Console()
+    networks = teachers_of(config, data, runtime)
+    sample = images.batch(*(torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device),) * 2)
+    given = sample, schedule.precision, runtime, 0, console.message
+    live = LiveTeachers([freeze(n, *given) for n in networks.values()], runtime, console.message)
+    method = build_method(config["method"], config["seed"])
+    student = build_student(config["student"], data, config["seed"])
+    student = set_up(method, student, networks, data, config["seed"])
+    run = Run("timing", config["seed"], student, method, data, schedule, runtime, Path())
+    member = Member(run, console, [])
+    cohort = Cohort([member], AnswersAtHand(live), images, console)
+    cohort.each(lambda one: one.start_epoch(1))
+    _, views = next(next(cohort.steps(1, threading.Event())).parts)
+    first = views[method.views]
+    step = _median(lambda: _one_step(cohort), runtime.device)
+    forward = _median(lambda: live.outputs(first), runtime.device) if networks else 0.0
+    where = runtime.device, runtime.memory_format
+    scored = _median(lambda: evaluate(member.student, data.test, data, *where), runtime.device)
+    return Timings(step, forward, scored / len(data.test.labels))
+
+
+def piece(dataset: Dataset, batch: int) -> Dataset:
+    """One full batch to train on, and some images to score."""
+    count = min(batch, len(dataset.train.labels))
+    train, test = first(dataset.train, count), first(dataset.test, TEST_IMAGES)
+    return dataclasses.replace(dataset, train=train, test=test, val=None)
+
+
+def first(split: Split, count: int) -> Split:
+    """The first `count` images of a split, or all where there are fewer."""
+    count = min(count, len(split.labels))
+    return Split(split.images.narrow(0, 0, count), split.labels[:count])
+
+
+def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
+    """The run's teachers as the loop would have them, but for their weights."""
+    nodes: Mapping[str, Any] = config["teacher"]
+    found = {}
+    for name, node in nodes.items():
+        network = build_network(node["network"], dataset).eval().requires_grad_(False)
+        found[name] = network.to(runtime.device).to(memory_format=runtime.memory_format)
+    return found
+
+
+def _one_step(cohort: Cohort) -> None:
+    """The epoch of one batch, from cutting it to the update."""
+    cohort.step = 0
+    for step in cohort.steps(1, threading.Event()):
+        cohort.train_step(step)
+    for member in cohort.members:
+        if member.error is not None:
+            raise member.error
+
+
+def _median(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call; the first ones, which choose kernels or record graphs, do not count."""
+    for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):
+        call()
+    return statistics.median(_seconds(call, device) for _ in range(STEPS))
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,191 @@
+"""The entry: one command is one run, found again by the same command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from kdbench.assembly.build import build_method, build_student, make, set_up
+from kdbench.config.run_config import Config
+from kdbench.data.base import Dataset
+from kdbench.data.streaming.streamed import images_of
+from kdbench.errors import KdbenchError
+from kdbench.parallel.ranks import RankError, Ranks
+from kdbench.system.console import Console
+from kdbench.system.files import make_folder
+from kdbench.system.hardware import reset_peak_memory
+from kdbench.system.precision import allow_tf32
+from kdbench.system.runtime import Runtime
+from kdbench.tasks.detection.run import train_detector
+from kdbench.teachers.loading import load_teacher
+from kdbench.teachers.outputs import choose_answers
+from kdbench.tracking.run_logger import MetricsFile, RunLogger
+from kdbench.training.cohort import Cohort
+from kdbench.training.finish import close_job, summary, table_facts, write_facts
+from kdbench.training.jobs import Job, by_step, check_alike, open_job
+from kdbench.training.member import Member, Run
+from kdbench.training.micro_batches import Cutting
+from kdbench.training.schedule import Schedule
+
+TEACHER_SEED = 1000  # of teachers trained on the way; students of a table have small seeds
+
+
+def train(config: Config) -> Path:
+    """Train, resume or recognise as done the run that `config` describes; returns its folder.
+
+    Raises:
+        KdbenchError: something is wrong that the user can mend.
+    """
+    if "task" in config:
+        return train_detector(config)
+    (outcome,) = train_together([config])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
+    """Train, resume or recognise as done these runs, side by side.
+
+    Returns:
+        Each run's folder, or why it has no result; one that fails leaves the others untouched.
+
+    Raises:
+        ConfigError: they cannot train side by side.
+        KdbenchError: what all of them need is wrong.
+        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
+    """
+    runtime: Runtime = make(configs[0]["runtime"])
+    runtime.apply()
+    ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
+    runs_dir = Path(configs[0]["runs_dir"])
+    ranks.by_first(lambda: make_folder(runs_dir))
+    allow_tf32(False)
+    configs = [with_teachers(config) for config in configs]
+    check_alike(configs)
+    dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"]))
+    jobs: list[Job | KdbenchError] = []
+    try:
+        for config in configs:
+            jobs.append(try_job(config, dataset, runs_dir, ranks, console))
+        todo = [job for job in jobs if isinstance(job, Job) and not job.done]
+        if todo:
+            train_jobs(todo, dataset, runtime, console)
+    finally:
+        for job in jobs:
+            if isinstance(job, Job):
+                job.release()
+    return [job if isinstance(job, Exception) else job.error or job.folder for job in jobs]
+
+
+def try_job(
+    config: Config, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
+) -> Job | KdbenchError:
+    """The job that a configuration describes, held if it is to do, or why there is none."""
+    try:
+        job = ranks.together(lambda: open_job(config, dataset, runs_dir))
+        job.done = ranks.any(job.record is not None)
+        if not job.done:
+            check_cutting(make(config["schedule"]), dataset, ranks)  # before there is a folder
+            ranks.by_first(job.hold)  # whoever held it until now may have finished it
+            job.done = ranks.any(job.record is not None)
+    except RankError:
+        raise
+    except KdbenchError as error:
+        return error
+    if job.record is not None:
+        console.message(f"{job.identity.run_id} is done: {summary(job.record)}")
+    return job
+
+
+def with_teachers(config: Config) -> Config:
+    """The configuration with the teachers that the method reads, each with its checkpoint.
+
+    A run that reads no teacher is the same beside any. A teacher whose checkpoint is "train" is
+    trained first, or found trained: it learns from labels alone by the run's own recipe, with a
+    seed that is the same for all students. They share one teacher, and none starts from its first
+    weights.
+    """
+    teachers = dict(config["teacher"])
+    if build_method(config["method"], config["seed"]).num_teachers == 0:
+        teachers = {}
+    for name, node in teachers.items():
+        if node["checkpoint"] == "train":
+            folder = train(self_teacher(config, node))
+            teachers[name] = {**node, "checkpoint": str(folder)}
+    return {**config, "teacher": teachers}
+
+
+def self_teacher(config: Config, node: Config) -> Config:
+    """The run that makes the teacher of `node`, whose checkpoint is "train"."""
+    method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
+    alone = {"method": method, "teacher": {}, "student": node["network"]}
+    return {**config, **alone, "seed": TEACHER_SEED}
+
+
+def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
+    """Train jobs that share data and teachers, each from wherever its folder says it is."""
+    reset_peak_memory(runtime.device)
+    files = max((job.files for job in jobs), key=len)
+    runs_dir = jobs[0].folder.parent
+    teachers = {
+        file.name: load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files
+    }
+    networks = {name: teacher.network for name, teacher in teachers.items()}
+    facts = {file.name: table_facts(file) for file in files}
+    images = images_of(dataset, runtime.device)
+    try:
+        for job in jobs:
+            try:
+                job.member = open_member(job, dataset, networks, runtime, console)
+            except RankError:
+                raise
+            except Exception as error:
+                job.error = error
+        for members in by_step(job.member for job in jobs if job.member is not None):
+            allow_tf32(members[0].run.schedule.precision == "tf32")
+            answers = choose_answers(members, networks, facts, dataset, images, runtime, runs_dir)
+            Cohort(members, answers, images, console).train()
+            for job in jobs:
+                if job.member in members:
+                    close_job(job, dataset, runtime, teachers, console)
+    finally:
+        allow_tf32(False)
+        for job in jobs:
+            if job.logger is not None:
+                job.logger.finish(1)
+
+
+def open_member(
+    job: Job,
+    dataset: Dataset,
+    teachers: dict[str, nn.Module],
+    runtime: Runtime,
+    console: Console,
+) -> Member:
+    """The job's run, ready to train from its newest checkpoint."""
+    config, seed = job.config, job.config["seed"]
+    networks = {file.name: teachers[file.name] for file in job.files}
+    student = build_student(config["student"], dataset, seed)
+    schedule: Schedule = make(config["schedule"])
+    student = set_up(job.method, student, networks, dataset, seed)
+    name = job.identity.run_id
+    run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
+    logger: RunLogger = make(config["logger"]) if runtime.ranks.first else RunLogger()
+    loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
+    member = Member(run, console, loggers)
+    member.resume()
+    runtime.ranks.by_first(lambda: write_facts(job.folder, config, member.exact))
+    job.logger = logger
+    logger.open(job.identity, config, job.folder)
+    return member
+
+
+def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
+    """Refuse micro-batches that cannot be had.
+
+    Raises:
+        ConfigError: they do not fit the batches, or the ranks.
+    """
+    sizes = schedule.batch_size, len(dataset.train.labels)
+    Cutting(schedule.micro_batches, *sizes, ranks)

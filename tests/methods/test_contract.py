@@ -1,0 +1,237 @@
+"""The contract of every method file in conf/method."""
+
+import ast
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.commands import ROOT, compose_method
+from torch._dynamo.backends.debugging import aot_eager
+
+from kdbench.assembly.build import build_method, build_network, set_up
+from kdbench.assembly.method_pages import recipes
+from kdbench.data.memory.synthetic import synthetic
+from kdbench.methods.base import Method
+from kdbench.schema.check import check_node
+from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.snapshot import Moving, Position, restore, start_randomness, take
+from kdbench.training.step import losses_and_sums, output_of, teacher_outputs, train_step
+from kdbench.types import Batch, Output
+
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
+RECIPES = recipes()
+PAIRS = {"same family": ("resnet14", "resnet8"), "across": ("wrn_16_2", "ShuffleV2")}
+SIZE = 6
+FORBIDDEN = {"item", "cpu", "tolist", "numpy", "nonzero", "print", "masked_select"}
+RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "dropout", "bernoulli"}
+
+
+def network(name: str):
+    torch.manual_seed(0)
+    return build_network({"_target_": target_of("student", name)}, DATASET)
+
+
+def target_of(group: str, name: str) -> str:
+    return yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text())["_target_"]
+
+
+DATASET = synthetic(
+    num_classes=10,
+    num_train=50,
+    num_test=10,
+    image_size=32,
+    seed=0,
+    mean=[0.5, 0.5, 0.5],
+    std=[0.25, 0.25, 0.25],
+    pad=0,
+    flip=False,
+    val_split=0,
+)
+
+
+class Case:
+    """A method set up between two networks, and a batch."""
+
+    def __init__(self, method: str, pair: str) -> None:
+        teacher, student = PAIRS[pair]
+        self.node = check_node("method", compose_method(method))
+        self.method: Method = build_method(self.node, seed=0)
+        count = 2 if self.method.num_teachers is None else self.method.num_teachers
+        self.teachers = [network(teacher).eval().requires_grad_(False) for _ in range(count)]
+        named = {f"teacher{i}": module for i, module in enumerate(self.teachers)}
+        self.student = set_up(self.method, network(student), named, DATASET, seed=0)
+        self.student.eval()  # batch norm would couple the samples
+        self.method.eval()
+
+    def batch(self, rows: slice = slice(0, SIZE), epoch: float = 3.0) -> Batch:
+        images = DATASET.train.images[rows].float() / 128 - 1
+        if self.method.views > 1:
+            images = torch.stack([images / (1 + view) for view in range(self.method.views)])
+        index = torch.arange(50)[rows]
+        batch = Batch(images, DATASET.train.labels[rows], index, torch.tensor(epoch))
+        return batch._replace(drawn=self.method.draw(batch, torch.Generator().manual_seed(1)))
+
+    def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        outputs = teacher_outputs(self.teachers, batch)
+        return copy.deepcopy(self.method)(batch, output_of(self.student, batch.images), outputs)
+
+
+@pytest.fixture(params=[(m, p) for m in RECIPES for p in PAIRS], ids=lambda x: "-".join(x))
+def case(request) -> Case:
+    return Case(*request.param)
+
+
+@pytest.mark.parametrize(("method", "pair"), [(m, p) for m in FILES for p in PAIRS])
+def test_terms_are_per_sample_or_couple_the_batch(method, pair):
+    case = Case(method, pair)
+    terms = case.terms(case.batch())
+    assert "ce" in terms, "the label term is called ce"
+    for name, term in terms.items():
+        shapes = ((SIZE,), (case.method.views, SIZE), ())
+        assert term.shape in shapes, f"{name} is {list(term.shape)}"
+        assert term.isfinite().all(), name
+
+
+def test_a_per_sample_term_reads_its_own_sample_only(case):
+    whole, part = case.terms(case.batch()), case.terms(case.batch(slice(0, 4)))
+    for name, term in whole.items():
+        if term.ndim:
+            torch.testing.assert_close(term[..., :4], part[name], rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_student_and_method_but_no_teacher(case):
+    batch = case.batch()
+    outputs = teacher_outputs(case.teachers, batch)
+    losses, sums = losses_and_sums(case.student, case.method, batch, outputs)
+    loss = losses.total()
+    loss.backward()
+    for owner in (case.student, case.method):
+        for name, parameter in owner.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+    assert all(p.grad is None for teacher in case.teachers for p in teacher.parameters())
+    torch.testing.assert_close(sums["loss"], loss.detach().double() * SIZE, rtol=1e-6, atol=1e-6)
+
+
+def test_distillation_alone_moves_the_student(case):
+    """A method whose own gradient is silently zero would pass for a slow cross-entropy."""
+    batch = case.batch(epoch=100.0)  # after every warm-up
+    outputs = teacher_outputs(case.teachers, batch)
+    losses, _ = losses_and_sums(case.student, case.method, batch, outputs)
+    if losses.distillation is None:
+        assert case.method.num_teachers == 0
+        return
+    losses.distillation.backward()
+    first = next(case.student.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().max() > 0
+
+
+def test_reads_of_a_teacher_only_what_it_declares(case):
+    """A table of logits is enough for a method that declares no tap."""
+    batch = case.batch()
+    seen = [
+        Output(output.logits, {name: output.taps[name] for name in case.method.taps})
+        for output in teacher_outputs(case.teachers, batch)
+    ]
+    case.method(batch, output_of(case.student, batch.images), tuple(seen))
+
+
+def test_same_input_same_terms(case):
+    batch = case.batch()
+    first, second = case.terms(batch), case.terms(batch)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
+@pytest.mark.parametrize("method", RECIPES)
+def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
+    """The step compiles whole, and an epoch is a tensor: a new one is no new graph.
+
+    The graph is traced, differentiated and decomposed, but not turned into other kernels, so its
+    numbers differ from eager ones by reordered sums only.
+    """
+    torch._dynamo.reset()  # the limit on recompilations counts over the whole process
+    case, eager = Case(method, "same family"), Case(method, "same family")
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    step = torch.compile(losses_and_sums, fullgraph=True, backend=count)
+    for epoch in (1.0, 2.0, 30.0):
+        batch = case.batch(epoch=epoch)
+        outputs = teacher_outputs(case.teachers, batch)
+        losses, _ = step(case.student, case.method, batch, outputs)
+        expected, _ = losses_and_sums(eager.student, eager.method, batch, outputs)
+        torch.testing.assert_close(losses.total(), expected.total(), rtol=1e-5, atol=1e-6)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_saved_and_restored_it_goes_on_as_if_nothing_had_happened(method):
+    """Banks, controllers, adapters, momenta and draws are all in the checkpoint."""
+
+    def ready() -> tuple[Case, Moving]:
+        case = Case(method, "same family")
+        optimizer = Optimizer(Schedule(3, SIZE, 0.01, []), case.student, case.method)
+        generator = torch.Generator().manual_seed(5)
+        random = start_randomness(6, torch.device("cpu"))
+        return case, Moving(case.student.train(), case.method, optimizer, generator, random)
+
+    def step(case: Case, moving: Moving, epoch: float) -> None:
+        batch = case.batch(slice(int(epoch), int(epoch) + SIZE), epoch)
+        outputs = teacher_outputs(case.teachers, batch)
+        parts = moving.student, moving.method, outputs, moving.optimizer, batch, moving.generator
+        train_step(*parts)
+
+    case, moving = ready()
+    step(case, moving, 1.0)
+    kept = copy.deepcopy(take(moving, Position(step=1)))
+    step(case, moving, 2.0)
+    fresh, resumed = ready()
+    restore(resumed, kept, Path())
+    step(fresh, resumed, 2.0)
+    ended, again = take(moving, Position()), take(resumed, Position())
+    assert ended.tensors.keys() == again.tensors.keys()
+    for name, tensor in ended.tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
+
+
+@pytest.mark.parametrize("method", FILES)
+def test_file_names_itself_and_its_sources(method):
+    text = FILES[method].read_text()
+    assert compose_method(method)["name"] == method
+    assert text.startswith("# "), "the head comment says paper and expected score"
+    keys = [line for line in text.splitlines() if line[:1].isalpha()]
+    for line in keys:
+        if line.split(":")[0] not in ("name", "_target_", "defaults"):
+            above = text.splitlines()[text.splitlines().index(line) - 1]
+            assert "#" in line or above.startswith("#"), f"{line} has no source"
+
+
+def calls(path: Path) -> list[tuple[str, str]]:
+    """(function, called name) of every call in a source file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call):
+                    name = getattr(inner.func, "attr", getattr(inner.func, "id", ""))
+                    found.append((node.name, name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "src/kdbench/methods").glob("*.py"), ROOT / "src/kdbench/training/step.py"],
+    ids=lambda path: path.name,
+)
+def test_the_step_waits_for_no_device_and_draws_nothing(path):
+    for function, name in calls(path):
+        assert name not in FORBIDDEN, f"{function} calls {name}: it waits for the device"
+        if function == "forward":
+            assert name not in RANDOM, f"forward calls {name}: draw it in draw()"

@@ -1,0 +1,15 @@
+"""From a case's parameters and inputs to our losses, by the references' method names."""
+
+from support.adapters import entropy, feature, logit, multi_teacher, relation
+
+LOSSES = {
+    **logit.LOSSES,
+    **entropy.LOSSES,
+    **feature.LOSSES,
+    **relation.LOSSES,
+    **multi_teacher.LOSSES,
+}
+
+# Where a released code adds a guard such as 1e-10 inside a logarithm, ours has none: the relative
+# difference that the guard makes, by method.
+GUARDED = {**entropy.GUARDED, **relation.GUARDED}

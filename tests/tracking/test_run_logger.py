@@ -1,0 +1,94 @@
+"""Weights & Biases mirrors a run and never endangers it."""
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+
+from kdbench.records.record import read_record
+from kdbench.tracking.sending import sync
+from kdbench.tracking.wandb_mirror import Mirror, Target
+from support import wandb_files
+
+RUN = [
+    "dataset=synthetic",
+    "dataset.num_train=40",
+    "dataset.num_test=20",
+    "student=resnet8",
+    "runtime=cpu",
+    "logger=wandb",
+]
+
+
+def test_offline_run_holds_all_of_the_run(command):
+    assert command("train", *RUN).code == 0
+    folder = next(Path("runs").glob("*-s0-*"))
+    entries = wandb_files.written(folder)
+    record = read_record(folder / "record.json")
+    run = next(entry.run for entry in entries if entry.HasField("run"))
+    assert (run.run_id, run.run_group, run.job_type) == (record["run_id"], record["cell"], "train")
+    assert set(run.tags) == {"synthetic", "none_resnet8", "ce", record["protocol"]}
+    config = wandb_files.config(entries)
+    assert {key: config[key] for key in record["config"]} == record["config"]
+    assert (config["hash"], config["teachers"]) == (record["hash"], {})
+    metrics = (folder / "metrics.jsonl").read_text().splitlines()
+    assert wandb_files.history(entries) == [json.loads(line) for line in metrics]
+    summary = wandb_files.summary(entries)
+    for key in ("top1_last", "top1_last5", "ece_last", "seconds_share", "student_sha256"):
+        assert summary[key] == record[key]
+    (model,) = [entry.artifact for entry in entries if entry.HasField("artifact")]
+    assert (model.type, model.name) == ("model", record["run_id"])
+    files = {Path(entry.local_path) for entry in model.manifest.contents}
+    names = ("student.safetensors", "student.passport.json")
+    assert files == {folder.resolve() / name for name in names}
+
+
+@pytest.mark.parametrize("broken", ["init", "log"])
+def test_a_failure_of_wandb_is_said_once_and_stops_nothing(command, monkeypatch, broken):
+    def fail(*args, **kwargs):
+        raise wandb.errors.CommError("service is gone")
+
+    monkeypatch.setattr(*((wandb, "init") if broken == "init" else (wandb.Run, "log")), fail)
+    result = command("train", *RUN)
+    assert result.code == 0
+    assert result.out.count("Weights & Biases failed") == 1
+    assert len(next(Path("runs").glob("*-s0-*/metrics.jsonl")).read_text().splitlines()) == 2
+
+
+def kill_service():
+    """Kill this process's own W&B service, and take note of its end as W&B then does not."""
+    for process in [found for found in gc.get_objects() if type(found) is subprocess.Popen]:
+        if process.poll() is None and "wandb-core" in str(process.args):
+            process.kill()
+            process.wait()
+
+
+def test_the_service_may_die_while_a_run_trains(command, monkeypatch):
+    log = Mirror.epoch
+
+    def log_and_kill(mirror, row):
+        log(mirror, row)
+        kill_service()
+
+    monkeypatch.setattr(Mirror, "epoch", log_and_kill)
+    # The tests above have left W&B with an open run of seed 0.
+    result = command("train", *RUN, "seed=1")
+    assert result.code == 0
+    assert result.out.count("Weights & Biases failed") == 1
+    assert "(Connection" in result.out, result.out
+    folder = next(Path("runs").glob("*-s1-*"))
+    assert read_record(folder / "record.json")["status"] == "done"
+    monkeypatch.setattr(Mirror, "epoch", log)
+    assert sync([Path("runs")], Target("kdbench", None, "offline", Path("sync"))) == (1, 0, [])
+    entries = wandb_files.written(Path("sync"), folder.name)
+    assert [row["epoch"] for row in wandb_files.history(entries)] == [1, 2]
+
+
+def test_no_logger_starts_no_wandb(command, monkeypatch):
+    monkeypatch.setattr(wandb, "init", lambda **_: sys.exit("wandb was started"))
+    assert command("train", *RUN[:-1]).code == 0
+    assert not list(Path("runs").glob("*/wandb"))

@@ -1,0 +1,218 @@
+"""kdbench-sync replays finished runs from local files, once, and names what it cannot send."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+
+from kdbench import sync as entry
+from kdbench.records.passport import Passport, beside, sha256_of, write_passport
+from kdbench.records.record import write_record
+from kdbench.tracking.sending import sync
+from kdbench.tracking.wandb_mirror import Target, UnreachableError
+from support import records, wandb_files
+
+OFFLINE = Target("kdbench", None, "offline", Path("sync"))
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+
+
+def run_folder(record, checkpoints=None) -> Path:
+    """The folder that a run of this record leaves, with four bytes for weights."""
+    folder = Path("runs") / record["run_id"]
+    folder.mkdir(parents=True)
+    weights = folder / "student.safetensors"
+    weights.write_bytes(f"{record['seed']:04}".encode())
+    source = f"kdbench run {record['run_id']}"
+    sha256 = sha256_of(weights)
+    write_passport(Passport(sha256=sha256, source=source), beside(weights))
+    teachers = {name: {"checkpoint": path} for name, path in (checkpoints or {}).items()}
+    (folder / "config.json").write_text(json.dumps({"teacher": teachers}))
+    rows = [{"epoch": epoch, "lr": 0.1, "test/top1": record["top1_last"]} for epoch in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {**record, "epochs": 2, "student_sha256": sha256}
+    write_record(made, folder / "record.json")
+    return folder
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["kdbench-sync", *arguments])
+    try:
+        entry.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr()
+
+
+def test_a_committed_record_becomes_a_run_with_its_curve():
+    record = records.make_record("dkd", seed=3, top1=71.5)
+    folder = records.write(Path("results"), record)
+    assert sync([folder], OFFLINE) == (1, 0, [])
+    entries = wandb_files.written(OFFLINE.folder, record["run_id"])
+    run = next(entry.run for entry in entries if entry.HasField("run"))
+    assert (run.run_group, run.job_type) == (record["cell"], "distil")
+    assert set(run.tags) == {"cifar100", "resnet32x4_resnet8x4", "dkd", record["protocol"]}
+    rows = wandb_files.history(entries)
+    assert rows == [
+        {"epoch": 1, "train/loss": 3.0, "train/top1": 30.0, "test/top1": 40.0},
+        {"epoch": 2, "train/loss": 2.0, "train/top1": 71.5, "test/top1": 71.5},
+    ]
+    summary = wandb_files.summary(entries)
+    assert (summary["top1_last"], summary["agreement/resnet32x4"]) == (71.5, 80.0)
+    (teacher,) = wandb_files.config(entries)["teachers"].values()
+    assert teacher == record["teachers"][0]
+
+
+def test_a_second_call_sends_what_is_new_or_changed():
+    first, second = (records.make_record(seed=seed) for seed in (0, 1))
+    folder = records.write(Path("results"), first)
+    assert sync([folder], OFFLINE) == (1, 0, [])
+    records.write(folder, second)
+    assert sync([folder], OFFLINE) == (1, 1, [])
+    assert sync([folder], OFFLINE) == (0, 2, [])
+    records.write(folder, {**first, "top1_last": 60.0})
+    assert sync([folder], OFFLINE) == (1, 1, [])
+    entries = wandb_files.written(OFFLINE.folder, first["run_id"])  # one file: the old one is gone
+    assert wandb_files.summary(entries)["top1_last"] == 60.0
+    assert sync([folder], OFFLINE._replace(project="other"))[0] == 2
+
+
+def test_the_ledger_is_a_table_of_cells():
+    folder = records.write(
+        Path("results"),
+        *(records.make_record(method, seed) for method in ("kd", "dkd") for seed in (0, 1)),
+    )
+    sync([folder], OFFLINE)
+    (path,) = OFFLINE.folder.glob("wandb/*-ledger/files/media/table/*.json")
+    table = json.loads(path.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["method"], row["n"], row["top1"]) for row in rows] == [
+        ("kd", 2, 70.0),
+        ("dkd", 2, 70.0),
+    ]
+
+
+def test_damaged_and_unfinished_runs_are_named_and_the_others_sent(monkeypatch, capsys):
+    torn, whole, altered, going = (
+        run_folder(records.make_record(method)) for method in ("kd", "dkd", "dist", "ofd")
+    )
+    with (torn / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lr"')
+    text = (altered / "record.json").read_text()
+    (altered / "record.json").write_text(text.replace("70.0", "80.0"))
+    (going / "record.json").unlink()
+    code, said = command(monkeypatch, capsys, "--dir", "sync")
+    assert code == 1
+    lines = said.err.splitlines()
+    assert len(lines) == 2, said.err
+    assert all(line.startswith("kdbench: error: ") for line in lines)
+    assert f"{torn / 'metrics.jsonl'} is torn" in said.err
+    assert f"{altered / 'record.json'} was altered" in said.err
+    assert f"{going} has no record yet" in said.out
+    assert "1 runs sent, 0 sent before" in said.out
+    entries = wandb_files.written(OFFLINE.folder, whole.name)
+    assert [row["lr"] for row in wandb_files.history(entries)] == [0.1, 0.1]
+
+
+def test_a_row_that_was_altered_is_noticed():
+    record = records.make_record()
+    folder = run_folder(record)
+    path = folder / "metrics.jsonl"
+    whole = path.read_bytes()
+    signed = {**record, "epochs": 2, "metrics_sha256": hashlib.sha256(whole).hexdigest()}
+    write_record(signed, folder / "record.json")
+    path.write_bytes(whole.replace(b"0.1", b"0.9", 1))
+    assert sync([folder], OFFLINE)[2][0].startswith(f"{path} is torn or not of this run's record")
+    path.write_bytes(whole)
+    assert sync([folder], OFFLINE) == (1, 0, [])
+
+
+def test_what_wandb_does_not_take_and_a_torn_configuration_are_lines(monkeypatch, capsys):
+    refused, torn = (run_folder(records.make_record(method)) for method in ("kd", "dkd"))
+    (torn / "config.json").write_text("{")
+
+    def refuse(mirror, row):
+        raise wandb.errors.CommError("no route\nto host")
+
+    monkeypatch.setattr(entry.Mirror, "epoch", refuse)
+    code, said = command(monkeypatch, capsys, "--dir", "sync")
+    assert code == 1
+    assert len(said.err.splitlines()) == 2, said.err
+    assert f"{refused / 'record.json'} was not sent (CommError no route to host)" in said.err
+    assert f"{torn / 'config.json'} is missing or torn" in said.err
+
+
+def test_a_failed_run_is_sent_as_failed():
+    record = records.fail(records.make_record())
+    assert sync([records.write(Path("results"), record)], OFFLINE)[0] == 1
+    entries = wandb_files.written(OFFLINE.folder, record["run_id"])
+    assert entries[-1].exit.exit_code == 1
+    assert "not finite" in wandb_files.summary(entries)["error"]
+
+
+class FakeRun:
+    """What W&B would be told online."""
+
+    def __init__(self, **facts):
+        self.facts, self.made, self.used = facts, [], []
+        self.config, self.summary = {}, {}
+        self.log_artifact, self.use_artifact = self.made.append, self.used.append
+
+    def define_metric(self, *args, **kwargs):
+        pass
+
+    log = finish = define_metric
+
+
+@pytest.fixture
+def online(monkeypatch) -> dict[str, FakeRun]:
+    """The runs that W&B would be sent, by id."""
+    runs: dict[str, FakeRun] = {}
+    monkeypatch.setattr(
+        wandb, "init", lambda **facts: runs.setdefault(facts["id"], FakeRun(**facts))
+    )
+    return runs
+
+
+def test_online_the_teacher_is_the_very_artifact_that_its_own_run_made(online):
+    teacher = records.make_record("ce", teacher="none", student="resnet32x4")
+    taught_by = run_folder(teacher)
+    sha256 = sha256_of(taught_by / "student.safetensors")
+    facts = [{"name": "resnet32x4", "sha256": sha256, "top1": 79.42}]
+    student = records.make_record("kd", seed=1, teachers=facts)
+    run_folder(student, {"resnet32x4": str(taught_by)})
+    assert sync([Path("runs")], OFFLINE._replace(mode="online")) == (2, 0, [])
+    (made,), (used,) = online[teacher["run_id"]].made, online[student["run_id"]].used
+    assert (used.name, used.type, used.digest) == (made.name, "model", made.digest)
+    assert online[student["run_id"]].made[0].digest != made.digest
+    assert online[student["run_id"]].facts["mode"] == "online"
+
+
+def test_a_run_whose_weights_are_gone_is_sent_without_lineage(online):
+    folder = run_folder(records.make_record(), {"resnet32x4": "gone.pth"})
+    (folder / "student.safetensors").unlink()
+    assert sync([folder], OFFLINE._replace(mode="online")) == (1, 0, [])
+    run = online[folder.name]
+    assert (run.made, run.used, run.summary["top1_last"]) == ([], [], 70.0)
+
+
+def test_without_a_way_to_wandb_the_call_ends_with_one_line(monkeypatch, capsys):
+    def refuse(**_):
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    folder = records.write(Path("results"), records.make_record(), records.make_record(seed=1))
+    with pytest.raises(UnreachableError):
+        sync([folder], OFFLINE)
+    code, said = command(monkeypatch, capsys, "results", "--mode", "online")
+    assert code == 1
+    (line,) = said.err.splitlines()
+    assert "No API key configured. Use `wandb login`." in line

@@ -1,0 +1,174 @@
+"""Runs side by side: each ends with the bits that it has alone, and fails alone."""
+
+import hydra
+import pytest
+import torch
+from support.commands import ROOT
+
+from kdbench.assembly.method_pages import recipes
+from kdbench.config import hydra_cli
+from kdbench.config.run_config import check_train
+from kdbench.errors import ConfigError
+from kdbench.records.record import read_record
+from kdbench.training.cohort import Interrupted
+from kdbench.training.member import DivergedError
+from kdbench.training.together import train, train_together
+from test_train import SMALL, interrupt_at, runs, same, weights
+
+TWO_EPOCHS = ["schedule.epochs=2", "schedule.milestones=[]"]
+
+
+def config(*overrides: str) -> dict:
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = ["student=resnet8", *SMALL, *TWO_EPOCHS, *overrides]
+        return check_train(hydra_cli.plain(hydra.compose("config", given)))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def teachers(here) -> list[str]:
+    """Two trained teachers, and how a command names one or both."""
+    folders = [train(config("student=resnet14", f"seed={seed}")) for seed in (0, 1)]
+    return [str(folder) for folder in folders]
+
+
+def taught(method: str, teachers: list[str], *overrides: str) -> dict:
+    named = [f"teacher.resnet14.checkpoint={teachers[0]}"]
+    return config(f"method={method}", "teacher=resnet14", *named, *overrides)
+
+
+def assert_same_runs(first: str, second: str) -> None:
+    one, other = runs(first), runs(second)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].name == other[name].name
+        assert same(weights(one[name]), weights(other[name])), name
+        records = [read_record(folder / "record.json") for folder in (one[name], other[name])]
+        for key in ("status", "top1_last", "top5_last", "loss_last", "curve", "hash"):
+            assert records[0][key] == records[1][key], (name, key)
+
+
+ONE_TEACHER = [
+    name
+    for name in recipes()
+    if name not in {"aekd", "aver", "ca_mkd", "de_mkd", "ebkd", "fitnet_mkd"}
+]
+MIXED = ["ce", "kd", "dkd", "at", "crd", "mlkd", "dynamickd", "dot", "kd_pp"]
+
+
+def test_together_equals_alone(teachers):
+    """Methods with banks, controllers, two views, two backward passes and no teacher at all."""
+    for method in MIXED:
+        train(taught(method, teachers, "runs_dir=alone"))
+    jobs = train_together([taught(method, teachers, "runs_dir=together") for method in MIXED])
+    assert not any(isinstance(job, Exception) for job in jobs)
+    assert_same_runs("alone", "together")
+    record = read_record(jobs[0] / "record.json")
+    assert record["companions"] == len(MIXED) - 1
+    assert record["seconds_share"] < record["seconds"] / 2, "both have one digit"
+
+
+@pytest.mark.slow
+def test_together_equals_alone_for_every_method(teachers):
+    for method in ONE_TEACHER:
+        train(taught(method, teachers, "runs_dir=alone"))
+    jobs = train_together([taught(method, teachers, "runs_dir=together") for method in ONE_TEACHER])
+    assert not any(isinstance(job, Exception) for job in jobs)
+    assert_same_runs("alone", "together")
+
+
+def test_a_stopped_cohort_goes_on_to_the_same_bits(teachers, monkeypatch):
+    methods = ["kd", "crd", "dynamickd"]
+    train_together([taught(method, teachers, "runs_dir=undisturbed") for method in methods])
+    configs = [taught(method, teachers, "runs_dir=stopped") for method in methods]
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(Interrupted, match="goes on from there"):
+            train_together(configs)
+    # One of them goes on alone for a while, so that the others meet it no more.
+    train(configs[0])
+    train_together(configs)
+    assert_same_runs("undisturbed", "stopped")
+
+
+def test_one_that_fails_leaves_the_others_untouched(teachers, monkeypatch):
+    methods = ["kd", "dkd", "wsld"]
+    train_together([taught(method, teachers, "runs_dir=whole") for method in methods])
+    broken = config(
+        "method=logit_l2",
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={teachers[0]}",
+        "method.l2_weight=1e38",
+        "runs_dir=broken",
+    )
+    others = [taught(method, teachers, "runs_dir=broken") for method in methods]
+    jobs = train_together([others[0], broken, *others[1:]])
+    assert isinstance(jobs[1], DivergedError)
+    assert not any(isinstance(job, Exception) for job in [jobs[0], *jobs[2:]])
+    failed = runs("broken")["synthetic-resnet14-resnet8-logit_l2-s0"]
+    assert read_record(failed / "record.json")["status"] == "failed"
+    failed.rename("elsewhere")
+    assert_same_runs("whole", "broken")
+
+
+def test_one_that_cannot_be_set_up_leaves_the_others_untouched(teachers):
+    unfit = taught("sp", teachers, "student=timm", "student.model=resnet18")
+    alone = config("method=kd")  # without a teacher
+    jobs = train_together([unfit, taught("kd", teachers), alone])
+    assert isinstance(jobs[0], ConfigError)
+    assert isinstance(jobs[2], ConfigError)
+    assert read_record(jobs[1] / "record.json")["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["schedule.batch_size=8"], r"schedule\.batch_size differs \(16, 8\)"),
+        (["schedule.epochs=3"], r"schedule\.epochs differs \(2, 3\)"),
+        (["seed=1"], r"seed differs \(0, 1\)"),
+        (["dataset.pad=2"], r"dataset\.pad differs \(4, 2\)"),
+        (["teacher.resnet14.checkpoint={other}"], r"teacher\.resnet14\.checkpoint differs"),
+    ],
+)
+def test_runs_that_cannot_share_say_which_key_differs(teachers, overrides, named):
+    other = [override.format(other=teachers[1]) for override in overrides]
+    configs = [taught("kd", teachers), taught("kd", teachers, *other)]
+    with pytest.raises(ConfigError, match=f"cannot train side by side: {named}"):
+        train_together(configs)
+
+
+def test_dropout_of_one_member_does_not_touch_another(teachers):
+    """Torch's own generator is each member's own; a student with dropout draws from it."""
+    timm = ["student=timm", "student.model=test_vit", "student.name=vit"]
+    dropping = config("method=ce", *timm, "runs_dir=alone")
+    train(dropping)
+    train(taught("kd_pp", teachers, "runs_dir=alone"))
+    train_together(
+        [
+            config("method=ce", *timm, "runs_dir=together"),
+            taught("kd_pp", teachers, "runs_dir=together"),
+        ]
+    )
+    assert_same_runs("alone", "together")
+
+
+def test_teacher_forward_is_shared(teachers, monkeypatch):
+    """K methods cost one teacher forward."""
+    import kdbench.teachers.outputs
+
+    calls = []
+    original = kdbench.teachers.outputs.teacher_outputs
+
+    def counted(networks, batch):
+        calls.append(len(batch.labels))
+        return original(networks, batch)
+
+    monkeypatch.setattr(kdbench.teachers.outputs, "teacher_outputs", counted)
+    configs = [taught(m, teachers, "runtime.teacher=live") for m in ("kd", "dkd", "at", "wsld")]
+    train_together(configs)
+    assert calls == [16, 16, 8] * 2
+    assert torch.is_grad_enabled()
