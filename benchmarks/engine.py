@@ -22,6 +22,7 @@ from kdbench.teachers.outputs import choose_answers
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member, Run
 from kdbench.training.schedule import Schedule
+from kdbench.training.together import use_of
 
 LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd")
 SEED = 0
@@ -81,7 +82,7 @@ class Contestant:
         if isinstance(answers, str):
             named, images = {"teacher": bench.teacher}, bench.images
             given = bench.data, images, self.runtime, bench.folder
-            self.answers = choose_answers(self.members, named, facts, *given)
+            self.answers = choose_answers(use_of(self.members), named, facts, *given, print)
         else:
             self.answers = answers.answers
         self.cohort = Cohort(self.members, self.answers, bench.images, Console())

@@ -25,11 +25,12 @@ from kdbench.config.hydra_cli import compose_group
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
+from kdbench.networks.forward import teacher_outputs
 from kdbench.networks.resnet import resnet8x4, resnet32x4
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
 from kdbench.training.schedule import Optimizer, Schedule
-from kdbench.training.step import teacher_outputs, train_step
+from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 
 BATCH, CLASSES, STEPS = 64, 100, 3

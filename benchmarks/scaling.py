@@ -30,10 +30,11 @@ from benchmarks import streamed
 from kdbench.assembly.build import build_method, make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.config.run_config import SHAPED_BY_DATA
+from kdbench.networks.forward import teacher_outputs
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
 from kdbench.training.schedule import Optimizer, Schedule
-from kdbench.training.step import teacher_outputs, train_step
+from kdbench.training.step import train_step
 from kdbench.types import Batch
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "benchmarks" / "scaling.json"

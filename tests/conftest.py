@@ -1,42 +1,14 @@
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+from support.commands import SHARED, Command, Result
 
 # Nothing in a test may reach a network, and the W&B of the person who runs it stays untouched.
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error_line(self) -> str:
-        """The one line that a failed command prints."""
-        lines = self.err.strip().splitlines()
-        assert self.code != 0
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("kdbench: error: ")
-        return lines[0].removeprefix("kdbench: error: ")
-
-
-def compose_method(name: str, *overrides: str) -> dict:
-    """The node of conf/method/<name>.yaml as a command would compose it."""
-    from kdbench.config.hydra_cli import compose_group
-
-    return compose_group("method", name, *overrides)
-
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture

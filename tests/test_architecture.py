@@ -8,82 +8,64 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.commands import ROOT
 
 PACKAGE = ROOT / "src" / "kdbench"
-# From the ground up; a room may import rooms of lower floors, and of its own.
-FLOORS = [
-    {
-        "__version__",
-        "types",
-        "errors",
-        "seeds",
-        "files",
-        "confidential",
-        "packages",
-        "torchrun",
-        "ranks",
-    },
-    {"losses", "adapters", "pretraining_losses", "controllers", "teacher_table", "protocol"}
-    | {"precision", "folding", "graphs", "frozen", "trained"}
-    | {
-        "schema",
-        "passport",
-        "record",
-        "record_fields",
-        "hardware",
-        "checkpoint",
-        "runtime",
-        "console",
-    }
-    | {"disk", "hydra_nodes", "divergence", "exact", "locks", "preemption"}
-    | {"published", "cells", "significance"},
-    {"data", "networks", "weights", "log", "wandb_log", "config"}
-    | {"ledger", "formats", "table", "ap_table"}
-    | {"svg", "charts", "leaderboard", "page"},
-    {"methods"},
-    {"optim", "metrics", "cli", "micro_batches"},
-    {"step", "build"},
-    {"teachers", "snapshot", "accumulation"},
-    {"member"},
-    {"answers", "cohorts"},
-    {"loop"},
-    {"recording", "timings"},
-    {"detection"},
-    {"train", "evaluate", "catalogue", "estimate", "report", "compare"}
-    | {"sync", "sweep_yaml", "dashboards"},
-    {"worker"},
-    {"executors", "planning"},
-    {"clusters"},
-    {"launch"},
+# What all share, in order; then the wings, from the ground up. A wing imports those before it.
+WORDS = ["__version__", "errors", "types", "seeds", "losses"]
+WINGS = [
+    "schema",
+    "parallel",
+    "system",
+    "networks",
+    "data",
+    "methods",
+    "records",
+    "config",
+    "assembly",
+    "ledger",
+    "teachers",
+    "tracking",
+    "training",
+    "tasks",
+    "sweeps",
 ]
 DOORS = {
-    "hydra": {"cli", "build"},
-    "omegaconf": {"cli"},
-    "wandb": {"wandb_log"},
-    "wandb_workspaces": {"dashboards"},
-    "rich": {"console"},
+    "hydra": {"config.hydra_cli", "assembly.build"},
+    "omegaconf": {"config.hydra_cli"},
+    "wandb": {"tracking.wandb_mirror"},
+    "wandb_workspaces": {"tracking.workspace"},
+    "rich": {"system.console"},
     "timm": {"networks"},
     "sklearn": {"data"},
-    "torchvision": {"data", "networks", "detection"},
-    "pycocotools": {"detection"},
-    "safetensors": {"checkpoint", "weights"},
+    "torchvision": {"data", "networks", "tasks.detection"},
+    "pycocotools": {"tasks.detection"},
+    "safetensors": {"records"},
     "PIL": {"data"},
     "nvidia": {"data"},
     "pyarrow": {"data"},
-    "submitit": {"clusters"},
-    "ray": {"clusters"},
-    "scipy": {"significance"},
-    "statsmodels": {"significance"},
-    "matplotlib": {"svg", "charts"},
-    "yaml": {"sweep_yaml"},
+    "submitit": {"sweeps"},
+    "ray": {"sweeps"},
+    "scipy": {"ledger.significance"},
+    "statsmodels": {"ledger.significance"},
+    "matplotlib": {"ledger.svg", "ledger.charts"},
+    "yaml": {"sweep_yaml", "tracking.wandb_sweep"},
 }
 EVERYWHERE = {"torch", "numpy", *sys.stdlib_module_names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    """A module's name inside the package, as `training.cohort`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def storey(name: str) -> int:
+    """How high a module stands: words, wings, and over all of them the entries."""
+    order = [*WORDS, *WINGS]
+    top = name.partition(".")[0]
+    return order.index(top) if top in order else len(order)
 
 
 def imports(path: Path) -> set[str]:
@@ -99,37 +81,58 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_imports_point_down_and_through_one_door(path):
-    if path.name == "__init__.py":
-        assert not imports(path)
-        return
-    floor = next(i for i, rooms in enumerate(FLOORS) if room(path) in rooms)
-    below = set().union(*FLOORS[: floor + 1])
+    here = dotted(path)
     for name in imports(path):
-        top, *rest = name.split(".")
+        top, _, rest = name.partition(".")
         if top == "kdbench":
-            assert rest[0] in below, f"{room(path)} imports {name}, a higher floor"
+            climbs = storey(rest) > storey(here) or (storey(rest) == len([*WORDS, *WINGS]))
+            assert not climbs, f"{here} imports {rest}, which stands above it"
         elif top not in EVERYWHERE:
-            assert room(path) in DOORS.get(top, ()), f"{room(path)} imports {top}"
+            doors = DOORS.get(top, ())
+            inside = any(f"{here}.".startswith(f"{door}.") for door in doors)
+            assert inside, f"{here} imports {top}, whose door is {', '.join(doors) or 'nowhere'}"
+
+
+def test_a_wing_says_in_one_sentence_what_it_holds_and_hands_out_nothing():
+    folders = {path.parent for path in FILES if path.parent != PACKAGE}
+    assert {folder.relative_to(PACKAGE).parts[0] for folder in folders} == set(WINGS)
+    for folder in folders:
+        (only,) = ast.parse((folder / "__init__.py").read_text()).body
+        sentence = ast.literal_eval(only.value)
+        assert re.fullmatch(r"[^.\n]+\.", sentence), f"{folder.name}: {sentence}"
+
+
+def test_the_ground_floor_holds_entries_and_words_alone():
+    names = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    entries = names - set(WORDS)
+    assert len(names) < 22
+    for name in entries:
+        assert "__main__" in (PACKAGE / f"{name}.py").read_text(), f"{name} is no entry"
+
+
+def test_no_room_is_called_after_nothing():
+    for path in FILES:
+        assert not {"utils", "util", "common", "helpers", "misc"} & set(dotted(path).split("."))
 
 
 def test_a_method_imports_no_other_method():
     for path in (PACKAGE / "methods").glob("*.py"):
         others = {name for name in imports(path) if name.startswith("kdbench.methods.")}
-        assert others <= {"kdbench.methods.base"}, path.name
+        assert others <= {"kdbench.methods.base", "kdbench.methods.logit_scale"}, path.name
 
 
 def test_the_table_needs_no_torch():
     """Tables are made wherever records are, also where torch is not installed."""
-    seen, todo = set(), ["table", "ap_table", "ledger", "report"]
+    seen, todo = set(), ["table", "report"]
     while todo:
         name = todo.pop()
         seen.add(name)
-        for found in imports(PACKAGE / f"{name}.py"):
+        for found in imports(PACKAGE.joinpath(*name.split(".")).with_suffix(".py")):
             assert not found.startswith(("torch", "numpy")), f"{name} imports {found}"
-            if found.startswith("kdbench.") and found.split(".")[1] not in seen:
-                todo.append(found.split(".")[1])
+            if found.startswith("kdbench.") and found.removeprefix("kdbench.") not in seen:
+                todo.append(found.removeprefix("kdbench."))
 
 
 def names_used(path: Path) -> Iterator[tuple[str, int]]:
@@ -141,31 +144,29 @@ def names_used(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_only_entries_and_the_console_print():
     for path in FILES:
-        if room(path) not in ("cli", "console") and "__main__" not in path.read_text():
+        talks = dotted(path) in ("config.hydra_cli", "system.console")
+        if not talks and "__main__" not in path.read_text():
             lines = [line for name, line in names_used(path) if name == "print"]
             assert not lines, f"{path.name}:{lines} prints; messages go through the console"
 
 
 def test_one_place_makes_objects_from_a_configuration():
-    makers = {room(path) for path in FILES for name, _ in names_used(path) if name == "instantiate"}
-    assert makers == {"build"}
+    makers = {dotted(path) for path in FILES if "instantiate" in dict(names_used(path))}
+    assert makers == {"assembly.build"}
 
 
 @pytest.mark.parametrize(
-    "rooms",
-    [
-        ("losses", "adapters", "controllers", "pretraining_losses", "networks", "optim"),
-        ("data/views", "data/strong", "data/rotation", "data/randaugment"),
-    ],
+    "place",
+    ["losses", "networks", "methods", "training.step", "training.schedule"]
+    + [f"data.augmentation.{name}" for name in ("views", "strong", "rotation", "randaugment")],
 )
-def test_what_a_step_is_made_of_waits_for_no_device(rooms):
-    """As `test_methods` checks of the methods and the step."""
+def test_what_a_step_is_made_of_waits_for_no_device(place):
+    """As `methods/test_contract` checks of the methods and the step."""
     waits = {"item", "cpu", "tolist", "nonzero", "masked_select", "synchronize"}
     for path in FILES:
-        where = str(path.relative_to(PACKAGE).with_suffix(""))
-        if where in rooms or room(path) in rooms:
+        if f"{dotted(path)}.".startswith(f"{place}."):
             found = [(name, line) for name, line in names_used(path) if name in waits]
-            assert not found, f"{where}: {found}"
+            assert not found, f"{dotted(path)}: {found}"
 
 
 def test_nothing_is_exempt_from_types_and_warnings():
@@ -181,9 +182,9 @@ def test_nothing_is_exempt_from_types_and_warnings():
                 assert re.search(r"# type: ignore\[[a-z-]+\]  # \w", line), f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_rooms_stay_small(path):
-    limit = 150 if room(path) == "methods" else 300
+    limit = 150 if dotted(path).startswith("methods.") else 300
     lines = path.read_text().splitlines()
     assert len(lines) <= limit, f"{len(lines)} lines"
     for node in ast.walk(ast.parse(path.read_text())):

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from support.commands import ROOT
 
 from benchmarks import streamed
+from support.commands import ROOT
 from support.photographs import real
 
 PROMISED = ("input_pipeline_ratio", "cohort8_cost_per_method", "table_run_cost", "live_run_cost")

@@ -6,13 +6,13 @@ from types import ModuleType
 
 import torch
 import yaml
-from support.commands import ROOT
-from test_method_headers import check_header
 
 import kdbench.methods
 from kdbench.assembly.build import make
 from kdbench.schema.check import check_node
 from kdbench.types import Batch, Output
+from support.commands import ROOT
+from support.method_headers import check_header
 
 
 def test_the_example_is_a_method(monkeypatch):

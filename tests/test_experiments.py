@@ -8,10 +8,10 @@ import hydra
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from support.commands import ROOT
 
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train, conf_dir
+from support.commands import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 

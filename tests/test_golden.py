@@ -104,8 +104,9 @@ def test_network_matches_reference(name: str) -> None:
 
 # --- Losses: losses/index.json -----------------------------------------------------------------
 #
-# A new method adds one adapter to a file in tests/support/adapters: from a case's parameters and inputs
-# to the loss as the reference reduces it. `note` in the index says what the reference includes.
+# A new method adds one adapter to a file in tests/support/adapters: from a case's parameters and
+# inputs to the loss as the reference reduces it. `note` in the index says what the reference
+# includes.
 
 
 def loss_cases() -> dict[str, dict]:

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.commands import ROOT, compose_method
-from test_cohorts import assert_same_runs, config, taught
 from torch import nn
 
 import kdbench.errors
@@ -36,11 +34,9 @@ from kdbench.training.jobs import Job
 from kdbench.training.member import DivergedError
 from kdbench.training.schedule import Losses, Optimizer, Schedule
 from kdbench.training.together import train, train_together
-from test_train import CE, runs, same, weights
-
-
-class Killed(BaseException):
-    """In place of kill -9: nothing that handles exceptions may handle it."""
+from support.commands import ROOT, compose_method
+from support.kills import Killed, at_step, kill
+from support.runs import CE, assert_same_runs, config, runs, same, taught, weights
 
 
 @pytest.fixture
@@ -51,24 +47,6 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def teachers(here) -> list[str]:
     return [str(train(config("student=resnet14")))]
-
-
-def at_step(number: int, act, monkeypatch) -> None:
-    """Call `act` while step `number` (from 1, over all members) is under way."""
-    original, count = kdbench.training.member.train_step, 0
-
-    def counted(*arguments):
-        nonlocal count
-        count += 1
-        if count == number:
-            act()
-        return original(*arguments)
-
-    monkeypatch.setattr(kdbench.training.member, "train_step", counted)
-
-
-def kill() -> None:
-    raise Killed
 
 
 # Divergence

@@ -4,7 +4,6 @@ from subprocess import CalledProcessError
 
 import pytest
 import torch
-from support.commands import ROOT
 
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Split
@@ -18,6 +17,7 @@ from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.record import code_version, find_records
 from kdbench.records.weights import load_weights
 from kdbench.teachers.loading import TOLERANCE
+from support.commands import ROOT
 from support.photographs import real
 
 RESULTS = ROOT / "results"

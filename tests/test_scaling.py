@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from support.commands import ROOT
 
 from benchmarks import scaling
+from support.commands import ROOT
 
 FOUND = json.loads(scaling.FILE.read_text())
 RESNETS = "ResNet34 -> ResNet18"

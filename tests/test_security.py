@@ -18,7 +18,6 @@ import pytest
 import torch
 import wandb
 from PIL import Image
-from support.commands import ROOT, compose_method
 from torchvision.datasets import CIFAR10
 
 from kdbench.assembly.build import make
@@ -30,11 +29,13 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.ledger.formats import render
 from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.results_folder import take
-from kdbench.records.record import Identity, write_record
+from kdbench.records.identity import Identity
+from kdbench.records.record import write_record
 from kdbench.records.weights import read_tensors
 from kdbench.schema import secrets
 from kdbench.system.files import LARGEST
 from kdbench.tracking.wandb_mirror import Mirror, Target
+from support.commands import ROOT, compose_method
 from support.records import make_record
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]

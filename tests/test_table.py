@@ -4,10 +4,10 @@ import csv
 import io
 
 import pytest
-from test_ledger import DKD, KD, published, runs
 
 from kdbench.ledger.formats import latex, markdown
 from kdbench.ledger.ledger import open_ledger, tables
+from support.ledgers import DKD, KD, published, runs
 from support.records import fail, make_record, write
 
 

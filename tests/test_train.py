@@ -1,43 +1,16 @@
 """The main job end to end, on synthetic images."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-import kdbench.training.member
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.record import read_record
+from support.runs import CE, SMALL, interrupt_at, runs, same, weights
 
-SMALL = [
-    "dataset=synthetic",
-    "dataset.num_train=40",
-    "dataset.num_test=20",
-    "schedule.batch_size=16",  # 40 = 2 x 16 + 8: the last batch is short
-    "schedule.epochs=3",
-    "schedule.milestones=[2]",
-    "runtime=cpu",
-    "runtime.threads=1",
-]
-CE = [*SMALL, "method=ce", "student=resnet8"]
 KD = [*SMALL, "method=kd", "student=resnet8", "teacher=resnet14"]
-
-
-def runs(where: str = "runs") -> dict[str, Path]:
-    """Run folders by their name without the hash."""
-    return {path.name.rpartition("-")[0]: path for path in Path(where).glob("*-s*-*")}
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "student.safetensors")
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.fixture
@@ -122,20 +95,6 @@ def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
     command("train", *CE)
     named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]
     assert "is done" in command("train", *CE, *named).out
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while step number `step` (from 1) of this process is under way."""
-    original, count = kdbench.training.member.train_step, 0
-
-    def counted(*arguments):
-        nonlocal count
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(kdbench.training.member, "train_step", counted)
 
 
 @pytest.mark.parametrize("step", [2, 3, 7], ids=["inside", "end of epoch", "last epoch"])

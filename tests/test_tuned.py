@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT, compose_method
 
 from kdbench.schema.check import check_node
+from support.commands import ROOT, compose_method
 
 FILES = sorted((ROOT / "conf" / "tuned").glob("*/*.yaml"))
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT, Command
 
 from kdbench.records.record import find_records
 from kdbench.schema.plugins import packages
+from support.commands import ROOT, Command
 
 PAGE = (ROOT / "docs" / "tutorials.md").read_text()
 FILE = r"^`(?P<name>[\w./]+)`\n\n```(?:python|toml|yaml)\n(?P<content>.*?)^```$"

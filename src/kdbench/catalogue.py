@@ -6,5 +6,7 @@ All of it stands in `conf/method` (head comments, and a source beside every valu
 docstrings, and, for the cost, in the record of one benchmark run.
 """
 
+from kdbench.assembly.method_pages import catalogue
+
 if __name__ == "__main__":
-    main()
+    print(catalogue(), end="")

@@ -7,7 +7,7 @@
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
 from kdbench.parallel.ranks import leave
-from kdbench.training.together import train
+from kdbench.tasks.dispatch import train
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """docs/methods.md is what `python -m kdbench.catalogue` prints."""
 
 import pytest
-from support.commands import ROOT
 
 from kdbench.assembly.method_pages import Setting, catalogue, read_page
+from support.commands import ROOT
 
 
 def test_the_page_is_generated(monkeypatch):

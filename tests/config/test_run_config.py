@@ -6,7 +6,6 @@ import hydra
 import pytest
 import torch
 import yaml
-from support.commands import ROOT
 
 from kdbench.assembly.build import build_network, make
 from kdbench.config import hydra_cli
@@ -14,6 +13,7 @@ from kdbench.config.run_config import check_evaluate, check_train, conf_dir
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import KdbenchError
 from kdbench.tasks.detection.networks import Detector
+from support.commands import ROOT
 
 FILES = sorted(
     (path.parent.name, path.stem)

@@ -11,7 +11,7 @@ from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.sources import FolderSource
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import KdbenchError
-from kdbench.records.record import recorded, without_later
+from kdbench.records.identity import recorded, without_later
 from support.photographs import truncate, write_class_folders
 
 CPU = torch.device("cpu")

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.commands import ROOT, SHARED
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as T
 
@@ -23,6 +22,7 @@ from kdbench.data.base import Dataset, Split, hold_out
 from kdbench.data.memory.digits import digits
 from kdbench.errors import KdbenchError
 from kdbench.schema.check import check_node
+from support.commands import ROOT, SHARED
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CPU = torch.device("cpu")

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from support.commands import Result
 
 from kdbench import compare
+from support.commands import Result
 from support.records import fail, make_record, write
 
 KD = [make_record("kd", seed, top1) for seed, top1 in enumerate([70.0, 70.4, 69.8])]

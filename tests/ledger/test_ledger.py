@@ -1,34 +1,14 @@
 """The ledger: cells from hand-made records, and one line for everything that cannot be used."""
 
-import csv
 from pathlib import Path
 
 import pytest
 
 from kdbench.ledger.ledger import Ledger, open_ledger, tables
-from kdbench.ledger.published import COLUMNS
 from kdbench.ledger.significance import Verdict
 from kdbench.records.record import write_record
+from support.ledgers import CE, DKD, KD, published, runs
 from support.records import PROTOCOL, fail, make_record, write
-
-CE, KD, DKD = (72.3, 72.5, 72.7), (73.2, 73.4, 73.6), (76.1, 76.4, 76.5)
-
-
-def runs(method: str, scores, **changes):
-    return [make_record(method, seed, score, **changes) for seed, score in enumerate(scores)]
-
-
-def published(path: Path, *rows: tuple) -> Path:
-    """A file of published scores of resnet32x4 -> resnet8x4."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        for source, name, label, top1, protocol in rows:
-            row = {"source": source, "kdbench": name, "method": label, "top1": top1}
-            row |= {"dataset": "cifar100", "student": "resnet8x4", "protocol": protocol}
-            row |= {"teacher": "none" if name == "ce" else "resnet32x4", "epochs": "240"}
-            writer.writerow({**row, "url": "https://arxiv.org/abs/2203.08679"})
-    return path
 
 
 @pytest.fixture

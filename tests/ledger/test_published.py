@@ -4,10 +4,10 @@ import csv
 from dataclasses import replace
 
 import pytest
-from support.commands import ROOT
 
 from kdbench.errors import KdbenchError
 from kdbench.ledger.published import COLUMNS, OWN, Claim, Published, choose, claim, read_published
+from support.commands import ROOT
 
 FILE = ROOT / "results" / "published.csv"
 GOOD = {

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT
-from test_ledger import DKD, KD, published, runs
 
 from kdbench.records.record import read_record, write_record
+from support.commands import ROOT
+from support.ledgers import DKD, KD, published, runs
 from support.records import make_record, write
 
 PAIR = "cifar100-resnet32x4_resnet8x4-240ep-b64-last"

@@ -5,7 +5,6 @@ import random
 
 import pytest
 from scipy import stats
-from support.commands import ROOT
 
 from kdbench.errors import KdbenchError
 from kdbench.ledger.significance import (
@@ -19,6 +18,7 @@ from kdbench.ledger.significance import (
     verdict_of_score,
     welch,
 )
+from support.commands import ROOT
 
 approx = pytest.approx
 # Hours of sleep gained under two drugs, ten patients: Student, "The probable error of a mean",

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.commands import ROOT, compose_method
 from torch._dynamo.backends.debugging import aot_eager
 
 from kdbench.assembly.build import build_method, build_network, set_up
 from kdbench.assembly.method_pages import recipes
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
+from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.schema.check import check_node
 from kdbench.training.schedule import Optimizer, Schedule
 from kdbench.training.snapshot import Moving, Position, restore, start_randomness, take
-from kdbench.training.step import losses_and_sums, output_of, teacher_outputs, train_step
+from kdbench.training.step import losses_and_sums, train_step
 from kdbench.types import Batch, Output
+from support.commands import ROOT, compose_method
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 RECIPES = recipes()

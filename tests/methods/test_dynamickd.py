@@ -14,8 +14,9 @@ from kdbench.losses import entropy, kd_loss
 from kdbench.methods.dynamickd import DynamicKD
 from kdbench.methods.logit_scale import optimal_scale, scale_of, theta_of
 from kdbench.methods.ttm import TTM
+from kdbench.networks.forward import teacher_outputs
 from kdbench.training.schedule import Optimizer, Schedule
-from kdbench.training.step import losses_and_sums, teacher_outputs
+from kdbench.training.step import losses_and_sums
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 
 T = 4.0

@@ -4,12 +4,12 @@ from functools import cache
 
 import pytest
 import torch
-from support.commands import compose_method
 
 from kdbench.assembly.build import build_method, probe_network
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.schema.check import check_node
 from kdbench.types import Batch, NetworkProbe, Output, Probe
+from support.commands import compose_method
 from support.zoo import constructor, parameter_count
 
 # Trainable parameters beside the student's, as counted in the released codes.

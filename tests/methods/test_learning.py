@@ -4,27 +4,24 @@ scikit-learn's digits at 16 x 16; small enough for one thread and a second a met
 """
 
 import copy
-from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from support.commands import compose_method
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
 from kdbench.assembly.evaluation import evaluate
 from kdbench.assembly.method_pages import recipes
-from kdbench.data.augmentation.views import normalise
-from kdbench.data.base import Split
-from kdbench.data.memory.digits import digits
 from kdbench.methods.base import Method
 from kdbench.methods.ce import CE
+from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.schema.check import check_node
 from kdbench.training.schedule import Optimizer, Schedule
-from kdbench.training.step import losses_and_sums, output_of, teacher_outputs, train_step
-from kdbench.types import Batch
+from kdbench.training.step import losses_and_sums, train_step
+from support.batches import batch_of, dataset
+from support.commands import compose_method
 
 BATCH, EPOCHS = 32, 3
 # 60 steps are few: weights of 30 and more and a momentum of 0.975 want a smaller learning rate, a
@@ -40,26 +37,6 @@ SETTINGS = {
 }
 BEATS_CHANCE = 30.0  # percent; chance is 10, and its standard deviation on 360 images 1.6
 LATE = 1000.0  # an epoch after every warm-up
-
-
-def small(split: Split) -> Split:
-    return Split(split.images[:, :, ::2, ::2].contiguous(), split.labels)
-
-
-@cache
-def dataset():
-    whole = digits([0.5] * 3, [0.25] * 3, pad=0, flip=False, val_split=0)
-    train = Split(*(tensor[:640] for tensor in whole.train))
-    return replace(whole, train=small(train), test=small(whole.test))
-
-
-def batch_of(rows: Tensor, epoch: float, method: Method) -> Batch:
-    data = dataset()
-    images = normalise(data.train.images[rows], data.mean, data.std)
-    if method.views > 1:
-        images = torch.stack([images, images.flip(-2) / 2])
-    batch = Batch(images, data.train.labels[rows], rows, torch.tensor(epoch))
-    return batch._replace(drawn=method.draw(batch, torch.Generator().manual_seed(int(rows[0]))))
 
 
 def train(

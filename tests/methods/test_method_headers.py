@@ -1,22 +1,11 @@
 """The head comment of every conf/method file, from which the documentation is generated."""
 
-import re
 from pathlib import Path
 
 import pytest
+
 from support.commands import ROOT
-
-KINDS = "label|logit|feature|relation|contrastive|multi-teacher|self|wrapper|trainer"
-STATUS = "as published|as released code|reconstructed"
-
-
-def check_header(text: str) -> None:
-    title, kind, *rest = text.splitlines()
-    assert re.fullmatch(r"# [^:]+: .+\.", title), f"not '# <Title>: <authors, venue>.': {title}"
-    assert re.fullmatch(f"# kind: ({KINDS}); status: ({STATUS})", kind), (
-        f"not kind and status: {kind}"
-    )
-    assert re.match(r"# \S", rest[0]), "the third line says the expected score and its protocol"
+from support.method_headers import check_header
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from functools import cache
 
 import pytest
 import torch
-from support.commands import compose_method
 
 from kdbench.assembly.build import build_method, check_taps, probe_network
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node
 from kdbench.types import Batch, NetworkProbe, Output, Probe
+from support.commands import compose_method
 from support.zoo import constructor, parameter_count
 
 EMBEDDINGS = {  # trained parameters of CRD and CC, as counted in RepDistiller

@@ -10,23 +10,11 @@ from kdbench.networks.folding import fold_batch_norms
 from kdbench.networks.tapped import timm_model
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import freeze, in_chunks, mac_count
-from support.zoo import constructor, network_names
+from support.zoo import constructor, network_names, trained
 from support.zoo import mac_count as counted
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 BIG = {"ResNet34", "ResNet50", "wrn_28_10", "wrn_40_4", "wrn_28_4", "vgg19", "vgg16", "resnet110"}
-
-
-def trained(network: nn.Module) -> nn.Module:
-    """In eval mode, with norms as training might leave them."""
-    torch.manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 3)
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
-    return network.eval().requires_grad_(False)
 
 
 def norms(network: nn.Module) -> int:

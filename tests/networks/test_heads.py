@@ -5,20 +5,21 @@ from functools import cache
 
 import pytest
 import torch
-from support.commands import compose_method
 from torch import nn
 
 from kdbench.assembly.build import build_method, probe_network, set_up
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError
 from kdbench.networks.adapters import last_stage, map_classifier
+from kdbench.networks.forward import teacher_outputs
 from kdbench.networks.heads import ReusedHead, with_class_maps
 from kdbench.networks.mobilenetv2 import MobileNetV2
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.networks.wrn import wrn_16_1
 from kdbench.schema.check import check_node
-from kdbench.training.step import losses_and_sums, teacher_outputs
+from kdbench.training.step import losses_and_sums
 from kdbench.types import Affine, Batch, NetworkProbe
+from support.commands import compose_method
 from support.zoo import constructor
 
 CLASSES = 10

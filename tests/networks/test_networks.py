@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.commands import ROOT
 from torch import nn
 
 from kdbench.assembly.build import make
@@ -13,6 +12,7 @@ from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError
 from kdbench.networks.heads import with_class_maps
 from kdbench.networks.tapped import timm_model, torchvision_model
+from support.commands import ROOT
 from support.zoo import constructor, mac_count, network_names, parameter_count, read_yaml
 
 

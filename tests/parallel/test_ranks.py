@@ -16,8 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from support.commands import compose_method
-from test_cohorts import config
 from torch import nn
 
 from chaos.compare import differences
@@ -40,6 +38,8 @@ from kdbench.training.snapshot import Moving
 from kdbench.training.step import update
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
+from support.commands import compose_method
+from support.runs import config
 
 # Batches of 24, 24 and 16 images; 510 to score, in two batches that ranks take in turn.
 SMALL = [

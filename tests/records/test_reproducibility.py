@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 import torch
-from test_cohorts import config
 
 import kdbench.training.member
 from chaos.compare import differences
@@ -16,8 +15,8 @@ from kdbench.errors import ConfigError
 from kdbench.system.runtime import Runtime
 from kdbench.training.cohort import Interrupted
 from kdbench.training.together import train, train_together
-from test_reliability import Killed, at_step, kill
-from test_train import interrupt_at, runs
+from support.kills import Killed, at_step, kill
+from support.runs import config, interrupt_at, runs
 
 # Batches of 24, 24 and 16 images: from 16 up a table's answers are the live ones.
 EXACT = [

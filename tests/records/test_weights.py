@@ -5,13 +5,13 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from support.commands import SHARED
 from torch import nn
 
 from kdbench.errors import KdbenchError
 from kdbench.networks.resnet import resnet8, resnet32
 from kdbench.records.passport import find_passport, sha256_of
 from kdbench.records.weights import find_checkpoint, load_weights, read_tensors, save_weights
+from support.commands import SHARED
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from support.commands import ROOT
 
 from kdbench.assembly.build import make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
-from kdbench.records.record import packages_of
+from kdbench.records.identity import packages_of
 from kdbench.schema.check import check_node
 from kdbench.schema.plugins import packages
+from support.commands import ROOT
 
 CODE = """
 import os

@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kdbench.records.record import FORMAT, Record, canonical, write_record
+from kdbench.records.identity import canonical
+from kdbench.records.record import FORMAT, Record, write_record
 
 PROTOCOL = "cifar100-240ep-b64-last"
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
-from test_cohorts import config
 
 from kdbench.config.hydra_cli import compose_head
 from kdbench.errors import ConfigError
@@ -20,7 +19,7 @@ from kdbench.sweeps.clusters import RayExecutor, Submission, SubmititExecutor
 from kdbench.sweeps.local import Task
 from kdbench.sweeps.planning import plan
 from kdbench.training.together import train
-from test_train import runs, same, weights
+from support.runs import config, runs, same, weights
 
 IMAGENET = "+experiments=imagenet_resnet34_resnet18"
 # Long enough to be preempted, with checkpoints only where a job has to leave.

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cohorts import TWO_EPOCHS, assert_same_runs, config
 
 import kdbench.sweeps.clusters
 import kdbench.sweeps.launch
@@ -30,7 +29,7 @@ from kdbench.sweeps.worker import Outcome
 from kdbench.system.console import Console
 from kdbench.training.jobs import Job
 from kdbench.training.together import train, train_together
-from test_train import SMALL, runs, same, weights
+from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs, same, weights
 
 SWEEP = ["-m", *SMALL, "hydra/launcher=cohort", "student=resnet8"]
 LABELS = "method=ce,label_smoothing"

@@ -6,7 +6,6 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from test_cohorts import assert_same_runs, config, taught
 
 import kdbench.teachers.outputs
 import kdbench.training.member
@@ -14,7 +13,7 @@ from kdbench.system.cuda_graphs import WARM_UP, Replayed, mapped, tensors_of
 from kdbench.training.cohort import Cohort, Interrupted
 from kdbench.training.together import train, train_together
 from kdbench.types import Output
-from test_train import runs
+from support.runs import assert_same_runs, config, runs, taught
 
 EPOCHS = ["schedule.epochs=5", "schedule.milestones=[4]"]  # every shape is warmed up and replayed
 

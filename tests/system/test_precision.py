@@ -7,9 +7,6 @@ from typing import get_args
 import hydra
 import pytest
 import torch
-from support.commands import ROOT
-from test_cohorts import config
-from test_learning import batch_of, dataset
 
 import kdbench.training.finish
 from kdbench.assembly.evaluation import evaluate
@@ -18,13 +15,16 @@ from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
 from kdbench.methods.ce import CE
 from kdbench.networks.resnet import resnet8
+from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
-from kdbench.records.record import identify, read_record
+from kdbench.records.record import read_record
 from kdbench.system.precision import Precision, allow_tf32, at_precision
 from kdbench.training.schedule import Optimizer, Schedule, align_gradients
 from kdbench.training.step import train_step
 from kdbench.training.together import train, train_together
-from test_train import same, weights
+from support.batches import batch_of, dataset
+from support.commands import ROOT
+from support.runs import config, same, weights
 
 RECORDS = sorted((ROOT / "results" / "runs").glob("*.json"))
 

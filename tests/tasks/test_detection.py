@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.commands import compose_method
 
 import kdbench.tasks.detection.training
 from kdbench.assembly.build import build_method
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.fields import check_fields
+from kdbench.records.identity import identify
 from kdbench.records.passport import Passport
-from kdbench.records.record import find_records, identify, read_record
+from kdbench.records.record import find_records, read_record
 from kdbench.tasks.detection.annotations import read_annotations, targets
 from kdbench.tasks.detection.batches import Plan, prepared, train_batches
 from kdbench.tasks.detection.coco import coco, read_picture
@@ -29,6 +29,7 @@ from kdbench.tasks.detection.step import losses_and_sums
 from kdbench.tasks.detection.teachers import compare
 from kdbench.teachers.loading import TeacherFile
 from kdbench.tracking.sending import history
+from support.commands import compose_method
 from support.records import make_record
 from support.shapes import make_shapes
 

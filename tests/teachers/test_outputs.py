@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cohorts import assert_same_runs, config, taught
-from test_folding import trained
 
 import kdbench.teachers.outputs
 from kdbench.assembly.build import make
@@ -18,8 +16,8 @@ from kdbench.teachers.output_cache import TeacherTable
 from kdbench.teachers.outputs import TabledTeacher, TabledTeachers
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch
-from support.zoo import constructor
-from test_train import runs, same, weights
+from support.runs import assert_same_runs, config, runs, same, taught, weights
+from support.zoo import constructor, trained
 
 IMAGES = 200
 WHOLE_BATCHES = ["dataset.num_train=48", "schedule.batch_size=16"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdbench.records.record import read_record
-from test_train import SMALL, runs, same, weights
+from support.runs import SMALL, runs, same, weights
 
 
 def test_the_self_teacher_is_trained_first_and_found_again(command):

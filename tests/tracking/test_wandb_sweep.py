@@ -10,7 +10,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from kdbench import sweep_yaml
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
-from kdbench.records.record import canonical
+from kdbench.records.identity import canonical
 
 ARGUMENTS = ["+experiments=quickstart", "method=kd,dkd", "schedule.lr=0.05,1e-1", "seed=7"]
 

@@ -1,27 +1,15 @@
 """Runs side by side: each ends with the bits that it has alone, and fails alone."""
 
-import hydra
 import pytest
 import torch
-from support.commands import ROOT
 
 from kdbench.assembly.method_pages import recipes
-from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
 from kdbench.records.record import read_record
 from kdbench.training.cohort import Interrupted
 from kdbench.training.member import DivergedError
 from kdbench.training.together import train, train_together
-from test_train import SMALL, interrupt_at, runs, same, weights
-
-TWO_EPOCHS = ["schedule.epochs=2", "schedule.milestones=[]"]
-
-
-def config(*overrides: str) -> dict:
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        given = ["student=resnet8", *SMALL, *TWO_EPOCHS, *overrides]
-        return check_train(hydra_cli.plain(hydra.compose("config", given)))
+from support.runs import assert_same_runs, config, interrupt_at, runs, taught
 
 
 @pytest.fixture
@@ -34,22 +22,6 @@ def teachers(here) -> list[str]:
     """Two trained teachers, and how a command names one or both."""
     folders = [train(config("student=resnet14", f"seed={seed}")) for seed in (0, 1)]
     return [str(folder) for folder in folders]
-
-
-def taught(method: str, teachers: list[str], *overrides: str) -> dict:
-    named = [f"teacher.resnet14.checkpoint={teachers[0]}"]
-    return config(f"method={method}", "teacher=resnet14", *named, *overrides)
-
-
-def assert_same_runs(first: str, second: str) -> None:
-    one, other = runs(first), runs(second)
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].name == other[name].name
-        assert same(weights(one[name]), weights(other[name])), name
-        records = [read_record(folder / "record.json") for folder in (one[name], other[name])]
-        for key in ("status", "top1_last", "top5_last", "loss_last", "curve", "hash"):
-            assert records[0][key] == records[1][key], (name, key)
 
 
 ONE_TEACHER = [

@@ -10,7 +10,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class PackagesSearchPath(SearchPathPlugin):
-    """Where kdbench's own configuration is searched, that of `kdbench.schema.plugins` is after it."""
+    """Where kdbench's own configuration is searched, that of `schema.plugins` is after it."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add a folder for each package that brings one."""

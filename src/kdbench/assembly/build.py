@@ -14,7 +14,7 @@ from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method
-from kdbench.records.record import without_names
+from kdbench.records.identity import without_names
 from kdbench.schema.check import check_targets
 from kdbench.seeds import derive
 from kdbench.types import Affine, NetworkProbe, Output, Probe

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from kdbench.errors import KdbenchError
 from kdbench.records.fields import detects
-from kdbench.records.record import Record, read_record, record_files, without_later
+from kdbench.records.identity import without_later
+from kdbench.records.record import Record, read_record, record_files
 
 BASELINE = "kd"
 BASELINES = ("ce", BASELINE)  # judged by their score: they claim no gain

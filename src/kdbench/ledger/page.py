@@ -173,7 +173,7 @@ def _pair_id(table: Table) -> str:
 
 
 def _text(name: str) -> str:
-    return (files("kdbench") / name).read_text(encoding="utf-8")
+    return (files("kdbench.ledger") / name).read_text(encoding="utf-8")
 
 
 def _e(text: str) -> str:

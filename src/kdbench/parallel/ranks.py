@@ -1,8 +1,8 @@
 """The processes that train one cohort together, as torchrun starts them.
 
 Every rank holds the data, all weights and all state, and computes some of each batch's
-micro-batches (`kdbench.training.micro_batches`). What they find is summed, so that they stay equal. The
-first one writes the files and speaks for all.
+micro-batches (`kdbench.training.micro_batches`). What they find is summed, so that they stay
+equal. The first one writes the files and speaks for all.
 """
 
 import json

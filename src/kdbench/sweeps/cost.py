@@ -11,7 +11,7 @@ from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.records.record import canonical, teacher_label
+from kdbench.records.identity import canonical, teacher_label
 from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.outputs import untabled

@@ -16,7 +16,7 @@ from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import place
-from kdbench.records.record import canonical
+from kdbench.records.identity import canonical
 from kdbench.sweeps.clusters import RayExecutor, SubmititExecutor
 from kdbench.sweeps.cost import duration
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments

@@ -10,7 +10,7 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.records.record import canonical, teacher_label
+from kdbench.records.identity import canonical, teacher_label
 from kdbench.training.jobs import Job, group_alike, open_job, reads_teachers
 from kdbench.training.together import self_teacher
 

@@ -15,13 +15,13 @@ class Runtime:
 
     `compile` says how far networks are rewritten before they are run. off: not at all. auto: the
     batch norms of frozen teachers are folded; on a CPU teachers are also compiled, where the run
-    has so many images to show them that it pays (`kdbench.teachers.frozen.WORTH_COMPILING`); on a GPU steps
-    are recorded as CUDA graphs. on: as auto, with every teacher compiled.
+    has so many images to show them that it pays (`kdbench.teachers.frozen.WORTH_COMPILING`); on a
+    GPU steps are recorded as CUDA graphs. on: as auto, with every teacher compiled.
 
     `checkpoint_epochs` and `checkpoint_steps` say when checkpoints are written: after so many
     epochs, and, unless null, after so many steps. `exact` uses deterministic algorithms only, and
-    lets a run go on only under what it was started under (`kdbench.records.reproducibility`): it then ends with the
-    bits of an undisturbed run.
+    lets a run go on only under what it was started under (`kdbench.records.reproducibility`): it
+    then ends with the bits of an undisturbed run.
 
     `ranks` are the processes that torchrun has started for the same runs; each GPU is one's own.
 

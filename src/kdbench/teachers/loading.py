@@ -15,8 +15,9 @@ from kdbench.assembly.build import build_network
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.records.identity import canonical
 from kdbench.records.passport import Passport, find_passport, sha256_of
-from kdbench.records.record import canonical, checksum
+from kdbench.records.record import checksum
 from kdbench.records.weights import find_checkpoint, load_weights
 from kdbench.system.files import write_atomically
 from kdbench.system.runtime import Runtime

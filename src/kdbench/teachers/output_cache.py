@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kdbench.errors import KdbenchError
-from kdbench.records.record import canonical
+from kdbench.records.identity import canonical
 from kdbench.system.disk import free_bytes
 from kdbench.system.files import write_atomically
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
+from kdbench.networks.forward import teacher_outputs
 from kdbench.records.reproducibility import exact_facts
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.disk import check_room, free_bytes
-from kdbench.system.precision import TABLE_DTYPES
+from kdbench.system.precision import TABLE_DTYPES, Precision, TablePrecision
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import CHUNK, FrozenTeacher, freeze
 from kdbench.teachers.output_cache import (
@@ -25,14 +27,21 @@ from kdbench.teachers.output_cache import (
     TeacherTable,
     bytes_touched,
 )
-from kdbench.training.member import Member
-from kdbench.training.step import teacher_outputs
 from kdbench.types import Batch, Output
 
 FILL_BATCH = 256  # an answer does not depend on the batch it is computed in, from 16 images up
 TABLED_TAPS = ("pooled",)  # what a table can hold beside logits
 OTHER_TABLE = "name another runtime.table_dir, or set runtime.teacher=live"  # a full disk
 AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no table that may grow beyond
+
+
+class Use(NamedTuple):
+    """How the runs of a cohort use their teachers."""
+
+    methods: Sequence[Method]
+    epochs: int
+    precision: Precision
+    table_precision: TablePrecision
 
 
 class LiveTeachers:
@@ -151,32 +160,32 @@ def wants_tables(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -
 
 
 def choose_answers(
-    members: Sequence[Member],
+    use: Use,
     teachers: Mapping[str, nn.Module],
     facts: Mapping[str, Facts],
     dataset: Dataset,
     images: TrainImages | StreamedImages,
     runtime: Runtime,
     runs_dir: Path,
+    report: Callable[[str], None],
 ) -> LiveTeachers | TabledTeachers:
     """Tables where `runtime.teacher` and the members' methods allow them, else the live networks.
 
     Args:
-        members: the runs that the answers are for.
+        use: what the runs read of their teachers, for how long and in which precision.
         teachers: the networks by name, in eval mode, probed and measured.
         facts: what names each teacher's table, besides data, device and how it is called.
+        report: takes the lines that the user is to read.
 
     Raises:
         ConfigError: runtime.teacher=table, and a method reads what no table holds, or there are
             several ranks.
         KdbenchError: runtime.teacher=table, and there is no room for it.
     """
-    schedule, count = members[0].run.schedule, len(dataset.train.labels)
-    report = members[0].console.message
+    methods, count = use.methods, len(dataset.train.labels)
     sample = _sample(images, count)
-    settings = schedule.precision, runtime, count * schedule.epochs, report
+    settings = use.precision, runtime, count * use.epochs, report
     networks = [freeze(network, sample, *settings) for network in teachers.values()]
-    methods = [member.run.method for member in members]
     live = LiveTeachers(networks, runtime, report)
     if not networks or not wants_tables(runtime, methods, dataset.views):
         return live
@@ -184,10 +193,10 @@ def choose_answers(
     widths = [_widths(network, sample, taps) for network in networks]
     root = Path(runtime.table_dir) if runtime.table_dir is not None else runs_dir / ".tables"
     views = dataset.views.count
-    dtype = TABLE_DTYPES[schedule.table_precision]
+    dtype = TABLE_DTYPES[use.table_precision]
     number = np.dtype(dtype).itemsize
     rows = [number * sum(width.values()) + CHECKSUM_BYTES for width in widths]
-    needed = sum(bytes_touched(count, views, row, schedule.epochs) for row in rows)
+    needed = sum(bytes_touched(count, views, row, use.epochs) for row in rows)
     if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
         return live
     check_room(root, needed, "the teacher table", OTHER_TABLE)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import writing
-from kdbench.records.record import Identity, Record
+from kdbench.records.identity import Identity
+from kdbench.records.record import Record
 from kdbench.system.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"

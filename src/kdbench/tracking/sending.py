@@ -13,14 +13,8 @@ from kdbench.ledger.formats import numbers
 from kdbench.ledger.ledger import Ledger, open_ledger
 from kdbench.ledger.published import usual
 from kdbench.records.fields import detects, task_of
-from kdbench.records.record import (
-    RECORD_FILE,
-    Identity,
-    Record,
-    checksum,
-    read_record,
-    record_files,
-)
+from kdbench.records.identity import Identity
+from kdbench.records.record import RECORD_FILE, Record, checksum, read_record, record_files
 from kdbench.system.files import read_small, write_atomically
 from kdbench.tracking.run_logger import METRICS_FILE
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, describe, log_table

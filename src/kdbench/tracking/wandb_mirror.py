@@ -10,9 +10,10 @@ import wandb
 
 from kdbench.errors import KdbenchError
 from kdbench.records.fields import task_of
+from kdbench.records.identity import Identity, recorded, teacher_label
 from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.protocol import protocol_of
-from kdbench.records.record import Identity, Record, recorded, teacher_label
+from kdbench.records.record import Record
 from kdbench.records.weights import STUDENT_FILE, find_checkpoint
 from kdbench.system.console import Console
 from kdbench.tracking.run_logger import RunLogger

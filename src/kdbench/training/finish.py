@@ -16,20 +16,10 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import WriteError, writing
 from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.identity import Identity, packages_of, recorded, teacher_label, without_names
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.protocol import protocol_of
-from kdbench.records.record import (
-    FORMAT,
-    RECORD_FILE,
-    Identity,
-    Record,
-    code_version,
-    packages_of,
-    recorded,
-    teacher_label,
-    without_names,
-    write_record,
-)
+from kdbench.records.record import FORMAT, RECORD_FILE, Record, code_version, write_record
 from kdbench.records.reproducibility import EXACT_FILE, Facts
 from kdbench.records.weights import STUDENT_FILE, save_weights
 from kdbench.schema.secrets import masked

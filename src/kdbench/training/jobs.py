@@ -10,7 +10,8 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, writing
 from kdbench.methods.base import Method
-from kdbench.records.record import RECORD_FILE, Identity, Record, canonical, identify, read_record
+from kdbench.records.identity import Identity, canonical, identify
+from kdbench.records.record import RECORD_FILE, Record, read_record
 from kdbench.system.files import remove_leftovers
 from kdbench.system.locks import RunLock
 from kdbench.teachers.loading import TeacherFile, find_teacher

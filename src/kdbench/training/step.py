@@ -1,30 +1,14 @@
 """One training step: a pure function of tensors, then the update. Nothing waits for the device."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kdbench.methods.base import Method
+from kdbench.networks.forward import output_of
 from kdbench.training.schedule import Losses, Optimizer
 from kdbench.types import Batch, Network, Output
 
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
-
-
-def output_of(network: Network, images: Tensor) -> Output:
-    """A network's output; of V views [V, B, C, H, W] one pass each, so that BN keeps them apart."""
-    if images.ndim == 4:
-        return network(images)
-    outputs = [network(view) for view in images]
-    taps = {name: torch.stack([o.taps[name] for o in outputs]) for name in outputs[0].taps}
-    return Output(torch.stack([o.logits for o in outputs]), taps)
-
-
-def teacher_outputs(teachers: Sequence[Network], batch: Batch) -> tuple[Output, ...]:
-    """Every frozen teacher's output on the same views that the student sees."""
-    with torch.no_grad():
-        return tuple(output_of(teacher, batch.images) for teacher in teachers)
 
 
 def losses_and_sums(

@@ -16,9 +16,8 @@ from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
 from kdbench.system.precision import allow_tf32
 from kdbench.system.runtime import Runtime
-from kdbench.tasks.detection.run import train_detector
 from kdbench.teachers.loading import load_teacher
-from kdbench.teachers.outputs import choose_answers
+from kdbench.teachers.outputs import Use, choose_answers
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
 from kdbench.training.finish import close_job, summary, table_facts, write_facts
@@ -36,8 +35,6 @@ def train(config: Config) -> Path:
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
-    if "task" in config:
-        return train_detector(config)
     (outcome,) = train_together([config])
     if isinstance(outcome, Exception):
         raise outcome
@@ -144,7 +141,9 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
                 job.error = error
         for members in by_step(job.member for job in jobs if job.member is not None):
             allow_tf32(members[0].run.schedule.precision == "tf32")
-            answers = choose_answers(members, networks, facts, dataset, images, runtime, runs_dir)
+            use = use_of(members)
+            given = networks, facts, dataset, images, runtime, runs_dir, console.message
+            answers = choose_answers(use, *given)
             Cohort(members, answers, images, console).train()
             for job in jobs:
                 if job.member in members:
@@ -154,6 +153,13 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
         for job in jobs:
             if job.logger is not None:
                 job.logger.finish(1)
+
+
+def use_of(members: Sequence[Member]) -> Use:
+    """How members of one cohort use its teachers."""
+    schedule = members[0].run.schedule
+    methods = [member.run.method for member in members]
+    return Use(methods, schedule.epochs, schedule.precision, schedule.table_precision)
 
 
 def open_member(

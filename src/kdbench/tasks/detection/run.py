@@ -8,8 +8,9 @@ from kdbench.assembly.build import build_method, check_task, check_teachers, mak
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, WriteError
 from kdbench.methods.base import Method
+from kdbench.records.identity import identify
 from kdbench.records.passport import sha256_of
-from kdbench.records.record import Record, identify
+from kdbench.records.record import Record
 from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder

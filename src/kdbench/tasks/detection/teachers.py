@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kdbench.assembly.build import make
 from kdbench.errors import KdbenchError
-from kdbench.records.record import Record, canonical, checksum, teacher_label
+from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.record import Record, checksum
 from kdbench.records.weights import load_weights
 from kdbench.system.files import write_atomically
 from kdbench.system.runtime import Runtime

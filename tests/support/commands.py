@@ -1,0 +1,33 @@
+"""Commands of kdbench as a test runs them, and where the checkout is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from kdbench.config.hydra_cli import compose_group
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The one line that a failed command prints."""
+        lines = self.err.strip().splitlines()
+        assert self.code != 0
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("kdbench: error: ")
+        return lines[0].removeprefix("kdbench: error: ")
+
+
+def compose_method(name: str, *overrides: str) -> dict:
+    """The node of conf/method/<name>.yaml as a command would compose it."""
+    return compose_group("method", name, *overrides)
+
+
+Command = Callable[..., Result]
