@@ -29,7 +29,8 @@ from kdbench.networks.forward import teacher_outputs
 from kdbench.networks.resnet import resnet8x4, resnet32x4
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 

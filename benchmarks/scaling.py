@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import streamed
-from kdbench.assembly.build import build_method, make
+from kdbench.assembly.build import build_method
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.config.run_config import SHAPED_BY_DATA
 from kdbench.networks.forward import teacher_outputs
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
 from kdbench.types import Batch
 

@@ -23,7 +23,7 @@ from chaos.sweeps import trains
 from kdbench.records.record import RECORD_FILE, read_record
 from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.run_logger import METRICS_FILE
-from kdbench.training.schedule import Optimizer
+from kdbench.training.optimizer import Optimizer
 
 STEP_KIB = 200  # by which a full disk grows
 DAY = 86400.0

@@ -13,9 +13,9 @@ import kdbench.records.passport
 import kdbench.records.record
 import kdbench.records.weights
 import kdbench.system.files
+from kdbench.system.signals import STOPS
 from kdbench.teachers.output_cache import TeacherTable
-from kdbench.training.cohort import STOPS
-from kdbench.training.schedule import Optimizer
+from kdbench.training.optimizer import Optimizer
 
 STEP = ("before the update", "after the update")
 SCORING = ("before a batch", "after a batch")

@@ -10,75 +10,9 @@ from pathlib import Path
 import pytest
 
 from support.commands import ROOT
+from support.house import DOORS, FILES, PACKAGE, WINGS, WORDS, dotted, imports, picture, storey
 
-PACKAGE = ROOT / "src" / "kdbench"
-# What all share, in order; then the wings, from the ground up. A wing imports those before it.
-WORDS = ["__version__", "errors", "types", "seeds", "losses"]
-WINGS = [
-    "schema",
-    "parallel",
-    "system",
-    "networks",
-    "data",
-    "methods",
-    "records",
-    "config",
-    "assembly",
-    "ledger",
-    "teachers",
-    "tracking",
-    "training",
-    "tasks",
-    "sweeps",
-]
-DOORS = {
-    "hydra": {"config.hydra_cli", "assembly.build"},
-    "omegaconf": {"config.hydra_cli"},
-    "wandb": {"tracking.wandb_mirror"},
-    "wandb_workspaces": {"tracking.workspace"},
-    "rich": {"system.console"},
-    "timm": {"networks"},
-    "sklearn": {"data"},
-    "torchvision": {"data", "networks", "tasks.detection"},
-    "pycocotools": {"tasks.detection"},
-    "safetensors": {"records"},
-    "PIL": {"data"},
-    "nvidia": {"data"},
-    "pyarrow": {"data"},
-    "submitit": {"sweeps"},
-    "ray": {"sweeps"},
-    "scipy": {"ledger.significance"},
-    "statsmodels": {"ledger.significance"},
-    "matplotlib": {"ledger.svg", "ledger.charts"},
-    "yaml": {"sweep_yaml", "tracking.wandb_sweep"},
-}
 EVERYWHERE = {"torch", "numpy", *sys.stdlib_module_names}
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def dotted(path: Path) -> str:
-    """A module's name inside the package, as `training.cohort`."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-
-
-def storey(name: str) -> int:
-    """How high a module stands: words, wings, and over all of them the entries."""
-    order = [*WORDS, *WINGS]
-    top = name.partition(".")[0]
-    return order.index(top) if top in order else len(order)
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names of the modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "kdbench":
-            found |= {f"kdbench.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
-    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -110,6 +44,11 @@ def test_the_ground_floor_holds_entries_and_words_alone():
     assert len(names) < 22
     for name in entries:
         assert "__main__" in (PACKAGE / f"{name}.py").read_text(), f"{name} is no entry"
+
+
+def test_the_picture_is_that_of_the_imports():
+    drawn = (ROOT / "docs" / "images" / "house.svg").read_text()
+    assert drawn == picture(), "python tests/support/house.py > docs/images/house.svg"
 
 
 def test_no_room_is_called_after_nothing():
@@ -152,7 +91,7 @@ def test_only_entries_and_the_console_print():
 
 def test_one_place_makes_objects_from_a_configuration():
     makers = {dotted(path) for path in FILES if "instantiate" in dict(names_used(path))}
-    assert makers == {"assembly.build"}
+    assert makers == {"assembly.make"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import kdbench.training.together
-from kdbench.assembly.build import build_network, make
+from kdbench.assembly.build import build_network
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import one_line_errors
 from kdbench.config.run_config import check_train
 from kdbench.data.memory.synthetic import synthetic

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import kdbench.methods
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.schema.check import check_node
 from kdbench.types import Batch, Output
 from support.commands import ROOT

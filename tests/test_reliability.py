@@ -23,7 +23,7 @@ import kdbench.tracking.run_logger
 import kdbench.training.member
 import kdbench.training.step
 from kdbench.assembly.build import build_method
-from kdbench.errors import KdbenchError, WriteError
+from kdbench.errors import DivergedError, KdbenchError, WriteError
 from kdbench.methods.base import Method
 from kdbench.records.checkpoint import Checkpoint, checkpoint_paths, load_tensors, save_checkpoint
 from kdbench.records.record import read_record
@@ -31,9 +31,10 @@ from kdbench.system.files import write_atomically
 from kdbench.system.locks import RunLock
 from kdbench.teachers.output_cache import TeacherTable
 from kdbench.training.jobs import Job
-from kdbench.training.member import DivergedError
-from kdbench.training.schedule import Losses, Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.together import train, train_together
+from kdbench.types import Losses
 from support.commands import ROOT, compose_method
 from support.kills import Killed, at_step, kill
 from support.runs import CE, assert_same_runs, config, runs, same, taught, weights

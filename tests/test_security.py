@@ -20,7 +20,7 @@ import wandb
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_jobs
 from kdbench.config.run_config import check_train
 from kdbench.data.decoding.decode import decode_into
@@ -71,7 +71,7 @@ HOSTILE = [
         "config": {"_target_": "os.mkdir", "path": str(CANARY)},
     },
     {
-        "_target_": "kdbench.assembly.build.make",
+        "_target_": "kdbench.assembly.make.make",
         "node": {"_target_": "os.mkdir", "path": str(CANARY)},
     },
     {"_target_": "logging.FileHandler", "filename": str(CANARY)},

@@ -55,3 +55,18 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         return "there is none to choose from"
     more = ", ..." if len(names) > SHOWN else ""
     return f"choose from {', '.join(names[:SHOWN])}{more}"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped at a step boundary, with checkpoints written."""
+
+
+class DivergedError(KdbenchError):
+    """Numbers that are not finite; the last checkpoint before them is kept."""
+
+    def __init__(self, run_id: str, epoch: int, step: int, what: str) -> None:
+        super().__init__(
+            f"{run_id} diverged in epoch {epoch}: {what} is not finite; lower schedule.lr or the "
+            "method's weights"
+        )
+        self.step = step  # over all epochs, from 1

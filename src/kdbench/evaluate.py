@@ -6,8 +6,9 @@ python -m kdbench.evaluate student=resnet32 checkpoint=FILE dataset=cifar100 dat
 import json
 from pathlib import Path
 
-from kdbench.assembly.build import build_network, make
+from kdbench.assembly.build import build_network
 from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.make import make
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import Config, check_evaluate
 from kdbench.data.base import Dataset

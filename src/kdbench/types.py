@@ -61,3 +61,19 @@ class Probe(NamedTuple):
     def num_samples(self) -> int:
         """N, the size of the training set."""
         return len(self.labels)
+
+
+class Losses(NamedTuple):
+    """A step's loss in its two parts, each [] or None where a recipe has no such term."""
+
+    label: Tensor | None
+    distillation: Tensor | None
+
+    def total(self) -> Tensor:
+        """The label loss plus the distillation loss."""
+        parts = [part for part in self if part is not None]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def times(self, share: float) -> "Losses":
+        """Both parts times a number."""
+        return Losses(*(None if part is None else part * share for part in self))

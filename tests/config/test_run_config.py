@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from kdbench.assembly.build import build_network, make
+from kdbench.assembly.build import build_network
+from kdbench.assembly.make import make
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_evaluate, check_train, conf_dir
 from kdbench.data.memory.synthetic import synthetic

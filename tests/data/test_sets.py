@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as T
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.data.augmentation.views import TrainImages, Views, epoch_plan, normalise
 from kdbench.data.base import Dataset, Split, hold_out
 from kdbench.data.memory.digits import digits

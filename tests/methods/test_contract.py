@@ -15,7 +15,8 @@ from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.schema.check import check_node
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.snapshot import Moving, Position, restore, start_randomness, take
 from kdbench.training.step import losses_and_sums, train_step
 from kdbench.types import Batch, Output

@@ -7,7 +7,9 @@ from kdbench.methods.base import Method
 from kdbench.methods.ce import CE
 from kdbench.methods.dot import DOT
 from kdbench.methods.kd import KD
-from kdbench.training.schedule import Losses, Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
+from kdbench.types import Losses
 
 LR, MOMENTUM, DECAY, GAP = 0.05, 0.9, 0.1, 0.075
 

@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from kdbench.assembly.build import build_method, probe_network
+from kdbench.assembly.build import build_method
+from kdbench.assembly.probes import probe_network
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.schema.check import check_node
 from kdbench.types import Batch, NetworkProbe, Output, Probe

@@ -18,7 +18,8 @@ from kdbench.methods.ce import CE
 from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.schema.check import check_node
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.step import losses_and_sums, train_step
 from support.batches import batch_of, dataset
 from support.commands import compose_method

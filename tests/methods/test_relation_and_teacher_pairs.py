@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from kdbench.assembly.build import build_method, check_taps, probe_network
+from kdbench.assembly.build import build_method
+from kdbench.assembly.probes import check_taps, probe_network
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node

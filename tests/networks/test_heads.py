@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.assembly.build import build_method, probe_network, set_up
+from kdbench.assembly.build import build_method, set_up
+from kdbench.assembly.probes import probe_network
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError
 from kdbench.networks.adapters import last_stage, map_classifier

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError
 from kdbench.networks.heads import with_class_maps

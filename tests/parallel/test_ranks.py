@@ -33,7 +33,8 @@ from kdbench.training.accumulation import Accumulation
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member
 from kdbench.training.micro_batches import Cutting
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.snapshot import Moving
 from kdbench.training.step import update
 from kdbench.training.together import train, train_together

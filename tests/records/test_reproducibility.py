@@ -11,9 +11,8 @@ import kdbench.training.member
 from chaos.compare import differences
 from kdbench.assembly.build import build_method
 from kdbench.assembly.method_pages import recipes
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, Interrupted
 from kdbench.system.runtime import Runtime
-from kdbench.training.cohort import Interrupted
 from kdbench.training.together import train, train_together
 from support.kills import Killed, at_step, kill
 from support.runs import config, interrupt_at, runs

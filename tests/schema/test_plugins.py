@@ -8,7 +8,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method

@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from kdbench.config.hydra_cli import compose_head
 from kdbench.errors import ConfigError
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.sweeps.clusters import RayExecutor, Submission, SubmititExecutor
 from kdbench.sweeps.local import Task
 from kdbench.sweeps.planning import plan
+from kdbench.sweeps.ray import RayExecutor
+from kdbench.sweeps.slurm import Submission, SubmititExecutor
 from kdbench.training.together import train
 from support.runs import config, runs, same, weights
 

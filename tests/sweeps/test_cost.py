@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdbench.config import hydra_cli
-from kdbench.sweeps.cost import duration
+from kdbench.system.console import duration
 from kdbench.training import timings
 from kdbench.training.timings import Timings
 

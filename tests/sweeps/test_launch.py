@@ -299,7 +299,7 @@ def fail_with(error: Exception) -> Callable[..., None]:
 
 def test_a_job_that_dies_has_a_reason(tmp_path):
     pytest.importorskip("submitit")
-    executor = kdbench.sweeps.clusters.SubmititExecutor(tmp_path, {"cluster": "debug"}, None)
+    executor = kdbench.sweeps.slurm.SubmititExecutor(tmp_path, {"cluster": "debug"}, None)
     result = fail_with(RuntimeError("no result"))
     job = SimpleNamespace(done=lambda: True, result=result, job_id="7", state="OUT_OF_MEMORY")
     executor.running = [("task", job)]
@@ -317,7 +317,7 @@ def test_what_ray_does_not_do_is_one_line(monkeypatch, starts):
         get=fail_with(RuntimeError("\nthe node is gone\nand more")),
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    executor = kdbench.sweeps.clusters.RayExecutor({}, needs_gpu=False, threads=1, processes=None)
+    executor = kdbench.sweeps.ray.RayExecutor({}, needs_gpu=False, threads=1, processes=None)
     task = Task(1, [])
     if not starts:
         with pytest.raises(KdbenchError, match=r"ray: Ray does not start: no head$"):

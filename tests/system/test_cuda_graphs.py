@@ -9,8 +9,9 @@ import torch
 
 import kdbench.teachers.outputs
 import kdbench.training.member
+from kdbench.errors import Interrupted
 from kdbench.system.cuda_graphs import WARM_UP, Replayed, mapped, tensors_of
-from kdbench.training.cohort import Cohort, Interrupted
+from kdbench.training.cohort import Cohort
 from kdbench.training.together import train, train_together
 from kdbench.types import Output
 from support.runs import assert_same_runs, config, runs, taught

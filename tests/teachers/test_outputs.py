@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kdbench.teachers.outputs
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.data.augmentation.views import TrainImages
 from kdbench.errors import ConfigError
 from kdbench.system.runtime import Runtime

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as T
 
 import kdbench.training.member
-from kdbench.assembly.build import build_student, make
+from kdbench.assembly.build import build_student
+from kdbench.assembly.make import make
 from kdbench.data.augmentation.views import epoch_plan
 from kdbench.networks.resnet import resnet14
 from kdbench.records.weights import load_weights

@@ -4,7 +4,8 @@ from torch import nn
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 
 RECIPE = {"epochs": 240, "batch_size": 64, "lr": 0.05, "milestones": [150, 180, 210]}
 

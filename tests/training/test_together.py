@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from kdbench.assembly.method_pages import recipes
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, DivergedError, Interrupted
 from kdbench.records.record import read_record
-from kdbench.training.cohort import Interrupted
-from kdbench.training.member import DivergedError
 from kdbench.training.together import train, train_together
 from support.runs import assert_same_runs, config, interrupt_at, runs, taught
 

@@ -1,1 +1,1 @@
-"""Data sets in memory, their views, and batches cut on the device."""
+"""Data sets, from files to batches of views that are cut on the device."""

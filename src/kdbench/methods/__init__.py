@@ -1,1 +1,1 @@
-"""The recipes, one a file; a new one needs its file here, a YAML in conf/method and a test."""
+"""The recipes of knowledge distillation, one a file."""

@@ -1,4 +1,16 @@
-"""What several network families share: tap names, pooling, channel shuffle, initialisation."""
+"""What several network families share: tap names, pooling, channel shuffle, initialisation.
+
+There is no registry: a file in conf/student or conf/teacher names a network's constructor, which
+bears the network's name. Every class (of other libraries' networks every instance) has `TAPS`, the
+names of the features that forward returns, in order:
+
+    stem           after the first convolution (and its BN and ReLU where it has them)
+    stage1 ...     the end of each stage, what published recipes call f1, f2, ...
+    stage1_pre ... the same before its activation; each family's docstring says what exactly
+    pooled         [B, D], the input of the classifier
+
+State-dict keys are those of the checkpoints that RepDistiller and mdistiller released.
+"""
 
 from typing import cast
 

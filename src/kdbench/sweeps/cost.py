@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.assembly.build import build_method, check_teachers, make
+from kdbench.assembly.build import build_method, check_teachers
+from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import canonical, teacher_label
+from kdbench.system.console import duration
 from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.outputs import untabled
@@ -214,10 +216,3 @@ def print_costs(
         f"{duration(sum(shared.values()))}"
     )
     print("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.identity import canonical
-from kdbench.sweeps.clusters import RayExecutor, SubmititExecutor
-from kdbench.sweeps.cost import duration
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
-from kdbench.system.console import Console
+from kdbench.sweeps.ray import RayExecutor
+from kdbench.sweeps.slurm import SubmititExecutor
+from kdbench.system.console import Console, duration
 from kdbench.system.files import make_folder
 from kdbench.system.runtime import Runtime
-from kdbench.training.cohort import stop_requests
+from kdbench.system.signals import stop_requests
 from kdbench.training.jobs import Job
 
 EXECUTORS = ("local", "submitit", "ray")

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import canonical, teacher_label
-from kdbench.training.jobs import Job, group_alike, open_job, reads_teachers
+from kdbench.training.grouping import group_alike, reads_teachers
+from kdbench.training.jobs import Job, open_job
 from kdbench.training.together import self_teacher
 
 

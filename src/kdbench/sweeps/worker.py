@@ -20,11 +20,10 @@ from typing import NamedTuple
 
 from kdbench.config.hydra_cli import INTERRUPTED
 from kdbench.config.run_config import Config
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.errors import ConfigError, DivergedError, KdbenchError
 from kdbench.schema.secrets import masked
 from kdbench.system.files import write_atomically
-from kdbench.training.cohort import STOPS, is_free
-from kdbench.training.member import DivergedError
+from kdbench.system.signals import STOPS, is_free
 from kdbench.training.together import train_together
 
 

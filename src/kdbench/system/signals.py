@@ -1,8 +1,11 @@
-"""A job that a cluster wants to end writes checkpoints, and is queued again where it may be."""
+"""Requests to stop: Ctrl-C, SIGTERM, and what clusters send before they preempt a job."""
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 KILLED_AFTER = 600  # seconds after SIGTERM; Slurm has long killed what it wants to end
@@ -41,3 +44,33 @@ class Preemption:
             time.sleep(0.1)
         if self.asked and callable(self.submitits):
             self.submitits(self.number, None)
+
+
+# The last is what clusters can be told to send before they preempt a job.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, request) for number in STOPS if is_free(number)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def is_free(number: signal.Signals) -> bool:
+    """Whether a signal is ours to take: submitit may have a use of its own for SIGUSR1."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return number != signal.SIGUSR1 or signal.getsignal(number) in defaults

@@ -2,12 +2,9 @@
 
 import itertools
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,17 +14,16 @@ from kdbench.data.augmentation.strong import StrongView, stack_views
 from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Split
 from kdbench.data.streaming.streamed import StreamedImages
-from kdbench.errors import KdbenchError
+from kdbench.errors import Interrupted, KdbenchError
 from kdbench.parallel.ranks import RankError
 from kdbench.seeds import derive
 from kdbench.system.console import Console, Display
+from kdbench.system.signals import stop_requests
 from kdbench.training.member import Member
 from kdbench.training.micro_batches import Cutting, Part
 from kdbench.training.snapshot import Position
 from kdbench.types import Batch, Output
 
-# The last is what clusters can be told to send before they preempt a job.
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
 
 
@@ -49,10 +45,6 @@ class Step(NamedTuple):
 
     images: Tensor  # [B] which, on the device, of all ranks
     parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, each made when it is asked for
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stopped at a step boundary, with checkpoints written."""
 
 
 class Clock:
@@ -261,29 +253,3 @@ def at_hand(split: Split, device: torch.device) -> Split:
     """A split that every epoch is scored on, on the device if it is in memory at all."""
     images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
     return Split(images, split.labels.to(device))
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """An event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, request) for number in STOPS if is_free(number)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def is_free(number: signal.Signals) -> bool:
-    """Whether a signal is ours to take: submitit may have a use of its own for SIGUSR1."""
-    defaults = (signal.SIG_DFL, signal.default_int_handler)
-    return number != signal.SIGUSR1 or signal.getsignal(number) in defaults

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdbench.assembly.evaluation import evaluate
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
-from kdbench.errors import WriteError, writing
+from kdbench.errors import DivergedError, WriteError, writing
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import Identity, packages_of, recorded, teacher_label, without_names
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
@@ -31,7 +31,7 @@ from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import Teacher, TeacherFile
 from kdbench.tracking.run_logger import lines
 from kdbench.training.jobs import Job
-from kdbench.training.member import DivergedError, Member
+from kdbench.training.member import Member
 from kdbench.training.snapshot import Position
 
 FINAL_EPOCHS = 5  # whose mean top-1 a record keeps besides the last

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdbench.assembly.evaluation import Scores, evaluate
 from kdbench.data.base import Dataset, Split
-from kdbench.errors import KdbenchError, writing
+from kdbench.errors import DivergedError, KdbenchError, writing
 from kdbench.methods.base import Method
 from kdbench.records.checkpoint import (
     Checkpoint,
@@ -31,7 +31,8 @@ from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.compiled_students import for_training
 from kdbench.training.micro_batches import Part
-from kdbench.training.schedule import Optimizer, Schedule
+from kdbench.training.optimizer import Optimizer
+from kdbench.training.schedule import Schedule
 from kdbench.training.snapshot import (
     Moving,
     Position,
@@ -43,17 +44,6 @@ from kdbench.training.snapshot import (
 )
 from kdbench.training.step import Sums, train_step, update
 from kdbench.types import Batch, Network, Output
-
-
-class DivergedError(KdbenchError):
-    """Numbers that are not finite; the last checkpoint before them is kept."""
-
-    def __init__(self, run_id: str, epoch: int, step: int, what: str) -> None:
-        super().__init__(
-            f"{run_id} diverged in epoch {epoch}: {what} is not finite; lower schedule.lr or the "
-            "method's weights"
-        )
-        self.step = step  # over all epochs, from 1
 
 
 @dataclass

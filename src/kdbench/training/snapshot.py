@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KdbenchError, first_line
 from kdbench.records.checkpoint import Checkpoint
-from kdbench.training.schedule import Optimizer
+from kdbench.training.optimizer import Optimizer
 from kdbench.training.step import Sums
 
 Row = dict[str, float]  # one epoch's metrics

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of
-from kdbench.training.schedule import Losses, Optimizer
-from kdbench.types import Batch, Network, Output
+from kdbench.training.optimizer import Optimizer
+from kdbench.types import Batch, Losses, Network, Output
 
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.build import build_method, build_network, build_student, make, set_up
+from kdbench.assembly.build import build_method, build_network, build_student, set_up
 from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import images_of

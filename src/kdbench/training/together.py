@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from kdbench.assembly.build import build_method, build_student, make, set_up
+from kdbench.assembly.build import build_method, build_student, set_up
+from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import images_of
@@ -21,7 +22,8 @@ from kdbench.teachers.outputs import Use, choose_answers
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
 from kdbench.training.finish import close_job, summary, table_facts, write_facts
-from kdbench.training.jobs import Job, by_step, check_alike, open_job
+from kdbench.training.grouping import by_step, check_alike
+from kdbench.training.jobs import Job, open_job
 from kdbench.training.member import Member, Run
 from kdbench.training.micro_batches import Cutting
 from kdbench.training.schedule import Schedule

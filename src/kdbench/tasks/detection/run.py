@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from kdbench.assembly.build import build_method, check_task, check_teachers, make
+from kdbench.assembly.build import build_method, check_task, check_teachers
+from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, WriteError
 from kdbench.methods.base import Method

@@ -46,7 +46,7 @@ class DetectionSchedule:
         return drops * (self.warmup_factor * (1 - risen) + risen)
 
     def sgd(self) -> Schedule:
-        """What `kdbench.training.schedule.Optimizer` reads of it; its rate is set for each step."""
+        """What `training.optimizer.Optimizer` reads of it; its rate is set for each step."""
         return Schedule(
             epochs=1,
             batch_size=self.batch_size,

@@ -6,9 +6,8 @@ from torch import Tensor
 from kdbench.methods.base import Method
 from kdbench.tasks.detection.batches import DetectionBatch
 from kdbench.tasks.detection.networks import Detector
-from kdbench.training.schedule import Losses
 from kdbench.training.step import Sums
-from kdbench.types import Batch
+from kdbench.types import Batch, Losses
 
 
 def losses_and_sums(

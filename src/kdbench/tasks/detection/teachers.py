@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from kdbench.assembly.build import make
+from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
 from kdbench.records.identity import canonical, teacher_label
 from kdbench.records.record import Record, checksum

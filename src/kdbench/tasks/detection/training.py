@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from kdbench.errors import writing
+from kdbench.errors import DivergedError, Interrupted, writing
 from kdbench.methods.base import Method
 from kdbench.records.checkpoint import newest_sound, save_checkpoint
 from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.runtime import Runtime
+from kdbench.system.signals import stop_requests
 from kdbench.tasks.detection.batches import DetectionBatch, steps_per_epoch, train_batches
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
@@ -22,9 +23,8 @@ from kdbench.tasks.detection.schedule import DetectionSchedule
 from kdbench.tasks.detection.scores import evaluate
 from kdbench.tasks.detection.step import losses_and_sums
 from kdbench.tracking.run_logger import RunLogger
-from kdbench.training.cohort import Clock, Interrupted, stop_requests
-from kdbench.training.member import DivergedError
-from kdbench.training.schedule import Optimizer
+from kdbench.training.cohort import Clock
+from kdbench.training.optimizer import Optimizer
 from kdbench.training.snapshot import (
     Moving,
     Position,

@@ -1,0 +1,80 @@
+"""What a method learns of its networks before training: shapes, classifiers, class means."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data.augmentation.views import normalise
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, nearest
+from kdbench.methods.base import Method
+from kdbench.types import Affine, NetworkProbe, Output
+
+EVALUATION_BATCH = 500
+
+
+def run_blank(network: nn.Module, dataset: Dataset) -> Output:
+    """What a network answers to one blank image, in eval mode; it is left as it was."""
+    training = network.training
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
+        output: Output = network.eval()(blank)
+    network.train(training)
+    return output
+
+
+def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
+    """Run the network on one blank image to learn its tap shapes, and read what it declares."""
+    output = run_blank(network, dataset)
+    norms: Callable[[], Iterable[nn.BatchNorm2d]] = getattr(network, "stage_norms", tuple)
+    return NetworkProbe(
+        taps={name: tap.shape[1:] for name, tap in output.taps.items()},
+        classifier=_classifier(network, dataset.num_classes),
+        stage_norms=tuple(_affine(norm) for norm in norms()),
+        image=dataset.train.images.shape[1:],
+        class_means=partial(class_means, network, dataset),
+    )
+
+
+def _classifier(network: nn.Module, num_classes: int) -> Affine | None:
+    """The last linear layer, where it is one from a pooled vector to the classes."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears or linears[-1].out_features != num_classes or linears[-1].bias is None:
+        return None
+    return _affine(linears[-1])
+
+
+def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
+    return Affine(module.weight.detach().cpu().clone(), module.bias.detach().cpu().clone())
+
+
+def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
+    """Mean of a tap [B, D] over each class's training images, unaugmented: [K, D] on the CPU."""
+    parameter = next(network.parameters())
+    sums = torch.zeros(0)
+    labels = dataset.train.labels
+    with torch.no_grad():
+        for rows in torch.arange(len(labels)).split(EVALUATION_BATCH):
+            images = dataset.train.images[rows].to(parameter.device)
+            images = normalise(images, dataset.mean, dataset.std)
+            feature = network(images).taps[tap].double().cpu()
+            if not sums.numel():
+                sums = torch.zeros(dataset.num_classes, feature.shape[1], dtype=torch.float64)
+            sums.index_add_(0, labels[rows], feature)
+    counts = torch.bincount(labels, minlength=dataset.num_classes).clamp(min=1)
+    return (sums / counts[:, None]).float()
+
+
+def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
+    """Refuse a method that reads a tap which a network has not.
+
+    Raises:
+        ConfigError: names the tap, the network and the nearest tap.
+    """
+    for tap in method.taps:
+        for name, probe in probes.items():
+            if tap not in probe.taps:
+                raise ConfigError(f"{name} has no tap '{tap}': {nearest(tap, probe.taps)}")

@@ -1,0 +1,76 @@
+"""Who trains with whom: runs that can share batches and teachers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kdbench.assembly.build import build_method
+from kdbench.config.run_config import Config
+from kdbench.errors import ConfigError
+from kdbench.records.identity import canonical
+from kdbench.training.member import Member
+
+SHARED = ("dataset", "runtime", "seed", "runs_dir")  # equal for all, besides teachers and:
+SHARED_SCHEDULE = ("epochs", "batch_size", "micro_batches", "precision", "table_precision")
+
+
+def check_alike(configs: Sequence[Config]) -> None:
+    """Refuse runs that cannot train side by side.
+
+    Raises:
+        ConfigError: names the first key that differs.
+    """
+    for key in SHARED:
+        _check_one(key, (config[key] for config in configs))
+    for key in SHARED_SCHEDULE:
+        _check_one(f"schedule.{key}", (config["schedule"][key] for config in configs))
+    _check_one("teacher", (config["teacher"] for config in configs if config["teacher"]))
+
+
+def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
+    """Runs that can train side by side, together in groups of at most `size`, in order."""
+    groups: list[list[Config]] = []
+    open_groups: dict[str, list[list[Config]]] = {}
+    for config in configs:
+        seen = {**config, "teacher": config["teacher"] if reads_teachers(config) else {}}
+        common = [seen[key] for key in SHARED] + [seen["schedule"][key] for key in SHARED_SCHEDULE]
+        beside = open_groups.setdefault(canonical(common), [])
+        group = next((one for one in beside if _teachers_fit(one, seen)), None)
+        if group is None:
+            group = []
+            groups.append(group)
+            beside.append(group)
+        group.append(seen)
+        if len(group) == size:
+            beside.remove(group)
+    return groups
+
+
+def _teachers_fit(group: Sequence[Config], config: Config) -> bool:
+    """Whether a run's teachers are the group's; one that reads none fits everywhere."""
+    found = [one["teacher"] for one in (*group, config) if one["teacher"]]
+    return all(teacher == found[0] for teacher in found)
+
+
+def reads_teachers(config: Config) -> bool:
+    """Whether the run's method reads any; a run whose method does not is the same beside all."""
+    return build_method(config["method"], config["seed"]).num_teachers != 0
+
+
+def _check_one(key: str, values: Iterable[Any]) -> None:
+    found = {canonical(value): value for value in values}
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        while isinstance(first, dict) and isinstance(second, dict):
+            inner = next(k for k in {**first, **second} if first.get(k) != second.get(k))
+            key, first, second = f"{key}.{inner}", first.get(inner), second.get(inner)
+        raise ConfigError(
+            f"these runs cannot train side by side: {key} differs ({first}, {second})"
+        )
+
+
+def by_step(members: Iterable[Member]) -> list[list[Member]]:
+    """Members that have come equally far, the least first: each group is a cohort."""
+    groups: dict[int, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.position.step, []).append(member)
+    return [groups[step] for step in sorted(groups)]

@@ -1,0 +1,107 @@
+"""SGD over a student's and its method's parameters."""
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.methods.base import Method
+from kdbench.training.divergence import Guard
+from kdbench.training.dot import DOT, align_gradients
+from kdbench.training.schedule import Schedule
+from kdbench.types import Losses
+
+
+class Optimizer:
+    """SGD without Nesterov over a student's and its method's parameters.
+
+    A method's parameter groups may carry their own `lr` and `weight_decay`; the schedule's factor
+    applies to them too. A method with a `momentum_gap` is trained by DOT's rule.
+
+    On a GPU the update is one fused kernel and the learning rates are tensors there, so that a
+    recorded step reads the one of its epoch. On the CPU it is torch's plain loop: the fused kernel
+    takes 0.4 (resnet8) to 0.9 (resnet8x4) of its time, which is below 0.4% of a step, and rounds
+    otherwise.
+
+    `guard` sees every step before its update; from the first loss or gradient that is not finite
+    on, nothing moves.
+    """
+
+    def __init__(self, schedule: Schedule, student: nn.Module, method: Method) -> None:
+        self.schedule = schedule
+        groups = [{"params": list(student.parameters())}, *method.param_groups()]
+        device = groups[0]["params"][0].device
+        self.sgd = torch.optim.SGD(
+            groups,
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            fused=device.type == "cuda" or None,
+        )
+        self.guard = Guard(device)
+        gap = method.momentum_gap
+        self.dot = DOT(self.sgd, gap, self.guard) if gap > 0 else None
+        self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
+        self._factor = 1.0  # of the running epoch
+        self.lr = schedule.lr  # of the student, in the running epoch; in a warm-up, step
+        if device.type == "cuda":
+            for group in self.sgd.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=device)
+            # The fused kernel looks for this attribute, and moves nothing where it is 1.
+            self.sgd.found_inf = self.guard.tripped  # type: ignore[attr-defined]  # not declared
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set every group's learning rate for `epoch` (from 1)."""
+        self._factor = self.schedule.lr_factor(epoch)
+        self.set_rates(self._factor)
+
+    def warm_up(self, step: int, steps_per_epoch: int) -> None:
+        """Set them for a step of the running epoch (from 0, over all), if it is of the warm-up."""
+        if step < self.schedule.warmup_epochs * steps_per_epoch:
+            self.set_rates(self._factor * self.schedule.warm_up_factor(step, steps_per_epoch))
+
+    def set_rates(self, factor: float) -> None:
+        """Set every group's learning rate to its own times `factor`."""
+        for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(base * factor)  # in place: a recorded step reads this very tensor
+            else:
+                group["lr"] = base * factor
+        self.lr = self._base_lrs[0] * factor
+
+    def update(self, losses: Losses) -> None:
+        """One step on a step's losses."""
+        self.clear()
+        self.apply(self.accumulate(losses))
+
+    def clear(self) -> None:
+        """Before a step: no gradients."""
+        self.sgd.zero_grad(set_to_none=True)
+        if self.dot is not None:
+            self.dot.clear()
+
+    def accumulate(self, losses: Losses) -> Tensor:
+        """Add the gradients of the losses to those of the step; returns their sum []."""
+        total = losses.total()
+        if self.dot is not None:
+            self.dot.accumulate(losses)
+        else:
+            total.backward()
+        return total.detach()
+
+    def gradients(self) -> list[Tensor]:
+        """Those of the step so far; of DOT both losses'."""
+        if self.dot is not None:
+            return self.dot.gradients()
+        params = (param for group in self.sgd.param_groups for param in group["params"])
+        return [param.grad for param in params if param.grad is not None]
+
+    def apply(self, loss: Tensor) -> None:
+        """The update by the step's gradients; `loss` [] is the step's."""
+        self.guard.watch(loss, self.gradients())
+        if self.dot is not None:
+            self.dot.step()
+            return
+        if self.sgd.defaults["fused"]:
+            align_gradients(self.sgd)
+        elif self.guard.tripped:  # in the CPU's own memory: there is nothing to wait for
+            return
+        self.sgd.step()
