@@ -298,7 +298,7 @@ def test_image_folder_without_a_folder(tmp_path):
         (KdbenchError, "flat", "val has no class folders"),
         (KdbenchError, "corrupt", "train/a/1.png is no readable image (unknown format): restore"),
         (KdbenchError, "truncated", "val/b/1.jpg is no readable image (image file is truncated"),
-        (KdbenchError, "16 bits", "its pixels have more than 8 bits"),
+        (KdbenchError, "fractions", "its pixels have more than 8 bits, and no range that is known"),
         (ConfigError, "both", "add dataset.test_split=test or dataset.test_split=val"),
         (ConfigError, "too large", "take 7.15e-07 GiB of memory, more than dataset.max_gib=1e-07"),
         (ConfigError, "no size", "dataset.image_size must be 1 or more, not 0"),
@@ -321,8 +321,8 @@ def test_image_folder_spoiled(tmp_path, kind, spoil, line):
             first.write_bytes(b"not a picture")
         case "truncated":
             last.write_bytes(last.read_bytes()[:-40])
-        case "16 bits":
-            write_images(tmp_path, "train", {"a/1.png": "I;16"})
+        case "fractions":
+            write_images(tmp_path, "train", {"a/2.tif": "F"})
         case "both":
             (tmp_path / "test").mkdir()
         case "too large":

@@ -2,12 +2,18 @@
 
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdbench.data.passed_over import PassedOver, left_behind, listed, printable
 from kdbench.errors import KdbenchError
+
+SHOWN = 3  # names in one line
+MOST_CLASSES = 2**20  # a class number is below; ImageNet-21k has 21,841 classes
 
 Files = dict[str, list[tuple[str, int]]]  # class -> names below the folder, sizes in bytes
 
@@ -42,56 +48,147 @@ def find_layout(name: str, root: str, inside: Sequence[str]) -> Path:
     )
 
 
-def scan(folder: Path) -> Files:
-    """The image files of each class folder, in order of their names.
+def scan(folder: Path, passed: PassedOver, without: str | None = None) -> Files:
+    """The image files of each class folder and of all folders in it, as ImageFolder has them.
 
-    A class may have its images in a folder `images` of its own, as Tiny-ImageNet's have.
+    Their order is ImageFolder's too: by the folder's name, then by the file's. The folder `without`
+    is no class.
 
     Raises:
-        KdbenchError: there is no class folder, or an empty one.
+        KdbenchError: there is no class folder, or an empty one; see also `image_files`.
     """
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir())
+    names, loose = entries_of(folder, passed)
+    classes = [name for name in names if name != without]
     if not classes:
         raise KdbenchError(
             f"{folder} has no class folders: sort its images into {folder.name}/CLASS/*.JPEG"
+            f"{'; it holds ' + some(loose) if loose else ''}"
         )
-    found = {}
-    for name in classes:
-        found[name] = image_files(folder, name) or image_files(folder, f"{name}/images")
-        if not found[name]:
+    for name in loose:
+        note = passed.outside if is_image(name) else passed.no_image
+        note(f"{folder.name}/{name}")
+    found = {name: image_files(folder, name, passed) for name in classes}
+    for name, files in found.items():
+        if not files:
             raise KdbenchError(f"{folder / name} has no images: add some or remove the folder")
     return found
 
 
-def image_files(folder: Path, name: str) -> list[tuple[str, int]]:
-    """The image files in a folder below `folder`; none where it is not there.
+def entries_of(folder: Path, passed: PassedOver) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder, sorted; not what is left behind.
 
     Raises:
-        KdbenchError: one is a link to a file that is not there.
+        KdbenchError: it cannot be read.
     """
-    if not (folder / name).is_dir():
-        return []
+    folders: list[str] = []
+    files: list[str] = []
+    with reading(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if left_behind(entry.name):
+                passed.left_behind(f"{folder.name}/{entry.name}")
+            else:
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def image_files(folder: Path, name: str, passed: PassedOver) -> list[tuple[str, int]]:
+    """The image files in a folder below `folder`, and in all folders in it, in ImageFolder's order.
+
+    Raises:
+        KdbenchError: one is no file, or a link to one that is not there; a folder cannot be read,
+            or is a link to one that holds it.
+    """
+    found: list[tuple[str, str, int]] = []
+    _collect(folder, name, (), found, passed)
+    return [(f"{place}/{base}", size) for place, base, size in sorted(found)]
+
+
+def _collect(
+    folder: Path,
+    name: str,
+    above: tuple[tuple[int, int], ...],
+    found: list[tuple[str, str, int]],
+    passed: PassedOver,
+) -> None:
+    place = folder / name
+    with reading(place):
+        status = place.stat()
+        here = status.st_dev, status.st_ino
+        if here in above:
+            raise KdbenchError(f"{place} is a link to a folder that holds it: remove the link")
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if left_behind(entry.name):
+                    passed.left_behind(f"{folder.name}/{name}/{entry.name}")
+                elif entry.is_dir():
+                    _collect(folder, f"{name}/{entry.name}", (*above, here), found, passed)
+                elif is_image(entry.name):
+                    found.append((name, entry.name, size_of(entry.path, entry.stat())))
+                else:
+                    passed.no_image(f"{folder.name}/{name}/{entry.name}")
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Say in one line that a folder, or a file in it, cannot be looked at.
+
+    Raises:
+        KdbenchError: in place of an OSError.
+    """
     try:
-        with os.scandir(folder / name) as entries:
-            return sorted(
-                (f"{name}/{entry.name}", entry.stat().st_size)
-                for entry in entries
-                if entry.name.lower().endswith(IMG_EXTENSIONS)
-            )
+        yield
     except FileNotFoundError as error:
         raise KdbenchError(f"{error.filename} is a link to nothing: mend or remove it") from None
+    except OSError as error:
+        raise KdbenchError(
+            f"cannot read {error.filename or place} ({error.strerror}): let it be read, or mend it"
+        ) from None
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file before it is opened.
+
+    Raises:
+        KdbenchError: it is a pipe, a socket or a device, or a link to nothing.
+    """
+    with reading(path.parent):
+        if not path.is_dir():  # which whoever opens it notices
+            size_of(path, path.stat())
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does; as torchvision's ImageFolder decides."""
+    return name.lower().endswith(IMG_EXTENSIONS)
+
+
+def size_of(path: Path | str, status: os.stat_result) -> int:
+    """A file's size in bytes.
+
+    Raises:
+        KdbenchError: it is a pipe, a socket or a device, which may have no end.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise KdbenchError(f"{path} is a pipe, a socket or a device, and no file: remove it")
+    return status.st_size
+
+
+def some(names: Sequence[str]) -> str:
+    """How many names, and the first of them."""
+    first = [printable(name) for name in names[:SHOWN]]
+    return f"{len(names):,} file{'s' if len(names) > 1 else ''} ({listed(first, len(names))})"
 
 
 def find_shards(folder: Path, pattern: str) -> dict[str, list[Path]]:
     """The files of each split in order; in the pattern, group 1 is the split's name.
 
     Raises:
-        KdbenchError: a name says "-of-00005" and there are not five.
+        KdbenchError: a name says "-of-00005" and there are not five, or one is no file.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if match := re.fullmatch(pattern, path.name):
+        match = None if left_behind(path.name) else re.fullmatch(pattern, path.name)
+        if match:
+            check_file(path)
             name = match[1]
             found.setdefault("val" if name.startswith("val") else name, []).append(path)
     for name, paths in found.items():

@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from kdbench.errors import KdbenchError
 
@@ -51,6 +53,23 @@ def read_small(path: Path) -> bytes:
     if len(content) > LARGEST:
         raise ValueError(f"more than {LARGEST} bytes")
     return content
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a file to read it; a pipe, a socket or a device is never opened, a folder neither.
+
+    Raises:
+        ValueError: it is not a regular file.
+        OSError: it cannot be opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # if a pipe took its place, it is no wait
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,21 +1,30 @@
 """Image files to uint8 tensors of one size."""
 
 import io
-import stat
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.system.console import Console
+from kdbench.system.files import open_regular
 
+# What is read, whatever a file is called. Pillow knows forty more formats; for one it starts a
+# program (EPS: Ghostscript), and others nobody looks at any more.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+DEEP = (";16", ";16B", ";16L", ";16N")  # how Pillow calls pixels of 16 bits a channel
+ENLARGED = 2**24  # pixels that an image may have once it is scaled up
 # More than 89 million pixels: Pillow only warns up to twice as many.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -37,19 +46,41 @@ def allocate(count: int, image_size: int, max_gib: float) -> Tensor:
     return torch.empty(count, 3, image_size, image_size, dtype=torch.uint8)
 
 
-def decode_into(images: Tensor, sources: Sequence[Path | bytes], names: Sequence[str]) -> None:
-    """Decode each source into its row of `images` [n, 3, S, S]; `names` are for error lines.
+class Depth:
+    """Says once of a data set that it has images of 16 bits, which are scaled to 8."""
+
+    def __init__(self) -> None:
+        self._said = False
+        self._lock = threading.Lock()
+
+    def found(self, name: str) -> None:
+        """An image of 16 bits."""
+        with self._lock:
+            said, self._said = self._said, True
+        if not said:
+            Console().message(
+                f"{name} has 16 bits a channel: it is scaled to 8, as are all others that have"
+            )
+
+
+def decode_into(
+    images: Tensor,
+    sources: Sequence[Path | bytes],
+    names: Sequence[str],
+    depth: Depth | None = None,
+) -> None:
+    """Decode each source into its row of `images` [n, 3, S, S]; `names` are for what is said.
 
     Raises:
         KdbenchError: a source is not an image that can be read; the first in order is named.
     """
-    for error in decode_rows(images, sources, names):
+    for error in decode_rows(images, sources, names, depth or Depth()):
         if error is not None:
             raise error
 
 
 def decode_rows(
-    images: Tensor, sources: Sequence[Path | bytes], names: Sequence[str]
+    images: Tensor, sources: Sequence[Path | bytes], names: Sequence[str], depth: Depth
 ) -> Iterator[KdbenchError | None]:
     """Decode each source into its row of `images` [n, 3, S, S]; gives, in order, what is wrong.
 
@@ -60,7 +91,8 @@ def decode_rows(
     def work(row: int) -> KdbenchError | None:
         try:
             with naming(names[row]):
-                pixels[row] = squared(read_rgb(sources[row]), pixels.shape[-1], pixels.shape[-1])
+                image = read_rgb(sources[row], lambda: depth.found(names[row]))
+                pixels[row] = squared(image, pixels.shape[-1], pixels.shape[-1])
         except KdbenchError as error:
             return error
         return None
@@ -96,24 +128,83 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def read_rgb(source: Path | str | bytes) -> Image.Image:
-    """The whole image in RGB; grey and CMYK ones are converted.
+def read_rgb(source: Path | str | bytes, deep: Callable[[], None]) -> Image.Image:
+    """The whole image in RGB; grey and CMYK ones are converted, 16 bits scaled to 8.
+
+    `deep` is called where it has 16 bits.
 
     Raises:
         Exception: nearly any, where it cannot be read; see `naming`.
     """
-    if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
-        raise ValueError("not a regular file")  # a pipe would not end
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    with file, identified(file) as image:
+        if is_deep(image):
+            deep()
         if image.mode[0] in "IF":
-            raise ValueError("its pixels have more than 8 bits")
+            return eight_bits(image).convert("RGB")
         if image.mode == "RGB":
             image.load()
             return image  # convert would copy it: 7% of a decoded crop
         return image.convert("RGB")
 
 
+def identified(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> ImageFile:
+    """The image of a file, of which only the header was read.
+
+    Raises:
+        ValueError: it has more pixels than may be decoded.
+        Exception: nearly any, where it is none.
+    """
+    image = Image.open(file, formats=formats)
+    assert isinstance(image, ImageFile)
+    limit = Image.MAX_IMAGE_PIXELS
+    assert limit is not None
+    if image.width * image.height > limit:  # the warning is an error, but for all threads or none
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {limit:,}")
+    return image
+
+
+def is_deep(image: ImageFile) -> bool:
+    """Whether an image that is not loaded yet has 16 bits a channel; Pillow cuts colours itself."""
+    if image.format not in ("PNG", "TIFF", "PPM") or not image.tile:
+        return False
+    layout = image.tile[0][3]  # "RGB;16B", or a tuple that begins so
+    if image.format == "PPM" and isinstance(layout, tuple):
+        return int(layout[1]) > 255  # the largest value
+    return str(layout[0] if isinstance(layout, tuple) else layout).endswith(DEEP)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits by the upper 8, as Pillow reads coloured ones.
+
+    Raises:
+        ValueError: its pixels are of 32 bits, or signed, or fractions: what is white, is not said.
+    """
+    if image.format not in ("PNG", "PPM") and not image.mode.startswith("I;16"):
+        raise ValueError("its pixels have more than 8 bits, and no range that is known")
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
-    """uint8 [3, size, size]: shorter side to `shorter` (bilinear, antialiased), centre crop."""
+    """uint8 [3, size, size]: shorter side to `shorter` (bilinear, antialiased), centre crop.
+
+    Raises:
+        ValueError: it is so long that it would take much more memory than it does.
+    """
+    check_scaled(image, shorter)
     cropped = TF.center_crop(TF.resize(image, [shorter]), [size, size])
     return np.asarray(cropped).transpose(2, 0, 1)
+
+
+def check_scaled(image: Image.Image, shorter: int) -> None:
+    """Refuse strips of a few bytes that take gigabytes once their shorter side is enlarged.
+
+    Raises:
+        ValueError: it is one.
+    """
+    low, high = sorted(image.size)
+    if high * shorter**2 / low > max(low * high, ENLARGED, 4 * shorter**2):
+        raise ValueError(
+            f"its {image.width} x {image.height} pixels are too long a strip to be scaled to a "
+            f"shorter side of {shorter}"
+        )

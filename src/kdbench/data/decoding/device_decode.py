@@ -9,7 +9,6 @@ NEVER RUN ON A GPU so far: the tests have a stand-in for nvJPEG.
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from torchvision.transforms import functional as TF
 
 from kdbench.data.augmentation.crops import Box
 from kdbench.data.decoding.decode import naming
+from kdbench.data.scored import has_header, is_whole
 from kdbench.data.streaming.image_files import ImageFiles, threads
 from kdbench.errors import ConfigError
 
-START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a whole JPEG
 Decode = Callable[[list[Tensor]], list[Tensor]]  # files uint8 [bytes] -> RGB images uint8 [3, H, W]
 
 
@@ -60,11 +59,13 @@ class DeviceDecoding:
         self.files, self.rows, self.box = files, rows, box
         self.decode, self.device = decode, device
         pool = threads(torch.get_num_threads())
-        self.waiting: list[Future[bytes]] = [pool.submit(self._encoded, row) for row in rows]
+        self.waiting = [pool.submit(self._encoded, row) for row in rows]
 
-    def _encoded(self, row: int) -> bytes:
+    def _encoded(self, row: int) -> tuple[bytes, bool]:
+        """An image's file, and whether it is for the device: a whole JPEG, of no absurd size."""
         with naming(self.files.source.where(row)):
-            return self.files.source.encoded(row)
+            content = self.files.source.encoded(row)
+        return content, is_whole(content, content) and has_header(content)
 
     def wait(self) -> Tensor:
         """The images, all decoded.
@@ -76,8 +77,8 @@ class DeviceDecoding:
             contents = [future.result() for future in self.waiting]
         finally:
             self.cancel()
-        whole = [i for i, content in enumerate(contents) if is_whole(content)]
-        images = dict(zip(whole, self._decoded([contents[i] for i in whole]), strict=True))
+        whole = [i for i, (_, fit) in enumerate(contents) if fit]
+        images = dict(zip(whole, self._decoded([contents[i][0] for i in whole]), strict=True))
         cut = [self._cut(place, images.get(place)) for place in range(len(contents))]
         return torch.stack(cut)
 
@@ -110,8 +111,3 @@ class DeviceDecoding:
         size = [self.files.image_size] * 2
         cut = TF.resized_crop(image, top, left, height, width, size, antialias=True)
         return cut.flip(-1) if flip else cut
-
-
-def is_whole(content: bytes) -> bool:
-    """Whether it begins and ends as a JPEG does; zeros may follow."""
-    return content.startswith(START) and content.rstrip(b"\0").endswith(END)

@@ -1,14 +1,12 @@
 """A folder of image files, one folder a class: torchvision's ImageFolder layout."""
 
-from pathlib import Path
-
 import torch
-from torchvision.datasets import ImageFolder
 
 from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
 from kdbench.data.decoding.decode import allocate, decode_into
-from kdbench.data.layout import check_classes
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.data.layout import check_classes, scan
+from kdbench.data.passed_over import PassedOver
+from kdbench.errors import ConfigError
 
 
 def image_folder(
@@ -25,7 +23,8 @@ def image_folder(
     """The images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
     Each is made RGB, its shorter side scaled to S, and its centre kept. Classes are numbered in the
-    order of their folders' names in train. The data set is called as the folder.
+    order of their folders' names in train, and have the images of all folders in theirs, as in
+    torchvision's ImageFolder. The data set is called as the folder.
 
     Raises:
         ConfigError: `root` is not set or has no train or test folder; the images do not fit.
@@ -39,19 +38,22 @@ def image_folder(
         )
     there = [name for name in ("val", "test") if (folder / name).is_dir()]
     scored = pick_test_split(folder, there, test_split)
-    train, test = _scan(folder / "train"), _scan(folder / scored)
-    check_classes(folder, train.classes, test.classes, scored)
-    files = [Path(path) for path, _ in [*train.samples, *test.samples]]
+    passed, names = PassedOver(), ("train", scored)
+    found = {name: scan(folder / name, passed) for name in names}
+    classes = sorted(found["train"])
+    check_classes(folder, classes, list(found[scored]), scored)
+    passed.say(folder)
+    by_class = {name: [found[name][one] for one in classes] for name in names}
+    files = [folder / name / path for name in names for one in by_class[name] for path, _ in one]
     images = allocate(len(files), image_size, max_gib)
     decode_into(images, files, [str(file) for file in files])
-    count = len(train.samples)
-    splits = (
-        Split(images[:count], torch.tensor(train.targets)),
-        Split(images[count:], torch.tensor(test.targets)),
-    )
+    counts = [torch.tensor([len(one) for one in by_class[name]]) for name in names]
+    labels = [torch.arange(len(classes)).repeat_interleave(count) for count in counts]
+    parts = images.split([len(one) for one in labels])
+    splits = [Split(*part) for part in zip(parts, labels, strict=True)]
     return assemble(
         folder.name,
-        len(train.classes),
+        len(classes),
         *splits,
         mean=mean,
         std=std,
@@ -59,20 +61,3 @@ def image_folder(
         flip=flip,
         val_split=val_split,
     )
-
-
-def _scan(folder: Path) -> ImageFolder:
-    """Files and classes of one split, in torchvision's order.
-
-    Raises:
-        KdbenchError: there is no class folder, or an empty one.
-    """
-    try:
-        found = ImageFolder(folder, allow_empty=True)
-    except OSError:
-        raise KdbenchError(f"{folder} has no class folders: it must hold CLASS/*.jpg") from None
-    filled = set(found.targets)
-    for number, name in enumerate(found.classes):
-        if number not in filled:
-            raise KdbenchError(f"{folder / name} has no images: add some or remove the folder")
-    return found

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
-from kdbench.data.decoding.decode import allocate, decode_into
-from kdbench.data.layout import find_shards
+from kdbench.data.decoding.decode import Depth, allocate, decode_into
+from kdbench.data.layout import MOST_CLASSES, find_shards
+from kdbench.data.passed_over import PassedOver, left_behind
 from kdbench.errors import ConfigError, KdbenchError, nearest
 
 if TYPE_CHECKING:
@@ -65,11 +66,13 @@ def parquet(
     columns = _same_columns([*train, *test], label_column)
     count = sum(file.metadata.num_rows for _, file in [*train, *test])
     images = allocate(count, image_size, max_gib)
-    labels = _read_into(images, [*train, *test], columns)
-    boundary = sum(file.metadata.num_rows for _, file in train)
-    splits = [
-        Split(images[part], labels[part]) for part in (slice(boundary), slice(boundary, None))
-    ]
+    passed, depth = PassedOver(), Depth()
+    splits = []
+    for files in (train, test):
+        labels = _read_into(images, files, columns, passed, depth)
+        splits.append(Split(images[: len(labels)], labels))
+        images = images[len(labels) :]
+    passed.say(folder)
     num_classes = len(columns.classes or ()) or 1 + max(splits[0].labels.tolist(), default=0)
     return assemble(
         folder.name,
@@ -101,16 +104,21 @@ def _same_columns(files: list[tuple[Path, "ParquetFile"]], label_column: str | N
     return first
 
 
-def _read_into(images: Tensor, files: list[tuple[Path, "ParquetFile"]], columns: Columns) -> Tensor:
-    """Decode all rows of all files into `images` [N, 3, S, S]; returns their labels [N]."""
-    labels, start = torch.empty(len(images), dtype=torch.int64), 0
+def _read_into(
+    images: Tensor,
+    files: list[tuple[Path, "ParquetFile"]],
+    columns: Columns,
+    passed: PassedOver,
+    depth: Depth,
+) -> Tensor:
+    """Decode all rows of all files into `images` [N, 3, S, S], from the first; their labels."""
+    labels: list[int] = []
     for path, file in files:
-        for names, batch in batches(path, file, columns):
-            rows = slice(start, start + batch.num_rows)
-            labels[rows] = torch.tensor(labels_of(batch, columns, names))
-            decode_into(images[rows], encoded_of(batch, columns, names), names)
-            start += batch.num_rows
-    return labels
+        for names, batch in batches(path, file, columns, passed):
+            rows = slice(len(labels), len(labels) + batch.num_rows)
+            labels += labels_of(batch, columns, names)
+            decode_into(images[rows], encoded_of(batch, columns, names), names, depth)
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def opened(path: Path) -> "ParquetFile":
@@ -173,9 +181,11 @@ def _class_names(schema: "Schema", label: str) -> tuple[str, ...] | None:
 
 
 def batches(
-    path: Path, file: "ParquetFile", columns: Columns
+    path: Path, file: "ParquetFile", columns: Columns, passed: PassedOver
 ) -> Iterator[tuple[list[str], "RecordBatch"]]:
     """The file's rows, some at a time, each with the name it has in an error line.
+
+    Rows are passed over whose images are called as files that systems leave behind.
 
     Raises:
         KdbenchError: the file is truncated or altered.
@@ -191,19 +201,30 @@ def batches(
             raise _broken(path, error) from None
         if batch is None:
             return
-        yield [f"{path} row {start + row}" for row in range(batch.num_rows)], batch
+        called = file_names_of(batch, columns)
+        odd = [row for row, name in enumerate(called) if name and left_behind(name)]
+        for row in odd:
+            passed.left_behind(f"{path.name} row {start + row}: {called[row]}")
+        kept = sorted(set(range(batch.num_rows)) - set(odd))
+        names = [f"{path} row {start + row}" for row in kept]
         start += batch.num_rows
+        yield names, batch.take(pa.array(kept, pa.int64())) if odd else batch
 
 
 def labels_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[int]:
     """The rows' class numbers.
 
     Raises:
-        KdbenchError: one has none.
+        KdbenchError: one has none, or one that is no number of a class.
     """
     labels = batch.column(columns.label).to_pylist()
     if None in labels:
         raise KdbenchError(f"{names[labels.index(None)]} has no label: fill it or remove the row")
+    odd = next((place for place, one in enumerate(labels) if abs(one) >= MOST_CLASSES), None)
+    if odd is not None:
+        raise KdbenchError(
+            f"{names[odd]} has the label {labels[odd]}, no number of a class: mend it"
+        )
     return labels
 
 

@@ -7,14 +7,17 @@ import torch
 
 from kdbench.data.augmentation.rotation import Rotations
 from kdbench.data.base import Dataset, Split, hold_out
-from kdbench.data.decoding.decode import allocate, decode_rows
-from kdbench.data.layout import Files, check_classes, find_layout, image_files, scan
+from kdbench.data.decoding.decode import Depth, allocate, decode_rows
+from kdbench.data.layout import Files, check_classes, entries_of, find_layout, image_files, scan
+from kdbench.data.passed_over import PassedOver
 from kdbench.errors import KdbenchError
 from kdbench.system.console import Console
+from kdbench.system.files import open_regular
 
 SIZE = 64
 MAX_GIB = 4.0  # the whole set takes 1.3
 NAMED = 5  # images that a line names at most
+BOXES = "_boxes.txt"  # each class of train has a file of boxes, which is a part of the set
 
 
 def tiny_imagenet(
@@ -37,15 +40,16 @@ def tiny_imagenet(
             and images do not fit, or an image cannot be read and `on_corrupt` is "error".
     """
     folder = find_layout("tiny_imagenet", root, ("tiny-imagenet-200",))
-    train = scan(folder / "train")
+    passed = PassedOver(BOXES)
+    train = scan(folder / "train", passed)
     classes = sorted(train)
     check_names(folder, classes)
-    unsorted = (folder / "val" / "images").is_dir()
-    val = annotated_files(folder / "val") if unsorted else scan(folder / "val")
+    val = scored_files(folder / "val", passed)
     check_classes(folder, classes, list(val), "val")
-    skip = on_corrupt == "skip"
+    passed.say(folder)
+    skip, depth = on_corrupt == "skip", Depth()
     splits = [
-        read_split(folder / name, [files[c] for c in classes], skip)
+        read_split(folder / name, [files[c] for c in classes], skip, depth)
         for name, files in (("train", train), ("val", val))
     ]
     kept, held = hold_out(splits[0], val_split, len(classes))
@@ -54,7 +58,9 @@ def tiny_imagenet(
     return Dataset("tiny_imagenet", len(classes), kept, splits[1], held, *scales, views)
 
 
-def read_split(folder: Path, by_class: list[list[tuple[str, int]]], skip: bool) -> Split:
+def read_split(
+    folder: Path, by_class: list[list[tuple[str, int]]], skip: bool, depth: Depth
+) -> Split:
     """The images of each class in turn; those that cannot be read are left out if `skip`.
 
     Raises:
@@ -65,7 +71,8 @@ def read_split(folder: Path, by_class: list[list[tuple[str, int]]], skip: bool) 
     labels = torch.arange(len(by_class)).repeat_interleave(counts)
     images = allocate(len(files), SIZE, MAX_GIB)
     fine = torch.ones(len(files), dtype=torch.bool)
-    for row, error in enumerate(decode_rows(images, files, [str(file) for file in files])):
+    names = [str(file) for file in files]
+    for row, error in enumerate(decode_rows(images, files, names, depth)):
         if error is not None and not skip:
             raise KdbenchError(f"{error}, or add dataset.on_corrupt=skip")
         fine[row] = error is None
@@ -92,7 +99,23 @@ def check_names(folder: Path, classes: list[str]) -> None:
         )
 
 
-def annotated_files(folder: Path) -> Files:
+def scored_files(folder: Path, passed: PassedOver) -> Files:
+    """The images of val by class: by its annotations, or sorted, with or without an empty images/.
+
+    Raises:
+        KdbenchError: a class is empty, or annotations and images do not fit.
+    """
+    classes, _ = entries_of(folder, PassedOver())
+    if "images" not in classes:
+        return scan(folder, passed)
+    left = image_files(folder, "images", passed)
+    if left or classes == ["images"]:
+        entries_of(folder, passed)
+        return annotated_files(folder, left)
+    return scan(folder, passed, without="images")
+
+
+def annotated_files(folder: Path, images: list[tuple[str, int]]) -> Files:
     """The images of an unsorted val, by the classes that val_annotations.txt gives them.
 
     Raises:
@@ -100,14 +123,15 @@ def annotated_files(folder: Path) -> Files:
     """
     path = folder / "val_annotations.txt"
     try:
-        lines = [line.split("\t") for line in path.read_text().splitlines()]
+        with open_regular(path) as file:
+            lines = [line.split("\t") for line in file.read().decode().splitlines()]
         classes = {line[0]: line[1] for line in lines}  # then a box, which is not read
-    except (OSError, UnicodeDecodeError, IndexError):
+    except (OSError, ValueError, IndexError):
         raise KdbenchError(
             f"{folder / 'images'} is not sorted into classes, and {path} cannot be read: copy it "
             "again, or sort the images into val/WNID"
         ) from None
-    there = {name: size for name, size in image_files(folder, "images")}
+    there = dict(images)
     if odd := sorted({name.removeprefix("images/") for name in there} ^ set(classes)):
         raise KdbenchError(
             f"{path} and {folder / 'images'} differ, in {odd[0]} first: copy both again"

@@ -1,6 +1,7 @@
 """CIFAR-10, CIFAR-100 and Fashion-MNIST through torchvision's own classes."""
 
 import hashlib
+import os
 import warnings
 from http.client import HTTPException
 from pathlib import Path
@@ -66,9 +67,9 @@ def fashion_mnist(
     Raises:
         KdbenchError: a file is missing or truncated, or cannot be downloaded.
     """
-    base = _parent_of(root, "FashionMNIST")
-    folder = base / "FashionMNIST" / "raw"
     names = [Path(archive).stem for archive, _ in FashionMNIST.resources]
+    base = _parent_of(root, "FashionMNIST", f"raw/{names[0]}")
+    folder = base / "FashionMNIST" / "raw"
     if download and not all((folder / name).is_file() for name in names):
         try:
             FashionMNIST(base, download=True)
@@ -91,10 +92,17 @@ def fashion_mnist(
     )
 
 
-def _parent_of(root: str, folder: str) -> Path:
-    """`root` where torchvision looks for `folder`; a user may have named the folder itself."""
-    path = Path(root).expanduser().resolve()
-    return path.parent if path.name == folder else path
+def _parent_of(root: str, folder: str, file: str) -> Path:
+    """`root`, where torchvision looks for `folder`/`file`; or where that is.
+
+    A user may have named the folder itself, or a link to it or to what holds it, and an archive may
+    have been unpacked into a folder of its own name.
+    """
+    path = Path(root).expanduser().absolute()
+    end = path.resolve()
+    places = [path, *(one.parent for one in (path, end) if one.name == folder), path / folder]
+    missing = end.parent if end.name == folder else end
+    return next((one for one in places if os.path.isfile(one / folder / file)), missing)
 
 
 def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Split]:
@@ -105,7 +113,7 @@ def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Spl
     Raises:
         KdbenchError: a file is missing, truncated or altered, or cannot be downloaded.
     """
-    base = _parent_of(root, source.base_folder)
+    base = _parent_of(root, source.base_folder, source.train_list[0][0])
     splits = []
     for train in (True, False):
         try:

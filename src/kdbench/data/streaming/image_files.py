@@ -7,6 +7,7 @@ without holding the interpreter's lock.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from kdbench.data.decoding.decode import naming, squared
 from kdbench.data.streaming.placeholders import StandIns
 from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
+
+Found = TypeVar("Found")
 
 
 class ImageFiles:
@@ -97,14 +100,7 @@ class Decoding:
             with naming(names[place]):
                 work(place, pixels[place])
 
-        pool = threads(torch.get_num_threads())
-        try:
-            self.waiting: list[Future[None]] = [pool.submit(named, i) for i in range(len(names))]
-        except RuntimeError as error:
-            raise KdbenchError(
-                f"the threads that decode images cannot be started ({error}): lower "
-                "runtime.threads, or raise the limit of processes"
-            ) from None
+        self.waiting: list[Future[None]] = begun(named, len(names))
 
     def wait(self) -> Tensor:
         """The images, all decoded.
@@ -123,6 +119,22 @@ class Decoding:
         """Decode none that is not being decoded."""
         for future in self.waiting:
             future.cancel()
+
+
+def begun(work: Callable[[int], Found], count: int) -> list[Future[Found]]:
+    """`work` of 0 to `count` - 1, on the decoding threads.
+
+    Raises:
+        KdbenchError: the system gives no thread.
+    """
+    pool = threads(torch.get_num_threads())
+    try:
+        return [pool.submit(work, place) for place in range(count)]
+    except RuntimeError as error:
+        raise KdbenchError(
+            f"the threads that decode images cannot be started ({error}): lower "
+            "runtime.threads, or raise the limit of processes"
+        ) from None
 
 
 @cache

@@ -8,16 +8,21 @@ from torch import Tensor
 
 from kdbench.data.augmentation.crops import ResizedCrops
 from kdbench.data.base import Split, hold_out
-from kdbench.data.layout import check_classes, scan
+from kdbench.data.class_folders import list_folders
+from kdbench.data.scored import check_scored
 from kdbench.data.streaming.image_files import ImageFiles
 from kdbench.data.streaming.placeholders import StandIns
 from kdbench.data.streaming.resized import resized_source
-from kdbench.data.streaming.shards import KINDS, list_shards, shards_below
-from kdbench.data.streaming.sources import FolderSource, Listing, Source
-from kdbench.data.streaming.streamed import Decoder, StreamedDataset
+from kdbench.data.streaming.shards import has_shards_below, list_shards
+from kdbench.data.streaming.sources import Listing, Source
+from kdbench.data.streaming.streamed import Decoder, StreamedDataset, files_of
 from kdbench.errors import ConfigError, KdbenchError
 
-INSIDE = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")  # where a root may hold the set
+# Where a root may hold the set; the last four are Kaggle's, from above and from within.
+INSIDE = (
+    *("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"),
+    *("imagenet/ILSVRC/Data/CLS-LOC", "imagenet-object-localization-challenge/ILSVRC/Data/CLS-LOC"),
+)
 
 
 def imagenet(
@@ -64,8 +69,8 @@ def imagenet(
         "imagenet",
         num_classes,
         train=split(trained, kept, *sizes, replace),
-        test=split(test.source, scored, *sizes),
-        val=None if held is None else split(train.source, held, *sizes),
+        test=to_score(test.source, scored, *sizes),
+        val=None if held is None else to_score(train.source, held, *sizes),
         mean=tuple(mean),
         std=tuple(std),
         views=ResizedCrops(flip),
@@ -103,8 +108,19 @@ def split(
     return Split(ImageFiles(source, resize, image_size, stand_ins), part.labels)
 
 
+def to_score(source: Source, part: Split, resize: int, image_size: int) -> Split:
+    """The images at a part's rows, which are scored: all can be read, as far as a look tells.
+
+    Raises:
+        KdbenchError: one cannot be read.
+    """
+    found = split(source, part, resize, image_size)
+    check_scored(files_of(found))
+    return found
+
+
 def find(root: str, cache_dir: Path) -> dict[str, Listing]:
-    """Train and val below a root: folders of classes, else shards, there or in data/.
+    """Train and val below a root: in folders train/ and val/, else shards, there or in data/.
 
     Raises:
         KdbenchError: there is neither.
@@ -112,8 +128,8 @@ def find(root: str, cache_dir: Path) -> dict[str, Listing]:
     base = Path(root).expanduser().resolve()
     for folder in (base, *(base / part for part in INSIDE)):
         folders = (folder / "train").is_dir() and (folder / "val").is_dir()
-        if folders and not any(shards_below(folder, kind) for kind in KINDS):
-            return list_folders(folder)
+        if folders and not has_shards_below(folder):
+            return list_folders(folder, cache_dir)
         for place in (folder, folder / "data"):
             if shards := list_shards(place, cache_dir):
                 return shards
@@ -121,22 +137,3 @@ def find(root: str, cache_dir: Path) -> dict[str, Listing]:
         f"imagenet is not in {base} (neither folders train and val nor tar or parquet shards of "
         f"both, there or in {', '.join(INSIDE)}): set dataset.root=DIR or KDBENCH_DATA"
     )
-
-
-def list_folders(folder: Path) -> dict[str, Listing]:
-    """The files train/CLASS/* and val/CLASS/*.
-
-    Raises:
-        KdbenchError: a class is empty or only on one side.
-    """
-    found = {split: scan(folder / split) for split in ("train", "val")}
-    classes = sorted(found["train"])
-    check_classes(folder, classes, list(found["val"]), "val")
-    listings = {}
-    for split, by_class in found.items():
-        names, sizes = zip(*(file for name in classes for file in by_class[name]), strict=True)
-        counts = torch.tensor([len(by_class[name]) for name in classes])
-        labels = torch.arange(len(classes)).repeat_interleave(counts)
-        source = FolderSource(folder, [f"{split}/{name}" for name in names], sizes)
-        listings[split] = Listing(source, labels)
-    return listings

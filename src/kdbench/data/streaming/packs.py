@@ -17,12 +17,13 @@ from kdbench.data.memory.parquet import (
     labels_of,
     opened,
 )
+from kdbench.data.passed_over import PassedOver
 from kdbench.data.streaming.tar import Index, make_index
 from kdbench.errors import KdbenchError, writing
 from kdbench.system.files import TEMPORARY
 
 
-def pack(shard: Path, target: Path) -> Index:
+def pack(shard: Path, target: Path, passed: PassedOver) -> Index:
     """Copy the encoded images of a shard to `target`, whole or not at all.
 
     Raises:
@@ -36,7 +37,7 @@ def pack(shard: Path, target: Path) -> Index:
     offset = 0
     try:
         with writing(target), temporary.open("xb") as out:
-            for names, batch in batches(shard, file, columns):
+            for names, batch in batches(shard, file, columns, passed):
                 labels = labels_of(batch, columns, names)
                 contents = encoded_of(batch, columns, names)
                 called = file_names_of(batch, columns)

@@ -19,11 +19,12 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from kdbench.data.decoding.decode import naming
+from kdbench.data.layout import check_file
 from kdbench.data.streaming.image_files import threads
 from kdbench.data.streaming.placeholders import of_the_image
 from kdbench.data.streaming.shards import OTHER_FOLDER, held
 from kdbench.data.streaming.sources import Source
-from kdbench.errors import writing
+from kdbench.errors import KdbenchError, writing
 from kdbench.system.console import Console
 from kdbench.system.disk import check_room
 from kdbench.system.files import TEMPORARY
@@ -62,6 +63,10 @@ class ResizedSource:
         """Of the original."""
         return self.original.encoded(row)
 
+    def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
+        """Of the original."""
+        return self.original.ends(row, head, tail)
+
     def read(self, row: int) -> Image.Image:
         """The image, scaled down.
 
@@ -73,6 +78,8 @@ class ResizedSource:
             raise ValueError("it was no image when it was to be scaled down")
         start = int(self.offset[row])
         pixels = self.parts[self.part[row]][start : start + 3 * height * width]
+        if len(pixels) != 3 * height * width:  # before there is room for what is not there
+            raise ValueError("its copy in dataset.cache_dir is damaged, which is to be removed")
         return Image.frombytes("RGB", (width, height), pixels.tobytes())
 
     def select(self, rows: Sequence[int]) -> "ResizedSource":
@@ -93,7 +100,7 @@ def resized_source(source: Source, shorter: int, cache_dir: Path, skip: bool) ->
     """
     digest = sha256(f"{FORMAT} {shorter}\n".encode())
     for name, size in zip(source.names, source.sizes, strict=True):
-        digest.update(f"{name} {size}\n".encode())
+        digest.update(os.fsencode(f"{name} {size}\n"))  # a name need not be UTF-8
     folder = cache_dir / f"{shorter}px-{digest.hexdigest()[:16]}"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,10 +124,17 @@ def resized_source(source: Source, shorter: int, cache_dir: Path, skip: bool) ->
 
 
 def mapped(source: Source, paths: Sequence[Path]) -> ResizedSource:
-    """The parts, each of which begins with its images' heights and widths."""
+    """The parts, each of which begins with its images' heights and widths.
+
+    Raises:
+        KdbenchError: one is no file, or not what `write_part` writes.
+    """
     parts, shapes, offsets, numbers = [], [], [], []
     for number, path in enumerate(paths):
         rows = min(PART, len(source.names) - number * PART)
+        check_file(path)
+        if path.stat().st_size < 16 * rows:
+            raise KdbenchError(f"{path} was cut off: remove it, and it is made anew")
         part = np.memmap(path, dtype=np.uint8, mode="r")
         shape = part[: 16 * rows].view(np.int64).reshape(rows, 2)
         ends = 16 * rows + np.cumsum(3 * shape.prod(axis=1))

@@ -17,10 +17,12 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from kdbench.data.layout import check_classes, find_shards
+from kdbench.data.arrays import read_arrays
+from kdbench.data.layout import check_classes, check_file, find_shards
+from kdbench.data.passed_over import PassedOver, left_behind
 from kdbench.data.streaming.packs import pack
 from kdbench.data.streaming.sources import Listing, ShardSource
-from kdbench.data.streaming.tar import Index, index_tar
+from kdbench.data.streaming.tar import Index, has_labels, index_class, index_tar
 from kdbench.errors import KdbenchError, writing
 from kdbench.system.console import Console
 from kdbench.system.disk import check_room
@@ -55,32 +57,96 @@ def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
     ((kind, shards),) = found.items()
     with writing(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
-    listings = {}
+    listings, passed = {}, PassedOver()
     for split in ("train", "val"):
         with held(cache_dir):
-            indexes = index_all(shards[split], kind, cache_dir)
+            indexes = index_all(shards[split], kind, cache_dir, passed)
         files = [pack_path(p, cache_dir) if kind == "parquet" else p for p in shards[split]]
         listings[split] = join(split, files, indexes)
     classes = {split: map(str, one.labels.unique().tolist()) for split, one in listings.items()}
     check_classes(folder, list(classes["train"]), list(classes["val"]), "val")
+    passed.say(folder)
     return listings
 
 
 def shards_below(folder: Path, kind: str) -> dict[str, list[Path]]:
-    """The shards in the folders train and val, however they are called."""
-    found = {split: sorted((folder / split).glob(f"*.{kind}")) for split in ("train", "val")}
+    """The shards in the folders train and val, however they are called.
+
+    Raises:
+        KdbenchError: one is no file.
+    """
+    found = {split: files_called(folder / split, f"*.{kind}") for split in ("train", "val")}
     return {split: paths for split, paths in found.items() if paths}
 
 
-def join(split: str, files: Sequence[Path], indexes: Sequence[Index]) -> Listing:
+def files_called(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern, sorted, without what a system leaves behind.
+
+    Raises:
+        KdbenchError: one is no file.
+    """
+    paths = sorted(path for path in folder.glob(pattern) if not left_behind(path.name))
+    for path in paths:
+        check_file(path)
+    return paths
+
+
+def has_shards_below(folder: Path) -> bool:
+    """Whether train/ and val/ hold shards of both splits, and not one tar a class."""
+    below = [shards_below(folder, kind) for kind in KINDS]
+    return any({"train", "val"} <= one.keys() for one in below) and not any(
+        class_tars(folder / split) for split in ("train", "val")
+    )
+
+
+def class_tars(folder: Path) -> list[Path]:
+    """The tar files of a folder, where each holds a class and is called as it.
+
+    Those hold images alone. Shards hold classes beside them, and are called by numbers or by their
+    split; where all are called so, they are shards.
+
+    Raises:
+        KdbenchError: one cannot be read.
+    """
+    tars = files_called(folder, "*.tar")
+    numbered = all(re.fullmatch(NAME, tar.stem) or tar.stem.isdecimal() for tar in tars)
+    return [] if numbered or has_labels(tars[0]) else tars
+
+
+def list_class_tars(
+    split: str, tars: Sequence[Path], cache_dir: Path, passed: PassedOver
+) -> Listing:
+    """One listing of tar files that hold a class each: the order and names of class folders.
+
+    Raises:
+        KdbenchError: one is empty or damaged.
+    """
+    with writing(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    with held(cache_dir):
+        indexes = index_all(tars, "class", cache_dir, passed)
+    numbered = [
+        index._replace(labels=np.full(len(index.names), number))
+        for number, index in enumerate(indexes)
+    ]
+    return join(split, tars, numbered, [tar.stem for tar in tars])
+
+
+def join(
+    split: str,
+    files: Sequence[Path],
+    indexes: Sequence[Index],
+    classes: Sequence[str] | None = None,  # None: they have numbers alone
+) -> Listing:
     """One listing of all shards of a split."""
     labels = np.concatenate([index.labels for index in indexes])
     names = [HUB_NAME.sub("", name) for index in indexes for name in index.names]
     order = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
+    folders = labels if classes is None else np.array(classes, dtype=object)[labels]
     file = np.repeat(np.arange(len(files)), [len(index.names) for index in indexes])
     source = ShardSource(
         files,
-        [f"{split}/{labels[row]}/{names[row]}" for row in order],
+        [f"{split}/{folders[row]}/{names[row]}" for row in order],
         np.concatenate([index.sizes for index in indexes])[order].tolist(),
         file[order],
         np.concatenate([index.offsets for index in indexes])[order],
@@ -88,7 +154,9 @@ def join(split: str, files: Sequence[Path], indexes: Sequence[Index]) -> Listing
     return Listing(source, torch.from_numpy(labels[order]))
 
 
-def index_all(shards: Sequence[Path], kind: str, cache_dir: Path) -> list[Index]:
+def index_all(
+    shards: Sequence[Path], kind: str, cache_dir: Path, passed: PassedOver
+) -> list[Index]:
     """The index of each shard, from the cache or made now."""
     kept = [read_index(shard, kind, cache_dir) for shard in shards]
     missing = [shard for shard, index in zip(shards, kept, strict=True) if index is None]
@@ -100,13 +168,14 @@ def index_all(shards: Sequence[Path], kind: str, cache_dir: Path) -> list[Index]
             f"{cache_dir}, once: Parquet cannot be read in random order"
         )
     build: dict[str, Callable[[Path], Index]] = {
-        "tar": index_tar,
-        "parquet": lambda shard: pack(shard, pack_path(shard, cache_dir)),
+        "tar": lambda shard: index_tar(shard, passed),
+        "class": lambda shard: index_class(shard, passed),
+        "parquet": lambda shard: pack(shard, pack_path(shard, cache_dir), passed),
     }
     indexes = []
     for shard, index in zip(shards, kept, strict=True):
         if index is None:
-            facts = facts_of(shard)  # before it is read: a change meanwhile makes it stale
+            facts = facts_of(shard, kind)  # before it is read: a change meanwhile makes it stale
             index = build[kind](shard)
             write_index(index, facts, index_path(shard, cache_dir))
         indexes.append(index)
@@ -123,23 +192,25 @@ def pack_path(shard: Path, cache_dir: Path) -> Path:
     return index_path(shard, cache_dir).with_suffix(".pack")
 
 
-def facts_of(shard: Path) -> str:
+def facts_of(shard: Path, kind: str) -> str:
     """What an index is of."""
     status = shard.stat()
-    return json.dumps([FORMAT, shard.name, status.st_size, status.st_mtime_ns])
+    facts = [FORMAT, shard.name, status.st_size, status.st_mtime_ns]
+    return json.dumps([*facts, kind] if kind == "class" else facts)  # that has no class numbers
 
 
 def read_index(shard: Path, kind: str, cache_dir: Path) -> Index | None:
     """A shard's index; None where there is none that counts."""
     path = index_path(shard, cache_dir)
+    holder = pack_path(shard, cache_dir) if kind == "parquet" else shard
     try:
-        content = io.BytesIO(path.read_bytes())
-        with np.load(content) as file:
-            facts, names = (file[key].tobytes().decode() for key in ("facts", "names"))
-            index = Index(names.split("\n"), file["labels"], file["offsets"], file["sizes"])
-        if facts != facts_of(shard):
+        kept = read_arrays(path, ("facts", "names", "labels", "offsets", "sizes"))
+        facts, names = (kept[key].tobytes().decode() for key in ("facts", "names"))
+        index = Index(names.split("\n"), kept["labels"], kept["offsets"], kept["sizes"])
+        total = holder.stat().st_size
+        if facts != facts_of(shard, kind) or not index.fits(total):
             return None
-        whole = kind == "tar" or pack_path(shard, cache_dir).stat().st_size == index.sizes.sum()
+        whole = kind != "parquet" or total == index.sizes.sum()
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         return None
     return index if whole else None
@@ -169,8 +240,11 @@ def write_index(index: Index, facts: str, path: Path) -> None:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The folder to oneself: processes that start together do not all copy the same shards."""
+    path = folder / ".lock"
+    if path.exists():
+        check_file(path)
     with writing(folder):
-        file = (folder / ".lock").open("wb")
+        file = path.open("wb")
     with file:
         with suppress(OSError):  # a file system that cannot lock: the copies are whole all the same
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,16 +1,20 @@
 """Where the encoded images of a split lie: each in a file of its own, or many in a shard."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data.decoding.decode import read_rgb
+from kdbench.data.decoding.decode import Depth, read_rgb
 from kdbench.errors import KdbenchError
+from kdbench.system.files import open_regular
+
+LARGEST_FILE = 2**30  # bytes of one image; 89 million pixels of 16 bits take less
 
 
 class Source(Protocol):
@@ -32,6 +36,15 @@ class Source(Protocol):
 
         Raises:
             OSError: it cannot be read.
+            ValueError: it is no file, or too large for an image.
+        """
+
+    def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
+        """The first and the last bytes of the image's file, at most so many.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is no file.
         """
 
     def read(self, row: int) -> Image.Image:
@@ -57,25 +70,36 @@ class FolderSource:
     """A file for each image."""
 
     root: Path
-    names: Sequence[str]  # below the root
+    names: Sequence[str]  # with split and class, also where the files are not sorted so
     sizes: Sequence[int]
+    files: Sequence[str]  # below the root
+    depth: Depth = field(default_factory=Depth)
 
     def where(self, row: int) -> str:
         """The file's path."""
-        return f"{self.root}/{self.names[row]}"
+        return f"{self.root}/{self.files[row]}"
 
     def encoded(self, row: int) -> bytes:
         """The file."""
-        return Path(self.where(row)).read_bytes()
+        with open_regular(self.where(row)) as file:
+            return file.read(bounded(os.fstat(file.fileno()).st_size))
+
+    def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
+        """Of the file."""
+        with open_regular(self.where(row)) as file:
+            return ends_of(file, 0, os.fstat(file.fileno()).st_size, head, tail)
 
     def read(self, row: int) -> Image.Image:
         """Its image; what EXIF says of its orientation is ignored, as by ImageFolder."""
-        return read_rgb(self.where(row))
+        return read_rgb(self.where(row), lambda: self.depth.found(self.where(row)))
 
     def select(self, rows: Sequence[int]) -> "FolderSource":
         """Some of the files."""
         return replace(
-            self, names=[self.names[row] for row in rows], sizes=[self.sizes[row] for row in rows]
+            self,
+            names=[self.names[row] for row in rows],
+            sizes=[self.sizes[row] for row in rows],
+            files=[self.files[row] for row in rows],
         )
 
 
@@ -88,6 +112,7 @@ class ShardSource:
     sizes: Sequence[int]  # bytes
     file: np.ndarray  # [N] int64, which of the files
     offset: np.ndarray  # [N] int64, in bytes
+    depth: Depth = field(default_factory=Depth)
 
     def where(self, row: int) -> str:
         """The shard and the name in it."""
@@ -95,7 +120,7 @@ class ShardSource:
 
     def read(self, row: int) -> Image.Image:
         """The image of a piece."""
-        return read_rgb(self.encoded(row))
+        return read_rgb(self.encoded(row), lambda: self.depth.found(self.where(row)))
 
     def encoded(self, row: int) -> bytes:
         """A piece.
@@ -103,21 +128,49 @@ class ShardSource:
         Raises:
             KdbenchError: the file ends before it.
         """
-        path, size = self.files[self.file[row]], self.sizes[row]
-        with path.open("rb", buffering=0) as file:  # open: a thousand shards are too many to hold
+        with self._opened(row) as file:
             file.seek(int(self.offset[row]))
-            content = file.read(size)
-        if len(content) != size:
+            return file.read(bounded(self.sizes[row]))
+
+    def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
+        """Of a piece."""
+        with self._opened(row) as file:
+            return ends_of(file, int(self.offset[row]), self.sizes[row], head, tail)
+
+    def _opened(self, row: int) -> BinaryIO:
+        path = self.files[self.file[row]]
+        file = open_regular(path)  # not held open: a thousand shards are too many
+        if os.fstat(file.fileno()).st_size < int(self.offset[row]) + self.sizes[row]:
+            file.close()
             raise KdbenchError(f"{path} was cut off after its index was made: fetch it again")
-        return content
+        return file
 
     def select(self, rows: Sequence[int]) -> "ShardSource":
         """Some of the pieces."""
         at = np.asarray(rows, dtype=np.int64)
-        return ShardSource(
-            self.files,
-            [self.names[row] for row in rows],
-            [self.sizes[row] for row in rows],
-            self.file[at],
-            self.offset[at],
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            sizes=[self.sizes[row] for row in rows],
+            file=self.file[at],
+            offset=self.offset[at],
         )
+
+
+def ends_of(file: BinaryIO, start: int, size: int, head: int, tail: int) -> tuple[bytes, bytes]:
+    """The first and the last of `size` bytes from `start` on."""
+    file.seek(start)
+    first = file.read(min(head, size))
+    file.seek(start + max(0, size - tail))
+    return first, file.read(min(tail, size))
+
+
+def bounded(size: int) -> int:
+    """How many bytes an image's file has, before there is room for them.
+
+    Raises:
+        ValueError: they are too many for one image.
+    """
+    if size > LARGEST_FILE:
+        raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")
+    return size

@@ -5,6 +5,7 @@ view looks like follows from its number alone, so an epoch is the same with any 
 and after every resume.
 """
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class StreamedDataset(Dataset):
             digest.update(f"{name} {len(split.labels)} {split.images.shape[1:]}\n".encode())
             files = files_of(split)
             for path, size in zip(files.source.names, files.source.sizes, strict=True):
-                digest.update(f"{path} {size}\n".encode())
+                digest.update(os.fsencode(f"{path} {size}\n"))  # a name need not be UTF-8
         return digest.hexdigest()
 
     @property

@@ -1,5 +1,7 @@
 """Tar shards in WebDataset's layout: an image and its class under one key, KEY.jpg and KEY.cls.
 
+Or one tar a class, which holds images alone, as ILSVRC2012's archive has them.
+
 The class may also be the number "label" in KEY.json. A key is a member's name up to the first dot
 after its folders, as WebDataset reads it. The images stay where they are: an index of offsets is
 all that random access needs, and Python's own tarfile reads one.
@@ -7,15 +9,22 @@ all that random access needs, and Python's own tarfile reads one.
 
 import json
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdbench.data.layout import MOST_CLASSES, is_image
+from kdbench.data.passed_over import PassedOver, left_behind, printable
 from kdbench.errors import KdbenchError
+from kdbench.system.files import open_regular
 
 CHUNK = 2**20  # bytes
+LABELS = (".cls", ".json")
+MEMBERS = 100  # how far the first label is looked for; each image has one beside it
 
 
 class Index(NamedTuple):
@@ -26,6 +35,16 @@ class Index(NamedTuple):
     offsets: np.ndarray  # [n] int64, bytes from the start of the file
     sizes: np.ndarray  # [n] int64, bytes
 
+    def fits(self, total: int) -> bool:
+        """Whether all images lie within `total` bytes; an index may come from anywhere."""
+        columns = self.labels, self.offsets, self.sizes
+        if any(one.dtype != np.int64 or one.shape != (len(self.names),) for one in columns):
+            return False
+        if not self.names or min(self.offsets.min(), self.sizes.min()) < 0:
+            return False
+        inside = (self.sizes <= total) & (self.offsets <= total - self.sizes)
+        return bool(inside.all() and (np.abs(self.labels.astype(float)) < MOST_CLASSES).all())
+
 
 def make_index(rows: list[tuple[str, int, int, int]]) -> Index:
     """From (name, label, offset, size) of each image."""
@@ -33,59 +52,137 @@ def make_index(rows: list[tuple[str, int, int, int]]) -> Index:
     return Index([row[0] for row in rows], *numbers.T)
 
 
-def index_tar(path: Path) -> Index:
+def index_tar(path: Path, passed: PassedOver | None = None) -> Index:
     """Read the headers and the labels of a tar file; images are passed over.
 
     Raises:
         KdbenchError: it is truncated, damaged or compressed, or an image has no class.
     """
-    images: dict[str, tuple[str, int, int]] = {}  # key -> name, offset, size
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isreg() and not member.issparse():
-                    _sort_in(path, tar, member, images, labels)
-            _check_end(path, tar.offset)
-    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise KdbenchError(f"{path} is no readable tar file ({reason}): fetch it again") from None
-    if not images:
-        raise KdbenchError(f"{path} has no images: fetch it again or remove it")
-    if missing := next((key for key in images if key not in labels), None):
+    content = read_members(path, passed or PassedOver(), True)
+    labels = content.labels
+    if missing := next((key for key in content.images if key not in labels), None):
         raise KdbenchError(
-            f"{path}: {images[missing][0]} has no class: it needs {missing}.cls with a number, or "
-            f'{missing}.json with one as "label"'
+            f"{path}: {content.images[missing][0]} has no class: it needs {missing}.cls with a "
+            f'number, or {missing}.json with one as "label"'
         )
-    return make_index([(name, labels[key], at, size) for key, (name, at, size) in images.items()])
+    return make_index([(name, labels[key], at, n) for key, (name, at, n) in content.images.items()])
+
+
+def index_class(path: Path, passed: PassedOver) -> Index:
+    """Read the headers of a tar file that holds the images of one class, which are all numbered 0.
+
+    Raises:
+        KdbenchError: it is truncated, damaged or compressed.
+    """
+    content = read_members(path, passed, False)
+    for name in content.others:
+        passed.no_image(f"{path.name}/{name}")
+    return make_index([(name, 0, at, size) for name, at, size in content.images.values()])
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a tar file holds classes beside its images; the first members tell.
+
+    Raises:
+        KdbenchError: it is damaged or compressed.
+    """
+    with readable(path), opened(path) as tar:
+        for place, member in enumerate(tar):
+            if member.name.lower().endswith(LABELS):
+                return True
+            if place > MEMBERS:
+                break
+    return False
+
+
+class Members(NamedTuple):
+    """What a tar file holds."""
+
+    images: dict[str, tuple[str, int, int]]  # key -> name, offset, size
+    labels: dict[str, int]  # by key
+    others: list[str]  # names of other files
+
+
+def read_members(path: Path, passed: PassedOver, labelled: bool) -> Members:
+    """The images of a tar file, and their classes where they are to be read.
+
+    Raises:
+        KdbenchError: it is truncated, damaged or compressed, or has no images.
+    """
+    content = Members({}, {}, [])
+    with readable(path):
+        with opened(path) as tar:
+            for member in tar:
+                parts = [part for part in member.name.split("/") if part not in (".", "..")]
+                if any(map(left_behind, parts)):
+                    if member.isreg():
+                        passed.left_behind(f"{path.name}/{member.name}")
+                elif member.isreg() and not member.issparse():
+                    _sort_in(tar, member, content, labelled)
+            end = tar.offset
+        _check_end(path, end)
+    if not content.images:
+        raise KdbenchError(f"{path} has no images{_instead(content.others)}")
+    return content
+
+
+def _instead(others: list[str]) -> str:
+    """What a file without images is, as the end of an error line."""
+    if tars := [name for name in others if name.lower().endswith(".tar")]:
+        return (
+            f", but {len(tars)} tar files ({printable(tars[0])} ...): unpack it, and leave those "
+            "as they are, in a folder train or val"
+        )
+    return ": fetch it again or remove it"
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a tar file inside is told in one line.
+
+    Raises:
+        KdbenchError: it is truncated, damaged or compressed.
+    """
+    try:
+        yield
+    except (tarfile.TarError, OSError, ValueError, EOFError, OverflowError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise KdbenchError(f"{path} is no readable tar file ({reason}): fetch it again") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar file, which is not compressed."""
+    with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
 
 
 def _sort_in(
-    path: Path,
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    images: dict[str, tuple[str, int, int]],
-    labels: dict[str, int],
+    tar: tarfile.TarFile, member: tarfile.TarInfo, content: Members, labelled: bool
 ) -> None:
     folder, slash, base = member.name.rpartition("/")
     stem, _, ending = base.partition(".")
     key, ending = f"{folder}{slash}{stem}", ending.lower()
-    if f".{ending}" in IMG_EXTENSIONS:
-        if key in images:
+    if f".{ending}" in IMG_EXTENSIONS if labelled else is_image(base):
+        key = key if labelled else member.name
+        if key in content.images:
             raise ValueError(f"two images of the name {key}")
-        printable = base.encode("utf-8", "backslashreplace").decode()
-        name = " ".join(printable.split())  # the index has a line for each
-        images[key] = (name, member.offset_data, member.size)
-    elif ending in ("cls", "json"):
+        name = " ".join(printable(base).split())  # the index has a line for each
+        content.images[key] = (name, member.offset_data, member.size)
+    elif labelled and f".{ending}" in LABELS:
         if member.size > CHUNK:
             raise ValueError(f"{member.name} is too large to hold a class")
-        content = tar.extractfile(member)
-        assert content is not None  # it is a regular file
-        label = _label(content.read(), ending)
+        file = tar.extractfile(member)
+        assert file is not None  # it is a regular file
+        label = _label(file.read(), ending)
         if label is None and ending == "cls":
             raise ValueError(f"{member.name} holds no class number")
-        if label is not None and labels.setdefault(key, label) != label:
+        if label is not None and not abs(label) < MOST_CLASSES:
+            raise ValueError(f"{member.name}: there is no class of the number {str(label)[:20]}")
+        if label is not None and content.labels.setdefault(key, label) != label:
             raise ValueError(f"{key} has two classes")
+    else:
+        content.others.append(member.name)
 
 
 def _label(content: bytes, ending: str) -> int | None:

@@ -43,7 +43,9 @@ def train_batches(
     """
 
     def load(planned: Planned) -> list[Tensor]:
-        return [read_picture(data.train_folder, data.train[row]) for row in planned.rows]
+        return [
+            read_picture(data.train_folder, data.train[row], data.depth) for row in planned.rows
+        ]
 
     plan = Plan(data, size, seed)
     for planned, pixels in ahead(load, map(plan, range(first, last))):
@@ -98,7 +100,7 @@ def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Pic
     """
 
     def load(picture: Picture) -> Tensor:
-        return read_picture(data.test_folder, picture)
+        return read_picture(data.test_folder, picture, data.depth)
 
     for picture, pixels in ahead(load, data.test.pictures):
         image, _ = prepared(pixels.to(device), data, data.test_size, False, NONE)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.decoding.decode import naming, read_rgb
+from kdbench.data.decoding.decode import Depth, naming, read_rgb
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.passport import sha256_of
 from kdbench.tasks.detection.annotations import (
@@ -63,6 +63,7 @@ class DetectionData:
     std: tuple[float, ...]
     fingerprint: str  # sha256 over both annotation files, and the names and sizes of the images
     notes: tuple[str, ...] = ()  # a line on each thing that was left out
+    depth: Depth = field(default_factory=Depth)
 
     @property
     def num_classes(self) -> int:
@@ -164,7 +165,7 @@ def _bytes(path: Path) -> int:
         ) from None
 
 
-def read_picture(folder: Path, picture: Picture) -> Tensor:
+def read_picture(folder: Path, picture: Picture, depth: Depth | None = None) -> Tensor:
     """An image as uint8 [3, H, W].
 
     Raises:
@@ -172,7 +173,8 @@ def read_picture(folder: Path, picture: Picture) -> Tensor:
     """
     path = folder / picture.file
     with naming(str(path)):
-        pixels = np.array(read_rgb(path)).transpose(2, 0, 1)
+        deep = (depth or Depth()).found
+        pixels = np.array(read_rgb(path, lambda: deep(str(path)))).transpose(2, 0, 1)
     if pixels.shape[1:] != (picture.height, picture.width):
         found = f"{pixels.shape[2]} x {pixels.shape[1]}"
         raise KdbenchError(

@@ -1,0 +1,149 @@
+"""ImageNet in folders train/ and val/: a folder a class, a tar a class, or Kaggle's flat val.
+
+All of them are one set with one fingerprint: images are called SPLIT/CLASS/FILE wherever they lie.
+"""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from kdbench.data.layout import (
+    Files,
+    check_classes,
+    entries_of,
+    is_image,
+    reading,
+    scan,
+    size_of,
+    some,
+)
+from kdbench.data.passed_over import PassedOver
+from kdbench.data.streaming.shards import class_tars, list_class_tars
+from kdbench.data.streaming.sources import FolderSource, Listing
+from kdbench.errors import KdbenchError
+from kdbench.system.files import open_regular
+
+SOLUTION = "LOC_val_solution.csv"  # of Kaggle's ImageNet: ImageId,PredictionString
+ABOVE = 3  # folders above train/ and val/ where it may lie: Kaggle has ILSVRC/Data/CLS-LOC/val
+LARGEST = 2**26  # bytes of it; Kaggle's has 2.6 million
+
+
+class Found(NamedTuple):
+    """A split, its classes in the order of their numbers."""
+
+    classes: list[str]
+    listing: Listing
+
+
+def list_folders(folder: Path, cache_dir: Path) -> dict[str, Listing]:
+    """The images of train/ and val/; what else lies there is told in one line.
+
+    Raises:
+        KdbenchError: a class is empty or only on one side, or a split is in no known layout.
+    """
+    passed = PassedOver()
+    found = {split: find_split(folder, split, cache_dir, passed) for split in ("train", "val")}
+    check_classes(folder, found["train"].classes, found["val"].classes, "val")
+    passed.say(folder)
+    return {split: one.listing for split, one in found.items()}
+
+
+def find_split(folder: Path, split: str, cache_dir: Path, passed: PassedOver) -> Found:
+    """One split, however it lies there.
+
+    Raises:
+        KdbenchError: it is in no known layout, or cannot be read.
+    """
+    classes, loose = entries_of(folder / split, PassedOver())  # counted where it is listed
+    if not classes and (tars := class_tars(folder / split)):
+        for name in set(loose) - {path.name for path in tars}:
+            passed.no_image(f"{split}/{name}")
+        return Found([path.stem for path in tars], list_class_tars(split, tars, cache_dir, passed))
+    if not classes and split == "val" and any(map(is_image, loose)):
+        return flat(folder, loose, passed)
+    files = scan(folder / split, passed)
+    return by_class(folder, split, files, {})
+
+
+def by_class(folder: Path, split: str, files: Files, flat_names: dict[str, str]) -> Found:
+    """A split of files, by class; `flat_names` are those of files that lie elsewhere by name."""
+    classes = sorted(files)
+    names, sizes = zip(*(file for name in classes for file in files[name]), strict=True)
+    counts = torch.tensor([len(files[name]) for name in classes])
+    labels = torch.arange(len(classes)).repeat_interleave(counts)
+    called = [f"{split}/{name}" for name in names]
+    places = [f"{split}/{flat_names[name]}" for name in names] if flat_names else called
+    return Found(classes, Listing(FolderSource(folder, called, sizes, places), labels))
+
+
+def flat(folder: Path, loose: list[str], passed: PassedOver) -> Found:
+    """A val whose images are in no folders, by the classes that Kaggle's file gives them.
+
+    Raises:
+        KdbenchError: that file is not there or cannot be read, or names other images.
+    """
+    path = find_solution(folder)
+    if path is None:
+        raise KdbenchError(
+            f"{folder / 'val'} has no class folders: sort its images into val/CLASS/*.JPEG, or put "
+            f"Kaggle's {SOLUTION} beside it; it holds {some(loose)}"
+        )
+    classes = read_solution(path)
+    images = {}
+    for name in loose:
+        if is_image(name):
+            with reading(folder / "val"):
+                file = folder / "val" / name
+                images[Path(name).stem] = name, size_of(file, file.stat())
+        elif name != SOLUTION:
+            passed.no_image(f"val/{name}")
+    entries_of(folder / "val", passed)
+    if odd := sorted(images.keys() ^ classes.keys()):
+        raise KdbenchError(
+            f"{path} and {folder / 'val'} differ, in {odd[0]} first: copy both again"
+        )
+    found: Files = {}
+    flat_names = {}
+    for stem, (name, size) in sorted(images.items(), key=lambda item: item[1][0]):
+        called = f"{classes[stem]}/{name}"
+        flat_names[called] = name
+        found.setdefault(classes[stem], []).append((called, size))
+    return by_class(folder, "val", found, flat_names)
+
+
+def find_solution(folder: Path) -> Path | None:
+    """Kaggle's file: in val/, beside it, or above, where Kaggle's archive has it."""
+    places = (folder / "val", folder, *folder.parents[:ABOVE])
+    return next((path for place in places if (path := place / SOLUTION).is_file()), None)
+
+
+def read_solution(path: Path) -> dict[str, str]:
+    """The class of each image, by the image's name without its ending.
+
+    A row is ImageId,PredictionString, and the latter a class and a box, for each object again.
+
+    Raises:
+        KdbenchError: it cannot be read, or a row gives no class, or one image has two.
+    """
+    classes: dict[str, str] = {}
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError("it is too large")
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        for row in rows:
+            image, said = row["ImageId"].strip(), row["PredictionString"].split()
+            stem = Path(image).stem if is_image(image) else image
+            name = said[0]
+            if "/" in name or classes.setdefault(stem, name) != name:
+                raise ValueError(f"{image} has no class, or two")
+    except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error):
+        raise KdbenchError(
+            f"{path} is not Kaggle's (rows of ImageId,PredictionString, the latter beginning with "
+            "a class): fetch it again"
+        ) from None
+    return classes
