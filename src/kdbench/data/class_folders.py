@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from kdbench.data.decoding.decode import Depth
 from kdbench.data.layout import (
     Files,
     check_classes,
@@ -44,14 +45,18 @@ def list_folders(folder: Path, cache_dir: Path) -> dict[str, Listing]:
     Raises:
         KdbenchError: a class is empty or only on one side, or a split is in no known layout.
     """
-    passed = PassedOver()
-    found = {split: find_split(folder, split, cache_dir, passed) for split in ("train", "val")}
+    passed, depth = PassedOver(), Depth()
+    found = {
+        split: find_split(folder, split, cache_dir, passed, depth) for split in ("train", "val")
+    }
     check_classes(folder, found["train"].classes, found["val"].classes, "val")
     passed.say(folder)
     return {split: one.listing for split, one in found.items()}
 
 
-def find_split(folder: Path, split: str, cache_dir: Path, passed: PassedOver) -> Found:
+def find_split(
+    folder: Path, split: str, cache_dir: Path, passed: PassedOver, depth: Depth
+) -> Found:
     """One split, however it lies there.
 
     Raises:
@@ -59,27 +64,30 @@ def find_split(folder: Path, split: str, cache_dir: Path, passed: PassedOver) ->
     """
     classes, loose = entries_of(folder / split, PassedOver())  # counted where it is listed
     if not classes and (tars := class_tars(folder / split)):
+        entries_of(folder / split, passed)
         for name in set(loose) - {path.name for path in tars}:
             passed.no_image(f"{split}/{name}")
-        return Found([path.stem for path in tars], list_class_tars(split, tars, cache_dir, passed))
+        listing = list_class_tars(split, tars, cache_dir, passed, depth)
+        return Found([path.stem for path in tars], listing)
     if not classes and split == "val" and any(map(is_image, loose)):
-        return flat(folder, loose, passed)
-    files = scan(folder / split, passed)
-    return by_class(folder, split, files, {})
+        return flat(folder, loose, passed, depth)
+    return by_class(folder, split, scan(folder / split, passed), {}, depth)
 
 
-def by_class(folder: Path, split: str, files: Files, flat_names: dict[str, str]) -> Found:
-    """A split of files, by class; `flat_names` are those of files that lie elsewhere by name."""
+def by_class(
+    folder: Path, split: str, files: Files, flat_names: dict[str, str], depth: Depth
+) -> Found:
+    """A split of files, by class; `flat_names` are where they lie, if not in folders of classes."""
     classes = sorted(files)
     names, sizes = zip(*(file for name in classes for file in files[name]), strict=True)
     counts = torch.tensor([len(files[name]) for name in classes])
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     called = [f"{split}/{name}" for name in names]
     places = [f"{split}/{flat_names[name]}" for name in names] if flat_names else called
-    return Found(classes, Listing(FolderSource(folder, called, sizes, places), labels))
+    return Found(classes, Listing(FolderSource(folder, called, sizes, places, depth), labels))
 
 
-def flat(folder: Path, loose: list[str], passed: PassedOver) -> Found:
+def flat(folder: Path, loose: list[str], passed: PassedOver, depth: Depth) -> Found:
     """A val whose images are in no folders, by the classes that Kaggle's file gives them.
 
     Raises:
@@ -92,8 +100,10 @@ def flat(folder: Path, loose: list[str], passed: PassedOver) -> Found:
             f"Kaggle's {SOLUTION} beside it; it holds {some(loose)}"
         )
     classes = read_solution(path)
-    images = {}
+    images: dict[str, tuple[str, int]] = {}
     for name in loose:
+        if is_image(name) and Path(name).stem in images:
+            raise KdbenchError(f"{folder / 'val'} has two images {Path(name).stem}: remove one")
         if is_image(name):
             with reading(folder / "val"):
                 file = folder / "val" / name
@@ -111,7 +121,7 @@ def flat(folder: Path, loose: list[str], passed: PassedOver) -> Found:
         called = f"{classes[stem]}/{name}"
         flat_names[called] = name
         found.setdefault(classes[stem], []).append((called, size))
-    return by_class(folder, "val", found, flat_names)
+    return by_class(folder, "val", found, flat_names, depth)
 
 
 def find_solution(folder: Path) -> Path | None:

@@ -37,7 +37,7 @@ class PassedOver:
     def no_image(self, name: str) -> None:
         """One whose name does not end as an image's does."""
         if self.known is None or not name.endswith(self.known):
-            self._count("no images by their names", name)
+            self._count("not called as an image", name)
 
     def outside(self, name: str) -> None:
         """An image beside the folders of the classes."""
@@ -55,7 +55,7 @@ class PassedOver:
             return None
         total = sum(self._counts.values())
         return f"passed over {total:,}: " + "; ".join(
-            f"{count:,} {kind} ({listed(self._names[kind], count)})"
+            f"{kind}: {count:,} ({listed(self._names[kind], count)})"
             for kind, count in self._counts.items()
         )
 

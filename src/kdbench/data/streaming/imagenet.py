@@ -44,9 +44,10 @@ def imagenet(
     shorter side is `test_resize`. Classes are numbered in the order of their folders' names, as
     torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
     A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
-    one to score always stops it. With `resized` training images come out of a cache of pixels,
-    scaled down to that shorter side (`resized_source`), with decoder="nvjpeg" or "dali" another
-    library decodes them (`device_decode`, `dali`); those to score are as without.
+    one to score always stops it, at the start (`check_scored`). With `resized` training images come
+    out of a cache of pixels, scaled down to that shorter side (`resized_source`), with
+    decoder="nvjpeg" or "dali" another library decodes them (`device_decode`, `dali`); those to
+    score are as without.
 
     Raises:
         ConfigError: sizes that make no sense; Parquet without pyarrow.

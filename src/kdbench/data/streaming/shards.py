@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from kdbench.data.arrays import read_arrays
+from kdbench.data.decoding.decode import Depth
 from kdbench.data.layout import check_classes, check_file, find_shards
 from kdbench.data.passed_over import PassedOver, left_behind
 from kdbench.data.streaming.packs import pack
@@ -57,12 +58,12 @@ def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
     ((kind, shards),) = found.items()
     with writing(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
-    listings, passed = {}, PassedOver()
+    listings, passed, depth = {}, PassedOver(), Depth()
     for split in ("train", "val"):
         with held(cache_dir):
             indexes = index_all(shards[split], kind, cache_dir, passed)
         files = [pack_path(p, cache_dir) if kind == "parquet" else p for p in shards[split]]
-        listings[split] = join(split, files, indexes)
+        listings[split] = join(split, files, indexes, depth)
     classes = {split: map(str, one.labels.unique().tolist()) for split, one in listings.items()}
     check_classes(folder, list(classes["train"]), list(classes["val"]), "val")
     passed.say(folder)
@@ -114,7 +115,7 @@ def class_tars(folder: Path) -> list[Path]:
 
 
 def list_class_tars(
-    split: str, tars: Sequence[Path], cache_dir: Path, passed: PassedOver
+    split: str, tars: Sequence[Path], cache_dir: Path, passed: PassedOver, depth: Depth
 ) -> Listing:
     """One listing of tar files that hold a class each: the order and names of class folders.
 
@@ -129,13 +130,14 @@ def list_class_tars(
         index._replace(labels=np.full(len(index.names), number))
         for number, index in enumerate(indexes)
     ]
-    return join(split, tars, numbered, [tar.stem for tar in tars])
+    return join(split, tars, numbered, depth, [tar.stem for tar in tars])
 
 
 def join(
     split: str,
     files: Sequence[Path],
     indexes: Sequence[Index],
+    depth: Depth | None = None,
     classes: Sequence[str] | None = None,  # None: they have numbers alone
 ) -> Listing:
     """One listing of all shards of a split."""
@@ -150,6 +152,7 @@ def join(
         np.concatenate([index.sizes for index in indexes])[order].tolist(),
         file[order],
         np.concatenate([index.offsets for index in indexes])[order],
+        depth or Depth(),
     )
     return Listing(source, torch.from_numpy(labels[order]))
 
