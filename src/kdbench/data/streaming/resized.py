@@ -127,22 +127,34 @@ def mapped(source: Source, paths: Sequence[Path]) -> ResizedSource:
     """The parts, each of which begins with its images' heights and widths.
 
     Raises:
-        KdbenchError: one is no file, or not what `write_part` writes.
+        KdbenchError: one is no file, or damaged.
     """
     parts, shapes, offsets, numbers = [], [], [], []
     for number, path in enumerate(paths):
         rows = min(PART, len(source.names) - number * PART)
-        check_file(path)
-        if path.stat().st_size < 16 * rows:
-            raise KdbenchError(f"{path} was cut off: remove it, and it is made anew")
-        part = np.memmap(path, dtype=np.uint8, mode="r")
-        shape = part[: 16 * rows].view(np.int64).reshape(rows, 2)
+        part, shape = opened(path, rows)
         ends = 16 * rows + np.cumsum(3 * shape.prod(axis=1))
         parts.append(part)
         shapes.append(np.array(shape))
         offsets.append(ends - 3 * shape.prod(axis=1))
         numbers.append(np.full(rows, number))
     return ResizedSource(source, parts, *map(np.concatenate, (numbers, offsets, shapes)))
+
+
+def opened(path: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """A part's bytes, and the heights and widths of its images.
+
+    Raises:
+        KdbenchError: it is no file, or does not hold what it begins with.
+    """
+    check_file(path)
+    size = path.stat().st_size
+    if size >= 16 * rows:
+        part = np.memmap(path, dtype=np.uint8, mode="r")
+        shape = part[: 16 * rows].view(np.int64).reshape(rows, 2)
+        if 16 * rows + 3 * shape.prod(axis=1).sum() == size:
+            return part, shape
+    raise KdbenchError(f"{path} is damaged: remove it, and it is made anew")
 
 
 def write_part(path: Path, source: Source, rows: range, shorter: int, skip: bool) -> None:

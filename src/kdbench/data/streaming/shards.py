@@ -7,6 +7,7 @@ it counts for as long as the shard has the same name, size and time of change.
 import fcntl
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -244,10 +245,11 @@ def write_index(index: Index, facts: str, path: Path) -> None:
 def held(folder: Path) -> Iterator[None]:
     """The folder to oneself: processes that start together do not all copy the same shards."""
     path = folder / ".lock"
-    if path.exists():
+    if os.path.lexists(path):
         check_file(path)
-    with writing(folder):
-        file = path.open("wb")
+    with writing(folder):  # through a link it would be another's file
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o666), "rb+")
     with file:
         with suppress(OSError):  # a file system that cannot lock: the copies are whole all the same
             fcntl.flock(file, fcntl.LOCK_EX)
