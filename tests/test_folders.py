@@ -389,9 +389,9 @@ def test_a_set_that_is_whole_is_looked_at_without_decoding_it(folder, monkeypatc
     photograph(0, 60, 48).save(folder / "val" / "n01" / "n01_3.JPEG", "PNG")
     decoded = []
 
-    def counting(image: Image.Image, *sizes: int) -> None:
+    def counting(image: Image.Image, *_: int) -> None:
         decoded.append(image)
 
-    monkeypatch.setattr("kdbench.data.scored.squared", counting)
+    monkeypatch.setattr("kdbench.data.streaming.imagenet.squared", counting)
     load("imagenet", folder)
     assert len(decoded) == 1

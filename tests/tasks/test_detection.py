@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +142,22 @@ def test_broken_files_are_one_line_too(tmp_path):
     for changes in ({"min_sizes": []}, {"max_size": 50}, {"std": (1, 1)}):
         with pytest.raises(ConfigError):
             data_of(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("how", ["cut off", "pipe"])
+def test_an_image_to_score_on_that_cannot_be_read_is_found_at_the_start(tmp_path, how):
+    make_shapes(tmp_path, train=9, val=4)
+    picture = next(tmp_path.glob("val2017/*.png"))
+    content = picture.read_bytes()
+    if how == "pipe":
+        picture.unlink()
+        os.mkfifo(picture)
+    else:
+        picture.write_bytes(content[:-100])
+    with pytest.raises(
+        KdbenchError, match=rf"{picture.name} is (no readable image|a pipe, a sock)"
+    ):
+        data_of(tmp_path)
 
 
 def test_nothing_to_score_on_is_one_line(root, tmp_path):

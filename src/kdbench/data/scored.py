@@ -8,9 +8,12 @@ something, and nothing notices it, here or later.
 """
 
 import io
+from collections.abc import Callable
+from functools import partial
 
-from kdbench.data.decoding.decode import check_scaled, identified, naming, squared
-from kdbench.data.streaming.image_files import ImageFiles, begun
+from kdbench.data.decoding.decode import identified, naming
+from kdbench.data.streaming.image_files import begun
+from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
 
 START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a whole JPEG
@@ -18,31 +21,39 @@ HEAD, TAIL = 2**15, 2**6  # bytes that are read of each image
 NAMED = 3  # images that a line names at most
 
 
-def check_scored(files: ImageFiles) -> None:
+def check_scored(
+    source: Source,
+    decode: Callable[[int], object],
+    check: Callable[[int, int, int], None],
+) -> None:
     """Notice images to score on that cannot be read, before the first step.
+
+    Args:
+        source: the images.
+        decode: reads the image at a row whole, as it will be to score on it.
+        check: raises a ValueError where that must fail; is given the row, width and height.
 
     Raises:
         KdbenchError: names the first of them, and how many more there are.
     """
-    source = files.source
 
     def look(row: int) -> KdbenchError | None:
         try:
             with naming(source.where(row)):
-                ends = source.ends(row, HEAD, TAIL)
-                if not (is_whole(*ends) and has_header(ends[0], files.resize)):
-                    squared(source.read(row), files.resize, files.image_size)
+                head, tail = source.ends(row, HEAD, TAIL)
+                if not (is_whole(head, tail) and has_header(head, partial(check, row))):
+                    decode(row)
         except KdbenchError as error:
             return error
         return None
 
-    found = [(row, future.result()) for row, future in enumerate(begun(look, len(files)))]
+    found = [(row, future.result()) for row, future in enumerate(begun(look, len(source.names)))]
     broken = [(row, error) for row, error in found if error is not None]
     if broken:
-        more = "".join(f", {source.where(row)}" for row, _ in broken[1:NAMED])
-        rest = f" ({len(broken)} images to score on cannot be read; also{more[1:]}"
-        rest += f" and {len(broken) - NAMED} more)" if len(broken) > NAMED else ")"
-        raise KdbenchError(f"{broken[0][1]}{rest if more else ''}")
+        also = ", ".join(source.where(row) for row, _ in broken[1:NAMED])
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        rest = f" ({len(broken)} images to score on cannot be read; also {also}{more})"
+        raise KdbenchError(f"{broken[0][1]}{rest if also else ''}")
 
 
 def is_whole(head: bytes, tail: bytes) -> bool:
@@ -50,12 +61,11 @@ def is_whole(head: bytes, tail: bytes) -> bool:
     return head.startswith(START) and tail.rstrip(b"\0").endswith(END)
 
 
-def has_header(head: bytes, shorter: int | None = None) -> bool:
+def has_header(head: bytes, check: Callable[[int, int], None] = lambda width, height: None) -> bool:
     """Whether the first bytes of a JPEG hold all of its header, and its size is within bounds."""
     try:
         with identified(io.BytesIO(head), ("JPEG",)) as image:
-            if shorter is not None:
-                check_scaled(image, shorter)
+            check(*image.size)
     except Exception:  # whoever decodes the file says what is wrong with it
         return False
     return True

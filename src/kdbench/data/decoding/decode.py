@@ -191,20 +191,20 @@ def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
     Raises:
         ValueError: it is so long that it would take much more memory than it does.
     """
-    check_scaled(image, shorter)
+    check_scaled(*image.size, shorter)
     cropped = TF.center_crop(TF.resize(image, [shorter]), [size, size])
     return np.asarray(cropped).transpose(2, 0, 1)
 
 
-def check_scaled(image: Image.Image, shorter: int) -> None:
+def check_scaled(width: int, height: int, shorter: int) -> None:
     """Refuse strips of a few bytes that take gigabytes once their shorter side is enlarged.
 
     Raises:
         ValueError: it is one.
     """
-    low, high = sorted(image.size)
+    low, high = sorted((width, height))
     if high * shorter**2 / low > max(low * high, ENLARGED, 4 * shorter**2):
         raise ValueError(
-            f"its {image.width} x {image.height} pixels are too long a strip to be scaled to a "
-            f"shorter side of {shorter}"
+            f"its {width} x {height} pixels are too long a strip to be scaled to a shorter side of "
+            f"{shorter}"
         )

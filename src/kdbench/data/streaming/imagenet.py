@@ -9,6 +9,7 @@ from torch import Tensor
 from kdbench.data.augmentation.crops import ResizedCrops
 from kdbench.data.base import Split, hold_out
 from kdbench.data.class_folders import list_folders
+from kdbench.data.decoding.decode import check_scaled, squared
 from kdbench.data.scored import check_scored
 from kdbench.data.streaming.image_files import ImageFiles
 from kdbench.data.streaming.placeholders import StandIns
@@ -116,7 +117,12 @@ def to_score(source: Source, part: Split, resize: int, image_size: int) -> Split
         KdbenchError: one cannot be read.
     """
     found = split(source, part, resize, image_size)
-    check_scored(files_of(found))
+    files = files_of(found)
+    check_scored(
+        files.source,
+        lambda row: squared(files.read(row), resize, image_size),
+        lambda _, width, height: check_scaled(width, height, resize),
+    )
     return found
 
 

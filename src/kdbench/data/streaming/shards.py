@@ -143,7 +143,9 @@ def join(
 ) -> Listing:
     """One listing of all shards of a split."""
     labels = np.concatenate([index.labels for index in indexes])
-    names = [HUB_NAME.sub("", name) for index in indexes for name in index.names]
+    names = [name for index in indexes for name in index.names]
+    if classes is None:
+        names = [HUB_NAME.sub("", name) for name in names]
     order = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
     folders = labels if classes is None else np.array(classes, dtype=object)[labels]
     file = np.repeat(np.arange(len(files)), [len(index.names) for index in indexes])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from kdbench.data.decoding.decode import Depth, naming, read_rgb
+from kdbench.data.layout import size_of
+from kdbench.data.scored import check_scored
+from kdbench.data.streaming.sources import FolderSource
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.passport import sha256_of
 from kdbench.tasks.detection.annotations import (
@@ -62,8 +65,8 @@ class DetectionData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str  # sha256 over both annotation files, and the names and sizes of the images
+    depth: Depth  # says what is made of images of 16 bits
     notes: tuple[str, ...] = ()  # a line on each thing that was left out
-    depth: Depth = field(default_factory=Depth)
 
     @property
     def num_classes(self) -> int:
@@ -113,6 +116,9 @@ def coco(
     if not kept:
         raise KdbenchError(f"{train.path} has no image with a box: there is nothing to train on")
     folders = folder / train_images, folder / val_images
+    fingerprint = _fingerprint((train.path, test.path), folders, (kept, test.pictures))
+    depth = Depth()
+    _check_scored(folders[1], test.pictures, depth)
     return DetectionData(
         name="coco",
         train=kept,
@@ -124,8 +130,9 @@ def coco(
         max_size=max_size,
         mean=tuple(mean),
         std=tuple(std),
-        fingerprint=_fingerprint((train.path, test.path), folders, (kept, test.pictures)),
+        fingerprint=fingerprint,
         notes=(said_of(flat, train),) if flat else (),
+        depth=depth,
     )
 
 
@@ -156,9 +163,21 @@ def _fingerprint(
     return digest.hexdigest()
 
 
+def _check_scored(folder: Path, pictures: Sequence[Picture], depth: Depth) -> None:
+    """Notice images to score on that cannot be read, before the first step."""
+    names = [picture.file for picture in pictures]
+
+    def check(row: int, width: int, height: int) -> None:
+        if (width, height) != (pictures[row].width, pictures[row].height):
+            raise ValueError("not the size that its annotations say")
+
+    source = FolderSource(folder, names, [0] * len(names), names, depth)
+    check_scored(source, lambda row: read_picture(folder, pictures[row], depth), check)
+
+
 def _bytes(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return size_of(path, path.stat())
     except OSError:
         raise KdbenchError(
             f"no image {path}: set dataset.root, or fetch the images that the annotations name"
