@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from kdbench.data import torchvision_sets
+from kdbench.data import class_folders, torchvision_sets
 from kdbench.data.base import Dataset
 from kdbench.data.class_folders import SOLUTION
 from kdbench.data.memory.image_folder import image_folder
@@ -145,6 +145,12 @@ def test_a_name_that_is_no_text_and_a_folder_in_itself(folder, capsys):
     for kind in FOLDERS:
         assert len(load(kind, folder).fingerprint) == 64
         assert "(train/n01/\\udcff)" in capsys.readouterr().out
+    loop = folder / "train" / "n01" / "loop.jpg"
+    loop.symlink_to(loop)
+    for kind in FOLDERS:
+        with pytest.raises(KdbenchError, match=r"cannot read .*loop\.jpg \(.*: let it be read"):
+            load(kind, folder)
+    loop.unlink()
     (folder / "train" / "n01" / "again").symlink_to(folder / "train")
     for kind in FOLDERS:
         with pytest.raises(KdbenchError, match=r"is a link to a folder that holds it: remove the"):
@@ -258,6 +264,21 @@ def test_a_solution_that_does_not_fit_is_named(folder, change, line):
         load("imagenet", folder)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_two_images_of_one_name_in_kaggle_s_val_are_refused(folder):
+    (folder / SOLUTION).write_text(flatten(folder))
+    (folder / "val" / "n02_1.png").write_bytes(b"x")
+    (folder / "val" / "read.me").write_bytes(b"x")
+    with pytest.raises(KdbenchError, match=r"has two images n02_1: remove one$"):
+        load("imagenet", folder)
+
+
+def test_a_solution_without_an_end_is_not_read(folder, monkeypatch):
+    (folder / SOLUTION).write_text(flatten(folder))
+    monkeypatch.setattr(class_folders, "LARGEST", 10)
+    with pytest.raises(KdbenchError, match="is not Kaggle's"):
+        load("imagenet", folder)
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from kdbench.data import decode, shards
+from kdbench.data import decode, shards, sources
 from kdbench.data.arrays import read_arrays
 from kdbench.data.class_folders import SOLUTION
 from kdbench.data.decoding.decode import decode_into
+from kdbench.data.memory.torchvision_sets import cifar100, fashion_mnist
 from kdbench.data.scored import has_header
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError
+from kdbench.system.files import open_regular
 from support.photographs import photograph, write_class_folders
 from test_folders import FOLDERS, flatten, load, write_tar
 
@@ -124,6 +127,10 @@ def test_more_pixels_than_may_be_decoded_are_refused_by_the_header(tmp_path):
     content = encoded(tmp_path, Image.new("1", (10_000, 9_000)), "PNG")
     assert len(content) < 20_000
     assert "x is no readable image (" in error_line(decoded, content)
+    with warnings.catch_warnings():  # Pillow only warns; whoever does not turn that into an error
+        warnings.simplefilter("ignore")
+        line = error_line(decoded, content)
+    assert "10000 x 9000 pixels are more than 89,478,485" in line
     whole = encoded(tmp_path, Image.new("L", (16, 16)), "JPEG")
     assert has_header(whole)
     at = whole.index(b"\xff\xc0") + 5  # height and width, which a GPU's decoder would believe
@@ -209,6 +216,41 @@ def test_no_pipe_socket_or_device_in_the_cache_is_opened(folder, shard_folder, k
     assert "is a pipe, a socket or a device" in error_line(load, "imagenet", shard_folder)
 
 
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (cifar100, "cifar-100-python/train"),
+        (cifar100, "cifar-100-python.tar.gz"),
+        (fashion_mnist, "FashionMNIST/raw/train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_no_pipe_socket_or_device_is_downloaded_to(tmp_path, kind, download, build, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    special(tmp_path / name, kind)
+    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "pad": 4, "flip": True, "val_split": 0}
+    line = error_line(build, str(tmp_path), download, **settings)
+    if download or build is cifar100:
+        assert f"{name} is a pipe, a socket or a device" in line
+
+
+def test_a_file_that_a_pipe_replaces_while_it_is_opened_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"x")
+    before = (tmp_path / "file").stat()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("kdbench.system.files.os.stat", lambda path: before)
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_regular(tmp_path / "pipe")
+
+
+def test_an_image_of_a_gigabyte_is_no_image(folder, monkeypatch):
+    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
+    source = load("imagenet", folder).train.images.source
+    with pytest.raises(ValueError, match="it has more than"):
+        source.encoded(0)
+
+
 def test_a_lock_that_is_a_link_leaves_the_other_file_alone(shard_folder):
     load("imagenet", shard_folder)
     other = shard_folder.parent / "other"
@@ -272,6 +314,9 @@ SPOILT = {
     "uneven": lambda path, kept: np.savez(path, **{**kept, "sizes": kept["sizes"][:1]}),
     "fractions": lambda path, kept: np.savez(path, **{**kept, "labels": kept["labels"] / 2}),
     "labels": lambda path, kept: np.savez(path, **{**kept, "labels": kept["labels"] + 10**12}),
+    "another version": lambda path, kept: path.write_bytes(
+        path.read_bytes().replace(b"NUMPY\x01", b"NUMPY\x02")
+    ),
     "nothing": lambda path, kept: np.savez(path, facts=kept["facts"]),
 }
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kdbench.data.base import Dataset, Split, assemble
+from kdbench.data.layout import check_file
 from kdbench.errors import KdbenchError
 
 REPLACE = "remove it and add dataset.download=true, or copy it again"
@@ -71,6 +73,8 @@ def fashion_mnist(
     base = _parent_of(root, "FashionMNIST", f"raw/{names[0]}")
     folder = base / "FashionMNIST" / "raw"
     if download and not all((folder / name).is_file() for name in names):
+        archives = [Path(archive).name for archive, _ in FashionMNIST.resources]
+        _check_files([folder / name for name in (*names, *archives)])
         try:
             FashionMNIST(base, download=True)
         except (RuntimeError, OSError, HTTPException) as error:
@@ -105,6 +109,13 @@ def _parent_of(root: str, folder: str, file: str) -> Path:
     return next((one for one in places if os.path.isfile(one / folder / file)), missing)
 
 
+def _check_files(paths: Sequence[Path]) -> None:
+    """Refuse pipes, sockets and devices where files are, or are to be downloaded to."""
+    for path in paths:
+        if os.path.lexists(path):
+            check_file(path)
+
+
 def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Split]:
     """Training and test images; `root` holds torchvision's folder, or is it.
 
@@ -114,6 +125,9 @@ def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Spl
         KdbenchError: a file is missing, truncated or altered, or cannot be downloaded.
     """
     base = _parent_of(root, source.base_folder, source.train_list[0][0])
+    names = [name for name, _ in (*source.train_list, *source.test_list)]
+    folder = base / source.base_folder
+    _check_files([base / source.filename, *(folder / name for name in names)])
     splits = []
     for train in (True, False):
         try:
@@ -122,7 +136,6 @@ def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Spl
                 warnings.filterwarnings("ignore", r"dtype\(\): align should be passed", Warning)
                 data = source(base, train=train, download=download)
         except (RuntimeError, OSError, HTTPException) as error:
-            folder = base / source.base_folder
             if download:
                 raise _no_download(source.__name__, folder, error) from None
             raise _what_is_wrong(source, folder, error) from None

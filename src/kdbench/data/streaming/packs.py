@@ -23,7 +23,7 @@ from kdbench.errors import KdbenchError, writing
 from kdbench.system.files import TEMPORARY
 
 
-def pack(shard: Path, target: Path, passed: PassedOver) -> Index:
+def pack(shard: Path, target: Path, passed: PassedOver | None = None) -> Index:
     """Copy the encoded images of a shard to `target`, whole or not at all.
 
     Raises:
@@ -37,7 +37,7 @@ def pack(shard: Path, target: Path, passed: PassedOver) -> Index:
     offset = 0
     try:
         with writing(target), temporary.open("xb") as out:
-            for names, batch in batches(shard, file, columns, passed):
+            for names, batch in batches(shard, file, columns, passed or PassedOver()):
                 labels = labels_of(batch, columns, names)
                 contents = encoded_of(batch, columns, names)
                 called = file_names_of(batch, columns)

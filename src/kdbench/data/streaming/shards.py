@@ -198,7 +198,7 @@ def pack_path(shard: Path, cache_dir: Path) -> Path:
     return index_path(shard, cache_dir).with_suffix(".pack")
 
 
-def facts_of(shard: Path, kind: str) -> str:
+def facts_of(shard: Path, kind: str = "tar") -> str:
     """What an index is of."""
     status = shard.stat()
     facts = [FORMAT, shard.name, status.st_size, status.st_mtime_ns]
