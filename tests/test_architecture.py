@@ -90,8 +90,9 @@ def test_only_entries_and_the_console_print():
 
 
 def test_one_place_makes_objects_from_a_configuration():
-    makers = {dotted(path) for path in FILES if "instantiate" in dict(names_used(path))}
+    makers = {dotted(path) for path in FILES if "construct" in dict(names_used(path))}
     assert makers == {"assembly.make"}
+    assert not any("instantiate" in dict(names_used(path)) for path in FILES)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_an_altered_record_is_not_believed(command):
         (KeyboardInterrupt("stopped in epoch 2"), 130, "stopped in epoch 2"),
         (KdbenchError("its records cannot be read"), 1, "its records cannot be read"),
         (OSError(errno.ENOSPC, "No space left", "runs"), 1, "No space left: runs"),
-        (ValueError("Unable to configure handler 'x'"), 2, "Unable to configure handler 'x'"),
+        (ValueError("Only one of --run, --cfg"), 2, "Only one of --run, --cfg"),
     ],
 )
 def test_whatever_ends_a_command_is_one_line(capsys, error, code, line):

@@ -26,11 +26,11 @@ def evaluate_checkpoint(config: Config) -> None:
     """
     if config["checkpoint"] is None:
         raise ConfigError("no checkpoint is named: set checkpoint=FILE, or a run's folder or name")
-    runtime: Runtime = make(config["runtime"])
+    runtime: Runtime = make(config["runtime"], "runtime")
     runtime.apply()
     allow_tf32(False)
     path = find_checkpoint(config["checkpoint"], Path(config["runs_dir"]))
-    dataset: Dataset = make(config["dataset"])
+    dataset: Dataset = make(config["dataset"], "dataset")
     network = build_network(config["student"], dataset)
     load_weights(network, path, config["student"]["name"])
     network.to(runtime.device).to(memory_format=runtime.memory_format)

@@ -176,8 +176,12 @@ def test_equal_settings_are_equal_however_written():
             ["task=detection", "+schedule.micro_batches=2"],
             "unknown key 'schedule.micro_batches': did you mean 'batch_size'?",
         ),
-        (["hydra=null"], "the command makes no sense to Hydra"),
-        (["hydra.sweeper=null"], "hydra.sweeper must be a mapping, not None"),
+        (["hydra=null"], "hydra is not allowed: of Hydra's settings, only"),
+        (["hydra.sweeper=null"], "hydra.sweeper is not allowed"),
+        (["hydra.launcher=null"], "hydra.launcher must be a mapping, not None"),
+        (["-m", "hydra/launcher=basic,cohort"], "hydra/launcher=basic,cohort is not allowed"),
+        (["--run", "-m"], "--run and --multirun exclude each other"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere is no folder"),
     ],
 )
 def test_a_mistake_is_one_line(command, arguments, line):

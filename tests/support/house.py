@@ -29,8 +29,8 @@ WINGS = [
 ]
 # The one place of each outside library.
 DOORS = {
-    "hydra": {"config.hydra_cli", "assembly.make"},
-    "omegaconf": {"config.hydra_cli"},
+    "hydra": {"config.hydra_cli", "config.composing"},
+    "omegaconf": {"config.hydra_cli", "config.composing"},
     "wandb": {"tracking.wandb_mirror"},
     "wandb_workspaces": {"tracking.workspace"},
     "rich": {"system.console"},

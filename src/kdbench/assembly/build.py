@@ -23,7 +23,9 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
         ConfigError: it cannot take images of the data set's size, as a transformer of another.
     """
     shape = dataset.train.images.shape[1:]
-    network: nn.Module = make(node, num_classes=dataset.num_classes, in_channels=shape[0])
+    network: nn.Module = make(
+        node, "network", num_classes=dataset.num_classes, in_channels=shape[0]
+    )
     try:
         run_blank(network, dataset)
     except Exception as error:  # whatever its author thought of
@@ -45,7 +47,7 @@ def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Mo
 def build_method(node: Mapping[str, Any], seed: int) -> Method:
     """A method, not yet set up for any networks."""
     torch.manual_seed(derive(seed, "method"))
-    return make(node)
+    return make(node, "method")
 
 
 def set_up(

@@ -1,34 +1,50 @@
-"""From a checked node to the object that it describes; the only place that instantiates."""
+"""From a checked node to the object that it describes; the only place that makes what one names."""
 
 from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
+from kdbench.assembly.build import construct
+from kdbench.config.run_config import check_made, group_of
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.identity import without_names
-from kdbench.schema.check import check_targets
 
 
-def make(node: Mapping[str, Any], **given: Any) -> Any:
-    """Build what a checked node describes.
+def make(node: Mapping[str, Any], group: str | None = None, /, **given: Any) -> Any:
+    """Build what a node describes; it is held against the schema here, whoever did so before.
+
+    Args:
+        node: names what is called, and holds its settings.
+        group: which of `kdbench.config.run_config.KINDS` it must make; None: any of them.
+        given: further settings, which the node may not hold.
 
     Raises:
-        KdbenchError: the constructor's own complaint, freed of Hydra's wrapping.
-        ConfigError: the node would have code called that is not of this package, or its settings
-            make the constructor fail in another way.
+        KdbenchError: the constructor's own complaint.
+        ConfigError: the node makes nothing that may be made, its settings are not the
+            constructor's, or make it fail in another way.
     """
-    check_targets(str(node.get("name", "node")), node)
+    path = str(node.get("name", "node"))
+    checked = check_made(path, node, group or group_of(node), given)
     try:
-        return instantiate(without_names(node), _convert_="all", **given)
-    except InstantiationException as error:
-        first: BaseException = error
-        while first.__cause__ is not None and not isinstance(first, KdbenchError):
-            first = first.__cause__
-        if isinstance(first, KdbenchError):
-            raise first from None
-        said = " ".join(f"{type(first).__name__} {first}".split())
+        return construct(checked, **given)
+    except KdbenchError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__} {error}".split())
         raise ConfigError(
             f"{node['_target_']} cannot be built with these settings: {said}"
         ) from error
+
+
+
+def construct(node: Mapping[str, Any], **given: Any) -> Any:
+    """What a checked node describes: nodes inside it, as of a wrapped method, are built first."""
+    settings = {key: _value(item) for key, item in node.items() if key not in ("_target_", "name")}
+    return resolve_name(node["_target_"])(**settings, **given)
+
+
+def _value(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        if "_target_" in item:
+            return construct(item)
+        return {key: _value(value) for key, value in item.items()}
+    return [_value(value) for value in item] if isinstance(item, list | tuple) else item

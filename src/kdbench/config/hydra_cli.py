@@ -2,22 +2,21 @@
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from itertools import islice, product
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.hydra_guard import CALLED, check_called
+from kdbench.config.composing import VERSION_BASE, Composer, compose_command, read_command
+from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.run_config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.ranks import RankError
@@ -25,13 +24,15 @@ from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import masked
 
 INTERRUPTED = 130
-# How plain ValueErrors begin that are a command's fault: of hydra/job_logging, and of --run -m.
-MISTAKES = ("Unable to configure", "Only one of --")
-COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
+MISTAKES = ("Only one of --", "The --resolve flag")  # how Hydra's own errors of a command begin
+SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that have Hydra print
 
 
 def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
     """Compose `config_name` from the command line, check it and give it to `task`.
+
+    Hydra composes, and no more: kdbench itself starts the jobs, so that no callback, log handler,
+    launcher or folder is Hydra's to make, and nothing is read again after it was checked.
 
     Exit codes: 0 done, 1 something outside the command is wrong, 2 the command or a
     configuration file is wrong, 130 interrupted.
@@ -39,14 +40,14 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing ten lines
     failures: list[KdbenchError] = []
 
-    def job(cfg: DictConfig) -> None:
+    def job(composed: DictConfig) -> None:
         if failures and isinstance(failures[-1], RankError):
             return  # without the other ranks no further job of a sweep can be done
         try:
-            task(check(plain(cfg)))
+            task(check(plain(composed)))
         except KdbenchError as error:
             failures.append(error)
-        except OmegaConfBaseException as error:  # Hydra would print the whole command above it
+        except OmegaConfBaseException as error:
             line = explain(error, sys.argv[1:], config_name, check)
             failures.append(ConfigError(line))
         except OSError as error:
@@ -55,10 +56,18 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
             return
         print_error(str(failures[-1]))  # at once; the other jobs of a sweep go on
 
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     with one_line_errors(config_name, check):
-        check_hydra(config_name, sys.argv[1:])
-        main(job)()
+        given = read_command(sys.argv[1:])
+        if any(getattr(given, name) for name in SHOWN):
+            show(config_name, given)
+            return
+        settings, jobs = compose_command(config_name, given)
+        if settings is None:
+            for composed in jobs:
+                job(composed)
+        else:
+            launcher = resolve_name(COHORTS)(**settings)
+            launcher.launch([check(plain(composed)) for composed in jobs])
     if failures:
         sys.exit(failures[0].exit_code)
 
@@ -100,124 +109,35 @@ def describe(error: OSError) -> str:
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
-def check_hydra(config_name: str, arguments: list[str]) -> None:
-    """Refuse a command whose files would have Hydra itself call what they name.
-
-    Hydra builds its launcher and its sweeper, which must be plugins, but also callbacks, and what
-    is nested in any of them, before a line of ours runs. Logging it sets up once more for each job.
-
-    Raises:
-        ConfigError: names the key; or the command is none, which Hydra would say in many lines.
-    """
-    try:
-        with closing(compose_heads(config_name, arguments)) as heads:
-            for composed in heads:
-                check_head(composed)
-    except (HydraException, OmegaConfBaseException, KdbenchError, OSError):
-        raise
-    except Exception as error:  # Hydra's own assertions, about hydra=null and its like
-        raise ConfigError(f"the command makes no sense to Hydra: {error}") from error
+def show(config_name: str, given: Namespace) -> None:
+    """Let Hydra print help, or the configuration, of a command whose node of Hydra is checked."""
+    composer = Composer(config_name, given.overrides, given.config_dir)
+    composer.compose(given.overrides)
+    folder = str(conf_dir())
+    main = hydra.main(version_base=VERSION_BASE, config_path=folder, config_name=config_name)
+    main(lambda _: None)()
 
 
-def check_head(composed: DictConfig) -> None:
-    """Refuse one job's node of Hydra.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    OmegaConf.update(composed, "hydra.runtime.output_dir", ".", force_add=True)  # not known yet
-    nodes = {
-        name: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else node
-        for name in CALLED
-        for node in [composed.hydra[name]]
-    }
-    check_called(nodes, bool(composed.hydra.callbacks), bool(composed.hydra.job.env_set))
-
-
-def compose_head(config_name: str, arguments: list[str]) -> DictConfig:
-    """A command's first job with Hydra's own node; nothing is run."""
-    with closing(compose_heads(config_name, arguments)) as heads:
-        return next(heads)
-
-
-def compose_heads(config_name: str, arguments: list[str]) -> Generator[DictConfig]:
-    """A command's jobs with Hydra's own node, as many as Hydra reads that of; nothing is run."""
-    parser = get_args_parser()
-    parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
-    given = parser.parse_args(arguments)
-    overrides = list(given.overrides)
-    if given.config_dir and Path(given.config_dir).is_dir():  # Hydra says what is wrong else
-        overrides.append(f"hydra.searchpath=[{Path(given.config_dir).resolve().as_uri()}]")
-    folder = str(Path(given.config_path).resolve()) if given.config_path else str(conf_dir())
-    name = given.config_name or config_name
-    with hydra.initialize_config_dir(folder, version_base="1.3"):
-        composed = first_job(name, overrides)
-        yield composed
-        if OmegaConf.select(composed, "hydra.launcher._target_") == COHORTS:
-            return  # it leaves the node of later jobs alone
-        for job in islice(product(*axes(composed, overrides).values()), 1, None):
-            yield hydra.compose(name, list(job), return_hydra_config=True)
-
-
-def refuse_argument(message: str) -> NoReturn:
-    """What argparse says of a command line, as an error of ours."""
-    raise ConfigError(message)
+def compose_head(config_name: str, overrides: list[str]) -> DictConfig:
+    """What is common to a command's jobs, with Hydra's own node; nothing is run."""
+    return Composer(config_name, overrides).head()
 
 
 def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
-    """Every job of a command, composed as Hydra's sweeper would; nothing is run."""
-    jobs = product(*swept(config_name, arguments).values())
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return [plain(hydra.compose(config_name, list(job))) for job in jobs]
+    """Every job of a command, composed as for a sweep; nothing is run."""
+    composer = Composer(config_name, [text for text in arguments if not text.startswith("-")])
+    return [plain(job) for job in composer.jobs(composer.head())]
 
 
 def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
-    """The overrides of a command by their key, one for each value; the jobs are their product.
-
-    A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in both;
-    the command wins.
-    """
-    overrides = [text for text in arguments if not text.startswith("-")]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return axes(first_job(config_name, overrides), overrides)
-
-
-def first_job(config_name: str, overrides: list[str]) -> DictConfig:
-    """A command's first job with Hydra's own node, where Hydra is initialized."""
-    first = [values_of(override)[0] for override in parse(overrides)]
-    return hydra.compose(config_name, first, return_hydra_config=True)
-
-
-def parse(overrides: list[str]) -> list[Override]:
-    """Overrides as Hydra reads them, which knows what a `glob` stands for once initialized."""
-    loader = GlobalHydra.instance().config_loader()
-    return OverridesParser.create(loader).parse_overrides(overrides)
-
-
-def axes(head: DictConfig, overrides: list[str]) -> dict[str, list[str]]:
-    """As `swept`, where the command's first job is composed."""
-    params = OmegaConf.select(head, "hydra.sweeper.params") or {}
-    lines = [f"{key}={value}" for key, value in params.items()] + overrides
-    return {one.get_key_element(): values_of(one) for one in parse(lines)}
-
-
-def values_of(override: Override) -> list[str]:
-    """An override for each of its values.
-
-    Raises:
-        ConfigError: it has none, as a `glob` that nothing answers to.
-    """
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    key = override.get_key_element()
-    if not (values := [f"{key}={value}" for value in override.sweep_string_iterator()]):
-        raise ConfigError(f"{override.input_line} stands for no value")
-    return values
+    """The overrides of a command by their key, one for each value; the jobs are their product."""
+    composer = Composer(config_name, [text for text in arguments if not text.startswith("-")])
+    return composer.axes(composer.head())
 
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
     """The node that a command with `group=name` would have."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
         return plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
 
 
@@ -241,7 +161,7 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     overrides = [text for text in arguments if not text.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
             composed = hydra.compose(config_name, [forced(override) for override in parsed])
         check(plain(composed))
     except ConfigError as mistake:

@@ -1,57 +1,112 @@
-"""What of a configuration Hydra itself would call, and what it may name there."""
+"""What of Hydra's own node a command or a file may say: a launcher, its settings, and a sweep.
+
+Everything else of it (logging, callbacks, folders, plugins, where files are searched) is as
+kdbench has it, and Hydra calls nothing that the node names: kdbench reads the literals below.
+"""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from kdbench.errors import ConfigError
+from kdbench.schema.check import convert, refuse_unknown
 from kdbench.schema.secrets import refuse_secrets
 
-CALLED = ("launcher", "sweeper", "job_logging", "hydra_logging")  # nodes below hydra
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra looks for them
-LOGGING = {
-    *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"),
-    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
+LAUNCHERS: dict[str, dict[str, Any]] = {  # what each may be told
+    BASIC: {},
+    COHORTS: {
+        "size": int,
+        "executor": str,
+        "processes": int | None,
+        "submitit": dict[str, Any],
+        "ray": dict[str, Any],
+    },
 }
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+KEYS = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweeper.params")
+# Of a composed node: what is read below, and what Hydra writes there about the command itself.
+OPEN = ("mode", "launcher", "sweeper.params", "overrides", "runtime", "job.override_dirname")
+OTHERS = f"is not allowed: of Hydra's settings, only {', '.join(KEYS)} can be set"
 
 
-def check_called(nodes: Mapping[str, object], callbacks: bool, env_set: bool) -> None:
-    """Refuse what Hydra would call, but plugins and Python's own ways to log.
+def check_key(key: str) -> None:
+    """Refuse an override of what is not to be set, before anything is composed with it.
+
+    Raises:
+        ConfigError: names the key; `hydra.searchpath` would import what it names.
+    """
+    below = tuple(f"{allowed}." for allowed in KEYS if "/" not in allowed)
+    if key == "hydra" or (
+        key.startswith(("hydra.", "hydra/")) and key not in KEYS and not key.startswith(below)
+    ):
+        raise ConfigError(f"{key} {OTHERS}")
+
+
+def check_called(node: object, ours: Mapping[Any, Any]) -> None:
+    """Refuse a composed node that differs from kdbench's where it may not.
 
     Args:
-        nodes: those of `CALLED` as plain containers.
-        callbacks: whether hydra.callbacks holds any.
-        env_set: whether hydra.job.env_set does.
+        node: Hydra's node as plain values, its interpolations as they are written.
+        ours: the same of a command without arguments.
 
     Raises:
         ConfigError: names the key.
     """
-    for name, node in nodes.items():
-        if not isinstance(node, dict):
-            raise ConfigError(f"hydra.{name} must be a mapping, not {node!r}")
-    if callbacks:
-        raise ConfigError("hydra.callbacks is not allowed: a command runs no callbacks")
-    if env_set:  # git, which is asked for the commit, runs what a variable names
-        raise ConfigError("hydra.job.env_set is not allowed: set variables where you type")
-    refuse_secrets({"hydra": nodes})
-    for path, value in _leaves("hydra", nodes):
-        key, text = path.rpartition(".")[2], str(value)
-        plugin = path in ("hydra.launcher._target_", "hydra.sweeper._target_")
-        if (
-            (key == "_target_" and not (plugin and text.startswith(PLUGINS)))
-            or key == "()"
-            or (key == "class" and text not in LOGGING)
-            or (text.startswith("ext://") and text not in STREAMS)
-        ):
-            raise ConfigError(f"{path}={text} is not allowed: Hydra would call it")
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"hydra must be a mapping, not {node!r}")
+    for path in differences(node, ours):
+        raise ConfigError(f"hydra.{path} {OTHERS}")
+    sweeper = node["sweeper"]
+    for name, told in (("launcher", node["launcher"]), ("sweeper.params", sweeper["params"])):
+        refuse_secrets({f"hydra.{name}": told})
+        for path, text in leaves(f"hydra.{name}", told):
+            if "${" in text:
+                raise ConfigError(f"{path}={text} is not allowed: write the value itself")
+    launcher_settings(node["launcher"])
+    convert("hydra.sweeper.params", sweeper["params"], dict[str, Any] | None)
 
 
-def _leaves(path: str, node: object) -> Iterator[tuple[str, object]]:
-    """The single values of a node, each with its dotted path."""
+def launcher_settings(node: object) -> dict[str, Any] | None:
+    """What a node of a launcher tells the one of cohorts; None: its runs train one by one.
+
+    Raises:
+        ConfigError: it is another launcher, or is told what it does not know.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"hydra.launcher must be a mapping, not {node!r}")
+    target = node.get("_target_")
+    if not isinstance(target, str) or target not in LAUNCHERS:
+        raise ConfigError(
+            f"hydra.launcher._target_={target} is not allowed: set hydra/launcher=basic or cohort"
+        )
+    hints, told = LAUNCHERS[target], {key: node[key] for key in node if key != "_target_"}
+    refuse_unknown("hydra.launcher", told, list(hints))
+    settings = {
+        key: convert(f"hydra.launcher.{key}", value, hints[key]) for key, value in told.items()
+    }
+    return settings if target == COHORTS else None
+
+
+def differences(node: object, ours: object, path: str = "") -> Iterator[str]:
+    """The keys, dotted, in which a node is not ours; what is `OPEN` is passed over."""
+    if path in OPEN:
+        return
+    if isinstance(node, Mapping) and isinstance(ours, Mapping):
+        for key in {**ours, **node}:
+            inner = f"{path}.{key}" if path else str(key)
+            yield from differences(node.get(key, ...), ours.get(key, ...), inner)
+    elif type(node) is not type(ours) or node != ours:
+        yield path
+
+
+def leaves(path: str, node: object) -> Iterator[tuple[str, str]]:
+    """The single values of a node and its keys, as text, each with its dotted path."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _leaves(f"{path}.{key}", value)
+            yield path, str(key)
+            yield from leaves(f"{path}.{key}", value)
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            yield from _leaves(f"{path}.{i}", value)
+            yield from leaves(f"{path}.{i}", value)
     else:
-        yield path, node
+        yield path, str(node)

@@ -1,7 +1,8 @@
 """What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from kdbench.schema.secrets import refuse_secrets
 Config = dict[str, Any]
 Check = Callable[[Mapping[str, Any]], Config]
 
+_TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
 SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
 # What each node makes, by name: this room lies below theirs.
 KINDS = {
@@ -100,8 +102,48 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
     return lambda path, value: convert(path, value, hint)
 
 
+def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> Config:
+    """Hold a node against what its key stands for, whatever the run's task; returns it completed.
+
+    Args:
+        path: the node's place in the configuration, for error lines.
+        node: the node as a plain container.
+        group: of `KINDS`.
+        given: as `kdbench.schema.check.check_node`'s.
+
+    Raises:
+        ConfigError: it makes something else, or a key is unknown, missing or ill-typed.
+    """
+    detects = group in DETECTION and _makes(node, group, resolve_name(DETECTION[group]))
+    kind = resolve_name((DETECTION if detects else KINDS)[group])
+    return check_node(path, node, given, kind, listed(group))
+
+
+def group_of(node: object) -> str:
+    """What a node makes, of `KINDS`; "method" where it makes nothing that may be made."""
+    for group in KINDS:
+        kinds = [resolve_name(names[group]) for names in (KINDS, DETECTION) if group in names]
+        if any(_makes(node, group, kind) for kind in kinds):
+            return group
+    return "method"
+
+
+@cache
+def listed(group: str) -> frozenset[str] | None:
+    """What may be named of kdbench to make one of `KINDS`: what its own files name.
+
+    A method needs no list, for all that is a `Method` is one.
+    """
+    if group == "method":
+        return None
+    folders = ("student", "teacher") if group == "network" else (group,)
+    files = [file for folder in folders for file in (conf_dir() / folder).glob("*.yaml")]
+    return frozenset(name for file in files for name in _TARGET.findall(file.read_text()))
+
+
 def _node(path: str, node: Any, detects: bool = False) -> Config:
-    return _named(path, check_node(path, node, kind=_kind(path, path, node, detects)))
+    kind = _kind(path, path, node, detects)
+    return _named(path, check_node(path, node, kind=kind, listed=listed(path)))
 
 
 def _schedule(path: str, node: Any, detects: bool = False) -> Config:
@@ -112,7 +154,7 @@ def _schedule(path: str, node: Any, detects: bool = False) -> Config:
 
 def _network(path: str, node: Any, detects: bool = False) -> Config:
     kind = _kind(path, "network", node, detects)
-    return _named(path, check_node(path, node, given=SHAPED_BY_DATA, kind=kind))
+    return _named(path, check_node(path, node, SHAPED_BY_DATA, kind, listed("network")))
 
 
 def _kind(path: str, group: str, node: Any, detects: bool) -> type:
@@ -126,11 +168,11 @@ def _kind(path: str, group: str, node: Any, detects: bool) -> type:
         return usual
     detection: type = resolve_name(DETECTION[group])
     name = node.get("name")
-    if not detects and _makes(node, detection):
+    if not detects and _makes(node, group, detection):
         raise ConfigError(
             f"{path} {name} is for detection (kdbench-train task=detection): choose another"
         )
-    if detects and not _makes(node, detection) and _makes(node, usual):
+    if detects and not _makes(node, group, detection) and _makes(node, group, usual):
         raise ConfigError(
             f"{path} {name} is for classification: task=detection takes dataset=coco, "
             "schedule=coco and networks called fasterrcnn_..."
@@ -138,9 +180,10 @@ def _kind(path: str, group: str, node: Any, detects: bool) -> type:
     return detection if detects else usual
 
 
-def _makes(node: Mapping[str, Any], kind: type) -> bool:
+def _makes(node: object, group: str, kind: type) -> bool:
     try:
-        locate("", node.get("_target_"), kind)
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        locate("", target, kind, listed(group))
     except ConfigError:
         return False
     return True
@@ -159,7 +202,7 @@ def _check_name(path: str, name: str) -> None:
 
 
 def _teachers(path: str, node: Any, detects: bool = False) -> Config:
-    teachers = convert(path, node, dict[str, Any])
+    teachers = convert(path, node, dict[str, object])
     fields = ["network", "checkpoint", "passport"]
     for name, teacher in teachers.items():
         _check_name(f"a name in {path}", name)

@@ -23,7 +23,7 @@ ALL: dict[str, Any] = {
     "config.dataset.name": str,
     "config.schedule.name": str,
     "config.schedule.batch_size": int,
-    "config.teacher": dict[str, Any],
+    "config.teacher": dict[str, object],  # with nodes of networks
     "config.seed": int,
     "data.name": str,
     "data.sha256": str,

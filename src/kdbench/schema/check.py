@@ -10,7 +10,7 @@ equally however they were written.
 import inspect
 import pkgutil
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from kdbench.errors import ConfigError, nearest
@@ -32,21 +32,28 @@ def is_allowed(name: str) -> bool:
     return bool(dot) and top in allowed()
 
 
-def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]:
-    """The callable that `_target_` names; only code of kdbench and of `packages` can be named.
+def locate(
+    path: str, target: object, kind: type = object, listed: Collection[str] | None = None
+) -> Callable[..., Any]:
+    """The callable that `_target_` names, and which makes a `kind`.
+
+    Of kdbench it is one that is listed or, where there is no list, a class; of one of `packages` it
+    is that package's own class, or function annotated to return a `kind`.
 
     Args:
         path: the node's place in the configuration, for error lines.
         target: what the node names.
-        kind: what it must make: a class is held against it, a function by its annotation.
+        kind: what it must make; object: that is not asked.
+        listed: the names in kdbench that may be named.
 
     Raises:
-        ConfigError: it is outside these packages, does not exist or makes something else.
+        ConfigError: it may not be named, does not exist or makes something else.
     """
     where = f"{path}._target_"
     outside = f"{where}={target} is not allowed: name something in {', '.join(allowed())}"
     if not isinstance(target, str) or not is_allowed(target):
         raise ConfigError(outside)
+    ours = target.startswith("kdbench.")
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -54,36 +61,30 @@ def locate(path: str, target: object, kind: type = object) -> Callable[..., Any]
     except Exception as error:  # of a module of others, while it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{where}={target} cannot be imported: {said}") from error
-    if not callable(found) or not is_allowed(f"{getattr(found, '__module__', None)}."):
+    home = f"{getattr(found, '__module__', None)}.".partition(".")[0]
+    if not callable(found) or home != target.partition(".")[0]:
         raise ConfigError(outside)
-    if kind is not object:
-        made = found if inspect.isclass(found) else get_type_hints(found).get("return")
-        if not (inspect.isclass(made) and issubclass(made, kind)):
-            raise ConfigError(
-                f"{where}={target} is not allowed: name a {kind.__name__}, or a function annotated "
-                "to return one"
-            )
+    if kind is object:
+        return cast(Callable[..., Any], found)
+    made = found if inspect.isclass(found) else get_type_hints(found).get("return")
+    if not (inspect.isclass(made) and issubclass(made, kind)):
+        raise ConfigError(
+            f"{where}={target} is not allowed: name a {kind.__name__}, or a function annotated "
+            "to return one"
+        )
+    if ours and not (inspect.isclass(found) if listed is None else target in listed):
+        raise ConfigError(
+            f"{where}={target} is not allowed: name a {kind.__name__} of kdbench's own files"
+        )
     return cast(Callable[..., Any], found)
 
 
-def check_targets(path: str, node: object) -> None:
-    """Refuse a node that would have anything but allowed code called, at any depth.
-
-    Raises:
-        ConfigError: names the target.
-    """
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            locate(path, node["_target_"])
-        for key, value in node.items():
-            check_targets(f"{path}.{key}", value)
-    elif isinstance(node, list | tuple):
-        for i, item in enumerate(node):
-            check_targets(f"{path}[{i}]", item)
-
-
 def check_node(
-    path: str, node: object, given: tuple[str, ...] = (), kind: type = object
+    path: str,
+    node: object,
+    given: Collection[str] = (),
+    kind: type = object,
+    listed: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Hold one node with a `_target_` against its target's signature; returns it completed.
 
@@ -91,14 +92,15 @@ def check_node(
         path: the node's place in the configuration, for error lines.
         node: the node as a plain container.
         given: keywords that the program fills in itself and a user may not set.
-        kind: what the target must make.
+        kind: what the target must make; object: what it makes is not asked, nor made.
+        listed: as `locate`'s.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{path} must be a mapping with a _target_, not {node!r}")
-    target = locate(path, node["_target_"], kind)
+    target = locate(path, node["_target_"], kind, listed)
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(target).parameters.items()
@@ -139,7 +141,10 @@ def convert(path: str, value: object, hint: Any) -> Any:
     Raises:
         ConfigError: it is of another type.
     """
+    if hint is object:  # what a later look at it will tell
+        return value
     if hint is Any:
+        refuse_words(path, value)
         return value
     if inspect.isclass(hint) and _is_node_type(hint) and isinstance(value, Mapping):
         return check_node(path, value, kind=hint)
@@ -154,9 +159,7 @@ def convert(path: str, value: object, hint: Any) -> Any:
     if origin in (list, tuple) and isinstance(value, list | tuple):
         return [convert(f"{path}[{i}]", item, arguments[0]) for i, item in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
-        for word in RESERVED:
-            if word in value:
-                raise ConfigError(f"{path}.{word} is not allowed: {path} is plain data")
+        _refuse_words(path, value)
         return {
             convert(path, key, arguments[0]): convert(f"{path}.{key}", item, arguments[1])
             for key, item in value.items()
@@ -167,8 +170,30 @@ def convert(path: str, value: object, hint: Any) -> Any:
         except OverflowError:
             raise ConfigError(f"{path} is too large for a number") from None
     if inspect.isclass(hint) and type(value) is hint:
+        refuse_words(path, value)
         return value
     raise ConfigError(f"{path} must be {_describe(hint)}, not {value!r}")
+
+
+def refuse_words(path: str, value: object) -> None:
+    """Refuse words by which objects would be made, at any depth of plain data.
+
+    Raises:
+        ConfigError: names the word.
+    """
+    if isinstance(value, Mapping):
+        _refuse_words(path, value)
+        for key, item in value.items():
+            refuse_words(f"{path}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            refuse_words(f"{path}[{i}]", item)
+
+
+def _refuse_words(path: str, node: Mapping[Any, Any]) -> None:
+    for word in RESERVED:
+        if word in node:
+            raise ConfigError(f"{path}.{word} is not allowed: {path} is plain data")
 
 
 def _is_node_type(hint: type) -> bool:

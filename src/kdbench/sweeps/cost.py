@@ -69,7 +69,7 @@ def estimate(configs: Sequence[Config]) -> None:
     """
     if any("task" in config for config in configs):
         raise ConfigError("kdbench-estimate knows classifiers only: leave task=detection out")
-    runtime: Runtime = make(configs[0]["runtime"])
+    runtime: Runtime = make(configs[0]["runtime"], "runtime")
     runtime.apply()
     datasets: dict[str, Dataset] = {}
     plans: dict[str, Planned] = {}
@@ -103,7 +103,7 @@ def data_or_stand_in(node: Config) -> Dataset:
         KdbenchError: its files are not there, and its size is not known without them.
     """
     try:
-        return make(node)
+        return make(node, "dataset")
     except ConfigError:
         raise
     except KdbenchError as error:

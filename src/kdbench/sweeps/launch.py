@@ -110,7 +110,7 @@ def open_executor(
         needs_gpu = any(node["device"] != "cpu" for node in nodes.values())
         threads = max(node["threads"] or 1 for node in nodes.values())
         return RayExecutor(settings.ray, needs_gpu, threads, settings.processes)
-    runtimes: list[Runtime] = [make(node) for node in nodes.values()]
+    runtimes: list[Runtime] = [make(node, "runtime") for node in nodes.values()]
     places = environments(runtimes, settings.processes)
     return LocalExecutor(runs_dir / ".sweeps", places, shown=terminal and len(places) == 1)
 

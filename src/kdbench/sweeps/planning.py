@@ -95,7 +95,7 @@ def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
     key = canonical(node)
     if key not in datasets:
         try:
-            datasets[key] = make(node)
+            datasets[key] = make(node, "dataset")
         except KdbenchError as error:
             datasets[key] = error
     dataset = datasets[key]

@@ -60,7 +60,7 @@ class AnswersAtHand:
 
 def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     """Time a run's parts; its teachers have random weights, and are not compiled."""
-    schedule: Schedule = make(config["schedule"])
+    schedule: Schedule = make(config["schedule"], "schedule")
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     data = piece(dataset, schedule.batch_size)
     images = images_of(data, runtime.device)

@@ -54,7 +54,7 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
         KdbenchError: what all of them need is wrong.
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
     """
-    runtime: Runtime = make(configs[0]["runtime"])
+    runtime: Runtime = make(configs[0]["runtime"], "runtime")
     runtime.apply()
     ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
     runs_dir = Path(configs[0]["runs_dir"])
@@ -62,7 +62,7 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
     allow_tf32(False)
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
-    dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"]))
+    dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"], "dataset"))
     jobs: list[Job | KdbenchError] = []
     try:
         for config in configs:
@@ -85,7 +85,9 @@ def try_job(
         job = ranks.together(lambda: open_job(config, dataset, runs_dir))
         job.done = ranks.any(job.record is not None)
         if not job.done:
-            check_cutting(make(config["schedule"]), dataset, ranks)  # before there is a folder
+            check_cutting(
+                make(config["schedule"], "schedule"), dataset, ranks
+            )  # before there is a folder
             ranks.by_first(job.hold)  # whoever held it until now may have finished it
             job.done = ranks.any(job.record is not None)
     except RankError:
@@ -175,11 +177,11 @@ def open_member(
     config, seed = job.config, job.config["seed"]
     networks = {file.name: teachers[file.name] for file in job.files}
     student = build_student(config["student"], dataset, seed)
-    schedule: Schedule = make(config["schedule"])
+    schedule: Schedule = make(config["schedule"], "schedule")
     student = set_up(job.method, student, networks, dataset, seed)
     name = job.identity.run_id
     run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
-    logger: RunLogger = make(config["logger"]) if runtime.ranks.first else RunLogger()
+    logger: RunLogger = make(config["logger"], "logger") if runtime.ranks.first else RunLogger()
     loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
     member = Member(run, console, loggers)
     member.resume()

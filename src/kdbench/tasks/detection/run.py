@@ -40,12 +40,12 @@ def train_detector(config: Config) -> Path:
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
     """
     need_pycocotools()
-    runtime: Runtime = make(config["runtime"])
+    runtime: Runtime = make(config["runtime"], "runtime")
     check_runtime(runtime)
     runtime.apply()
     console = Console()
     make_folder(Path(config["runs_dir"]))
-    data: DetectionData = make(config["dataset"])
+    data: DetectionData = make(config["dataset"], "dataset")
     for line in data.notes:
         console.message(line)
     job = open_job(config, data)
@@ -143,12 +143,12 @@ def train_job(
     )
     student = build_student(config, data)
     set_up(job.method, student, networks, data, config["seed"])
-    schedule: DetectionSchedule = make(config["schedule"])
+    schedule: DetectionSchedule = make(config["schedule"], "schedule")
     run = DetectionRun(
         *(job.identity.run_id, config["seed"], student, job.method, networks),
         *(data, schedule, runtime, job.folder),
     )
-    job.logger = logger = make(config["logger"])
+    job.logger = logger = make(config["logger"], "logger")
     training = Training(run, console, [MetricsFile(job.folder), logger])
     training.resume()
     write_facts(job.folder, config, training.exact)
@@ -183,7 +183,7 @@ def conclude(job: Job, training: Training, facts: Record, console: Console) -> N
 def build_student(config: Config, data: DetectionData) -> Detector:
     """A student whose first weights depend on the seed alone, and on the backbone's file."""
     torch.manual_seed(derive(config["seed"], "student"))
-    return make(config["student"], num_classes=data.num_classes)
+    return make(config["student"], "network", num_classes=data.num_classes)
 
 
 def set_up(

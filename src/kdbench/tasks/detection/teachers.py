@@ -32,7 +32,7 @@ def load_teacher(
             run says, or its AP is more than `TOLERANCE` off its passport's.
     """
     check_passport(file, data)
-    network: Detector = make(file.node, num_classes=data.num_classes)
+    network: Detector = make(file.node, "network", num_classes=data.num_classes)
     load_weights(network, file.path, file.name)
     network.requires_grad_(False).eval()
     network.to(runtime.device).to(memory_format=runtime.memory_format)

@@ -1,0 +1,191 @@
+"""A command's configurations, composed by Hydra and by nothing else of it; nothing is run.
+
+No global state of Hydra's is used. Its own node, of the command and of every job, is held against
+`hydra_nodes`, and what is read of it are literals.
+"""
+
+from argparse import Namespace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config.hydra_guard import check_called, check_key, launcher_settings
+from kdbench.config.run_config import conf_dir
+from kdbench.errors import ConfigError
+
+VERSION_BASE = "1.3"
+REFUSED = {  # arguments that Hydra offers
+    "experimental_rerun": "it would run what a file holds; give the command again",
+    "config_path": "it would import what it names; --config-dir DIR adds a folder of files",
+    "config_name": "kdbench has one configuration; --config-dir DIR adds a folder of files",
+    "shell_completion": "kdbench has none",
+}
+
+
+def read_command(arguments: list[str]) -> Namespace:
+    """The arguments as Hydra reads them.
+
+    Raises:
+        ConfigError: they are none, which Hydra would say in many lines, or ask Hydra for what
+            kdbench does not offer.
+    """
+    parser = get_args_parser()
+    parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
+    given = parser.parse_args(arguments)
+    for name, why in REFUSED.items():
+        if getattr(given, name):
+            raise ConfigError(f"--{name.replace('_', '-')} is not allowed: {why}")
+    if given.run and given.multirun:
+        raise ConfigError("--run and --multirun exclude each other: leave one out")
+    return given
+
+
+def refuse_argument(message: str) -> NoReturn:
+    """What argparse says of a command line, as an error of ours."""
+    raise ConfigError(message)
+
+
+def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
+    """What finds kdbench's files, those of `packages`, and then those of another folder.
+
+    Raises:
+        ConfigError: the folder is not there.
+    """
+    version.setbase(VERSION_BASE)
+    setup_globals()
+    places = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError(f"--config-dir {config_dir} is no folder: name one")
+        schema = SearchPathQuery(provider="schema")
+        places.prepend("command-line", f"file://{Path(config_dir).absolute()}", schema)
+    return ConfigLoaderImpl(places)
+
+
+@cache
+def own_node(config_name: str) -> dict[Any, Any]:
+    """Hydra's node of a command without arguments, its interpolations as they are written."""
+    found = loader_of().load_configuration(config_name, [], RunMode.RUN)
+    node = OmegaConf.to_container(found.hydra)
+    assert isinstance(node, dict)
+    return node
+
+
+class Composer:
+    """Composes the configurations of a command.
+
+    Args:
+        config_name: the file of conf/ that all start from.
+        overrides: the command's.
+        config_dir: a further folder of files.
+
+    Raises:
+        ConfigError: an override sets what of Hydra's is not to be set, or stands for no value.
+    """
+
+    def __init__(
+        self, config_name: str, overrides: list[str], config_dir: str | None = None
+    ) -> None:
+        self.config_name, self.overrides = config_name, overrides
+        self.loader = loader_of(config_dir)
+        for override in self.parse(overrides):
+            values_of(override)
+
+    def parse(self, overrides: list[str]) -> list[Override]:
+        """Overrides as Hydra reads them, which knows what a `glob` stands for.
+
+        Raises:
+            ConfigError: one sets what of Hydra's is not to be set, or gives several values to it.
+        """
+        parsed = OverridesParser.create(self.loader).parse_overrides(overrides)
+        for override in parsed:
+            check_key(override.key_or_group)
+            if override.is_hydra_override() and override.is_sweep_override():
+                raise ConfigError(f"{override.input_line} is not allowed: give one value")
+        return parsed
+
+    def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """One configuration with Hydra's own node, checked.
+
+        With `RunMode.MULTIRUN`, keys with several values are passed over.
+
+        Raises:
+            ConfigError: the node holds what kdbench does not offer, or it makes no sense to Hydra.
+        """
+        single = mode is RunMode.RUN
+        try:
+            found = self.loader.load_configuration(
+                self.config_name, overrides, mode, validate_sweep_overrides=single
+            )
+            node = OmegaConf.to_container(found.hydra)
+        except (HydraException, OmegaConfBaseException, OSError):
+            raise
+        except Exception as error:  # its own assertions, of `hydra: null` and its like
+            raise ConfigError(f"the command makes no sense to Hydra: {error}") from error
+        check_called(node, own_node(self.config_name))
+        return found
+
+    def head(self) -> DictConfig:
+        """What the command's jobs have in common."""
+        return self.compose(self.overrides, RunMode.MULTIRUN)
+
+    def axes(self, head: DictConfig) -> dict[str, list[str]]:
+        """The overrides by their key, one for each value; the jobs are their product.
+
+        A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in
+        both; the command wins.
+        """
+        params = head.hydra.sweeper.params or {}
+        lines = [f"{key}={value}" for key, value in params.items()] + self.overrides
+        return {one.get_key_element(): values_of(one) for one in self.parse(lines)}
+
+    def jobs(self, head: DictConfig) -> list[DictConfig]:
+        """The jobs of a sweep, without Hydra's own node."""
+        overrides = product(*self.axes(head).values())
+        return [bare(self.compose(list(job))) for job in overrides]
+
+
+def compose_command(
+    config_name: str, given: Namespace
+) -> tuple[dict[str, Any] | None, list[DictConfig]]:
+    """The settings of the launcher of cohorts, None where there is none, and the jobs."""
+    composer = Composer(config_name, given.overrides, given.config_dir)
+    head = composer.head()
+    if not given.multirun and head.hydra.mode is not RunMode.MULTIRUN:
+        return None, [bare(composer.compose(given.overrides))]
+    settings = launcher_settings(OmegaConf.to_container(head.hydra.launcher))
+    return settings, composer.jobs(head)
+
+
+def bare(composed: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own node."""
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def values_of(override: Override) -> list[str]:
+    """An override for each of its values.
+
+    Raises:
+        ConfigError: it has none, as a `glob` that nothing answers to.
+    """
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key = override.get_key_element()
+    if not (values := [f"{key}={value}" for value in override.sweep_string_iterator()]):
+        raise ConfigError(f"{override.input_line} stands for no value")
+    return values
