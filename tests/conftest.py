@@ -1,5 +1,8 @@
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,9 @@ from support.commands import SHARED, Command, Result
 # Nothing in a test may reach a network, and the W&B of the person who runs it stays untouched.
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
+# Nor does the key of the user's own, by which kdbench knows what it has measured.
+os.environ["XDG_STATE_HOME"] = STATE = tempfile.mkdtemp(prefix="kdbench-tests-")
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 
 @pytest.fixture

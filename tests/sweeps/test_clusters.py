@@ -97,6 +97,7 @@ def test_a_preset_wins_over_what_a_sweeps_file_chooses(sweep, group):
 
 def test_the_preset_of_ray_gives_each_cohort_a_gpu(monkeypatch):
     asked = []
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     ray = SimpleNamespace(
         init=lambda **given: asked.append(given),
         cluster_resources=lambda: {"CPU": 64.0, "GPU": 8.0},

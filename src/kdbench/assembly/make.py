@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from kdbench.assembly.build import construct
 from kdbench.config.run_config import check_made, group_of
 from kdbench.errors import ConfigError, KdbenchError
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) 
 
 
 def load_tensors(path: Path) -> Checkpoint | None:
-    """Read what `save_tensors` wrote; None if the file is torn or altered."""
+    """Read what `save_tensors` wrote; None if the file is torn, altered or none of a run."""
+    if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would not end
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -48,6 +51,8 @@ def load_tensors(path: Path) -> Checkpoint | None:
     except (SafetensorError, OSError, ValueError, RecursionError):
         return None
     if metadata.get("checksum") != _checksum(tensors, metadata["state"]):
+        return None
+    if not isinstance(state, dict) or type(state.get("step")) is not int:
         return None
     return Checkpoint(tensors, state)
 

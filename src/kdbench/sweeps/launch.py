@@ -16,13 +16,14 @@ from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import place
+from kdbench.private import private_folder
 from kdbench.records.identity import canonical
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.sweeps.ray import RayExecutor
 from kdbench.sweeps.slurm import SubmititExecutor
 from kdbench.system.console import Console, duration
-from kdbench.system.files import make_folder
+from kdbench.system.files import check_kept, make_folder, own_folder
 from kdbench.system.runtime import Runtime
 from kdbench.system.signals import stop_requests
 from kdbench.training.jobs import Job
@@ -103,7 +104,9 @@ def open_executor(
     """
     if settings.executor == "submitit":
         # A folder that nobody knew before: submitit unpickles the results that it finds there.
-        folder = runs_dir / ".submitit" / secrets.token_hex(4)
+        for parent in runs_dir.resolve().parents:
+            check_kept(parent)
+        folder = own_folder(private_folder(runs_dir, ".submitit") / secrets.token_hex(4), 0o700)
         return SubmititExecutor(folder, settings.submitit, settings.processes)
     nodes = {canonical(config["runtime"]): config["runtime"] for config in configs}
     if settings.executor == "ray":
@@ -112,7 +115,9 @@ def open_executor(
         return RayExecutor(settings.ray, needs_gpu, threads, settings.processes)
     runtimes: list[Runtime] = [make(node, "runtime") for node in nodes.values()]
     places = environments(runtimes, settings.processes)
-    return LocalExecutor(runs_dir / ".sweeps", places, shown=terminal and len(places) == 1)
+    return LocalExecutor(
+        private_folder(runs_dir, ".sweeps"), places, shown=terminal and len(places) == 1
+    )
 
 
 class Sweep:

@@ -5,24 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import torch
 
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError
-from kdbench.sweeps.worker import Outcome, outcomes_file
-from kdbench.system.files import write_atomically
+from kdbench.sweeps.worker import Outcome
+from kdbench.system.files import open_own
 from kdbench.training.jobs import Job
 
 # A process takes seconds to start, most of them to import torch. After a cohort that took longer
 # than this it is replaced, so that the next one starts in clean memory; until then it is kept.
 REPLACED_AFTER = 60.0
+PART = 65536  # bytes that are read at once
 
 
 @dataclass
@@ -85,47 +87,49 @@ class Executor(Protocol):
 
 
 class Worker:
-    """One `kdbench.sweeps.worker` process; its files are SWEEPS/<n>.*."""
+    """One `kdbench.sweeps.worker` process; its output is SWEEPS/<n>.log."""
 
     def __init__(self, sweeps: Path, environment: Mapping[str, str], shown: bool) -> None:
         self._claim = claim_log(sweeps)
         self.log = None if shown else self._claim
         self.task: Task | None = None
-        with self._claim.open("ab") as log:
-            self.process = subprocess.Popen(
-                # -P: nothing is imported from the folder that the command was typed in.
-                [sys.executable, "-P", "-m", "kdbench.sweeps.worker"],
-                stdin=subprocess.PIPE,
-                stdout=None if shown else log,
-                stderr=None if shown else subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C on the terminal is the launcher's to pass on
-            )
-
-    @property
-    def file(self) -> Path:
-        """The file of the task."""
-        return self._claim.with_suffix(".task")
+        self._answer = b""  # what the process has said of it so far
+        self._answers, given = os.pipe()
+        os.set_blocking(self._answers, False)
+        try:
+            with os.fdopen(open_own(self._claim, os.O_WRONLY | os.O_APPEND), "ab") as log:
+                self.process = subprocess.Popen(
+                    # -P: nothing is imported from the folder that the command was typed in.
+                    [sys.executable, "-P", "-m", "kdbench.sweeps.worker", str(given)],
+                    stdin=subprocess.PIPE,
+                    stdout=None if shown else log,
+                    stderr=None if shown else subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    pass_fds=[given],
+                    start_new_session=True,  # Ctrl-C on the terminal is the launcher's to pass on
+                )
+        finally:
+            os.close(given)
 
     def give(self, task: Task) -> None:
         """Hand over a cohort."""
         assert self.process.stdin is not None
         task.log = self.log
         task.read = self.log.stat().st_size if self.log is not None else 0
-        write_atomically(self.file, json.dumps(task.configs).encode())
-        self.task = task
-        with suppress(BrokenPipeError):  # it has died; `ended` says so
-            self.process.stdin.write(f"{self.file}\n".encode())
-            self.process.stdin.flush()
+        self.task, self._answer = task, b""
+        line = json.dumps(task.configs).encode() + b"\n"
+        # A pipe takes 64 KiB before it is read, which it is when the process has imported torch.
+        threading.Thread(target=send, args=(self.process.stdin, line), daemon=True).start()
 
     def ended(self) -> Ended | None:
         """How the cohort ended, once it has."""
         assert self.task is not None
-        code = self.process.poll()  # before the look at the file, so that none is missed
-        path = outcomes_file(self.file)
-        if path.is_file():
-            found = [Outcome(*fields) for fields in json.loads(path.read_text())]
-            path.unlink()
+        code = self.process.poll()  # before the look at its answer, so that none is missed
+        with suppress(BlockingIOError):
+            while part := os.read(self._answers, PART):
+                self._answer += part
+        if self._answer.endswith(b"\n"):
+            found = [Outcome(*fields) for fields in json.loads(self._answer)]
             ended = Ended(self.task, found)
         elif code is not None:
             ended = Ended(self.task, None, death(code))
@@ -137,13 +141,12 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
         if self.task is not None:
             self.process.kill()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
-        self.file.unlink(missing_ok=True)
-        outcomes_file(self.file).unlink(missing_ok=True)
+        os.close(self._answers)
         if self.log is None:
             self._claim.unlink(missing_ok=True)
 
@@ -196,15 +199,21 @@ class LocalExecutor:
         return {i: worker for i, worker in self.workers.items() if worker.task is not None}
 
 
+def send(pipe: IO[bytes], line: bytes) -> None:
+    """Write a line, however long it takes."""
+    with suppress(BrokenPipeError):  # the process has died; `Worker.ended` says so
+        pipe.write(line)
+        pipe.flush()
+
+
 def claim_log(folder: Path) -> Path:
     """A new file <n>.log in the folder, of the first number that is free."""
-    folder.mkdir(parents=True, exist_ok=True)
     taken = [int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit()]
     number = max(taken, default=0) + 1
     while True:
         path = folder / f"{number}.log"
         try:
-            path.touch(exist_ok=False)
+            os.close(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             return path
         except FileExistsError:  # another sweep was faster
             number += 1

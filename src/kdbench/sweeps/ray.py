@@ -36,12 +36,20 @@ class RayExecutor:
                 "hydra.launcher.ray.address must be auto or local: what a cluster answers is "
                 "trusted, so name another in the variable RAY_ADDRESS, with auto here"
             )
+        # Without an address Ray joins whatever process of this machine calls itself a cluster.
+        named = os.environ.get("RAY_ADDRESS", "") not in ("", "auto")
+        if parameters.get("address") == "auto" and not named:
+            raise ConfigError(
+                "hydra.launcher.ray.address=auto joins the cluster of RAY_ADDRESS: set that "
+                "variable to its host:port"
+            )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked
         try:
             import ray
         except ModuleNotFoundError:
             raise missing("ray", "ray") from None
-        self.ray, self.parameters = ray, parameters
+        self.ray, self.named = ray, named
+        self.parameters = {key: value for key, value in parameters.items() if value is not None}
         self.needs_gpu, self.threads, self.processes = needs_gpu, threads, processes
         self.running: dict[Any, Task] = {}
         self.remote: Any = None
@@ -57,7 +65,9 @@ class RayExecutor:
         self.running[self.remote.remote(os.getcwd(), json.dumps(task.configs))] = task
 
     def _connect(self) -> None:
-        ours = {"log_to_driver": False, "logging_level": "error"}
+        ours: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if not self.named and self.parameters.get("address") is None:
+            ours["address"] = "local"  # one of its own, for this command
         try:
             self.ray.init(**{**ours, **self.parameters})
         except (TypeError, ValueError, RuntimeError, ConnectionError) as error:

@@ -1,10 +1,11 @@
 """A process that trains cohorts for the launcher of sweeps; people do not start it.
 
-    python -m kdbench.sweeps.worker
+    python -m kdbench.sweeps.worker DESCRIPTOR
 
-Each line of its input names a file with a cohort's checked configurations. What became of the runs
-is written beside it, whole or not at all. It ends with its input; where that ends in the middle of
-a cohort, whoever started it is gone, and the runs write checkpoints and stop.
+Each line of its input is a cohort's checked configurations. What became of the runs is a line to
+the descriptor: between the two processes there are pipes and no files, which others could replace.
+It ends with its input; where that ends in the middle of a cohort, whoever started it is gone, and
+the runs write checkpoints and stop.
 """
 
 import json
@@ -15,14 +16,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from kdbench.config.hydra_cli import INTERRUPTED
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, DivergedError, KdbenchError
 from kdbench.schema.secrets import masked
-from kdbench.system.files import write_atomically
 from kdbench.system.signals import STOPS, is_free
 from kdbench.training.together import train_together
 
@@ -67,15 +68,11 @@ def stop_on_sigterm() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def outcomes_file(task: Path) -> Path:
-    """Where the outcomes of a task are written."""
-    return task.with_suffix(".outcomes")
-
-
 class Tasks:
-    """The lines of standard input, read while a cohort trains."""
+    """The lines of standard input, read while a cohort trains, and their answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: TextIO) -> None:
+        self.answers = answers
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" is the end
         self.open = 0  # tasks that were read and are not finished
         self.lock = threading.Lock()
@@ -94,9 +91,9 @@ class Tasks:
     def train(self) -> None:
         """Train one cohort after the other until the input ends."""
         while line := self.lines.get():
-            task = Path(line)
-            found = outcomes(json.loads(task.read_text()))
-            write_atomically(outcomes_file(task), json.dumps(found).encode())
+            found = outcomes(json.loads(line))
+            with suppress(BrokenPipeError):  # whoever started this is gone
+                print(json.dumps(found), file=self.answers, flush=True)
             with self.lock:
                 self.open -= 1
 
@@ -105,7 +102,8 @@ def main() -> None:
     """Train what standard input names."""
     stop_on_sigterm()
     try:
-        Tasks().train()
+        with os.fdopen(int(sys.argv[1]), "w") as answers:
+            Tasks(answers).train()
     except KeyboardInterrupt as stop:
         if not sys.stderr.isatty():  # on a terminal the launcher says it for all
             print(str(stop) or "interrupted", file=sys.stderr)

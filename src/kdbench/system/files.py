@@ -1,5 +1,6 @@
 """Writing a file whole or not at all."""
 
+import errno
 import os
 import secrets
 import stat
@@ -39,6 +40,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of a regular file of kdbench's own: no link is followed, and no pipe waited for.
+
+    Raises:
+        OSError: it is something else, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def read_small(path: Path) -> bytes:
     """A file that others may have made: a pipe would not end, a device neither.
 
@@ -48,7 +62,10 @@ def read_small(path: Path) -> bytes:
     """
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced
+            raise ValueError("not a regular file")
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(f"more than {LARGEST} bytes")
@@ -86,11 +103,47 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have been quicker
+        probe = folder / f".writable.{secrets.token_hex(6)}{TEMPORARY}"
+        os.close(open_own(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        probe.unlink()
     except OSError as error:
         raise KdbenchError(
             f"cannot write to {folder} ({error.strerror}): set runs_dir=DIR to a folder that can "
             "be written"
         ) from None
+    check_kept(folder)
+
+
+def check_kept(folder: Path) -> None:
+    """Refuse a folder in which other users can put their folders in the place of ours.
+
+    Raises:
+        KdbenchError: they can write to it, and it has no sticky bit.
+    """
+    mode = folder.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        raise KdbenchError(
+            f"other users can replace what is in {folder}: chmod go-w {folder}, or where several "
+            f"people train, chmod +t {folder}"
+        )
+
+
+def own_folder(folder: Path, mode: int = 0o755) -> Path:
+    """Make a folder, or take the one that is there if it is this user's and nobody else's to fill.
+
+    Raises:
+        KdbenchError: it is a link, another user's, or others can write to it.
+        OSError: it cannot be made.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        raise KdbenchError(f"{folder} is no folder but a link or a file: remove it")
+    if facts.st_uid != os.geteuid():
+        raise KdbenchError(f"{folder} is another user's: set runs_dir=DIR to a folder of your own")
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KdbenchError(
+            f"other users can write to {folder}: look at what is in it, then chmod go-w {folder}"
+        )
+    return folder

@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
+from kdbench.system.files import open_own
 
 LOCK_FILE = ".lock"
 # A file system that cannot lock (some network ones): the run trains without.
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # a link would empty another file
 
 
 class RunLock:
@@ -27,7 +27,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK_FILE
-        self._file = os.open(path, FLAGS, 0o666)
+        self._file = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -15,11 +15,11 @@ from kdbench.assembly.build import build_network
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.private import is_sealed, private_folder, seal
 from kdbench.records.identity import canonical
 from kdbench.records.passport import Passport, find_passport, sha256_of
-from kdbench.records.record import checksum
 from kdbench.records.weights import find_checkpoint, load_weights
-from kdbench.system.files import write_atomically
+from kdbench.system.files import read_small, write_atomically
 from kdbench.system.runtime import Runtime
 
 TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries
@@ -110,20 +110,43 @@ def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
 
 def write_measurement(path: Path, chosen: Tensor) -> None:
     """Keep the classes that a teacher chose [n] for the next run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    measured = {"chosen": chosen.tolist()}
-    write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
+    write_sealed(path, {"chosen": chosen.tolist()})
 
 
 def read_measurement(path: Path, n: int) -> Tensor | None:
     """The classes that a teacher chose before [n]; None where there are none that hold."""
     try:
-        measured = json.loads(path.read_text())
-        chosen = torch.tensor(measured["chosen"], dtype=torch.int64)
-        holds = measured["checksum"] == checksum(measured) and chosen.shape == (n,)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        chosen = torch.tensor((read_sealed(path) or {})["chosen"], dtype=torch.int64)
+    except (ValueError, KeyError, TypeError, RuntimeError):
         return None
-    return chosen if holds else None
+    return chosen if chosen.shape == (n,) else None
+
+
+def write_sealed(path: Path, measured: Mapping[str, Any]) -> None:
+    """Keep what was measured of a teacher, with a mark that only this user can make.
+
+    Args:
+        path: RUNS_DIR/.teachers/<key>.json.
+        measured: JSON.
+    """
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(path.parent.parent, path.parent.name)
+    mark = seal(canonical([path.name, measured]))
+    write_atomically(folder / path.name, json.dumps({**measured, "seal": mark}).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What this user measured before; None where there is nothing, or it is someone else's.
+
+    A folder of runs that came from elsewhere says nothing of a teacher: it is measured again.
+    """
+    try:
+        folder = private_folder(path.parent.parent, path.parent.name)
+        measured: dict[str, Any] = json.loads(read_small(folder / path.name))
+        mark = measured.pop("seal")
+        return measured if is_sealed(canonical([path.name, measured]), mark) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, KdbenchError):
+        return None
 
 
 class Normalised(Protocol):

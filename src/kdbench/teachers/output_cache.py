@@ -6,21 +6,20 @@ fails its checksum and counts as missing; nothing else says what is filled. The 
 rows that no epoch asks for take no space.
 """
 
-import errno
 import hashlib
 import json
 import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from kdbench.errors import KdbenchError
 from kdbench.records.identity import canonical
 from kdbench.system.disk import free_bytes
-from kdbench.system.files import write_atomically
+from kdbench.system.files import open_own, own_folder, read_small, write_atomically
 
 CHECKSUM_BYTES = 8
 PAGE = 4096  # what a file system gives at least to a row
@@ -33,7 +32,8 @@ class TeacherTable:
     """Rows of `width` numbers, one for each view of each image.
 
     Raises:
-        KdbenchError: the folder holds the table of something else, or cannot be written.
+        KdbenchError: the folder holds the table of something else, is another user's, or cannot be
+            written.
     """
 
     def __init__(self, root: Path, facts: Facts, images: int, views: int, width: int) -> None:
@@ -44,21 +44,26 @@ class TeacherTable:
         words = -(-width * self.dtype.itemsize // 8)
         self._weights = _odd_words(words)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            own_folder(self.folder)
             self._check_facts(facts)
-            path = self.folder / "rows"
             size = images * views * self.row_bytes
-            if path.is_symlink():  # what it names would be cut to the table's size
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-            with path.open("ab") as file:  # creates it, and leaves another process's rows alone
-                if file.tell() != size:
-                    os.truncate(path, size)
-            self._rows = np.memmap(path, np.uint8, "r", shape=(images * views, self.row_bytes))
+            with self._open(os.O_RDWR | os.O_CREAT) as file:
+                if os.fstat(file.fileno()).st_size != size:  # another process's rows are left alone
+                    os.truncate(file.fileno(), size)
+                shape = images * views, self.row_bytes
+                self._rows = np.memmap(file, np.uint8, "r", shape=shape)
             # Without this the kernel reads ahead, which on a sparse file is all holes: 27 times
             # slower and nine times the disk, as measured on ext4.
             self._rows._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # private
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def _open(self, flags: int) -> BinaryIO:
+        """The file of rows; a link is not followed, for what it names would be written to."""
+        mode = "rb" if flags == os.O_RDONLY else "r+b"
+        file = os.fdopen(open_own(self.folder / "rows", flags), mode, buffering=0)
+        return cast(BinaryIO, file)
 
     def _unwritable(self, error: OSError) -> KdbenchError:
         return KdbenchError(
@@ -73,8 +78,8 @@ class TeacherTable:
             write_atomically(path, text.encode())
             return
         try:
-            found = json.loads(path.read_text())
-        except ValueError:
+            found = json.loads(read_small(path))
+        except (ValueError, RecursionError):
             found = {}
         if not isinstance(found, Mapping) or not found:
             write_atomically(path, text.encode())  # torn; the folder's name says whose it is
@@ -107,7 +112,7 @@ class TeacherTable:
         # A disk in memory (tmpfs) gives a page to a hole that is read through a mapping; when it is
         # full, that is a SIGBUS. Row by row takes three times as long.
         raw = np.zeros((len(places), self.row_bytes), np.uint8)
-        with (self.folder / "rows").open("rb", buffering=0) as file:
+        with self._open(os.O_RDONLY) as file:
             for place, row in zip((places * self.row_bytes).tolist(), raw, strict=True):
                 os.preadv(file.fileno(), [row.data], place)
         return raw
@@ -126,7 +131,7 @@ class TeacherTable:
             rows = np.concatenate([content, checksums], axis=1)
             # Not through the mapping: there a full disk is a SIGBUS, and it is no faster either.
             try:
-                with (self.folder / "rows").open("r+b", buffering=0) as file:
+                with self._open(os.O_RDWR) as file:
                     for place, row in zip((places * self.row_bytes).tolist(), rows, strict=True):
                         os.pwrite(file.fileno(), row, place)
             except OSError as error:

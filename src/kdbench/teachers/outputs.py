@@ -15,6 +15,7 @@ from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.networks.forward import teacher_outputs
+from kdbench.private import private_folder
 from kdbench.records.reproducibility import exact_facts
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.disk import check_room, free_bytes
@@ -191,7 +192,7 @@ def choose_answers(
         return live
     taps = sorted({tap for method in methods for tap in method.taps})
     widths = [_widths(network, sample, taps) for network in networks]
-    root = Path(runtime.table_dir) if runtime.table_dir is not None else runs_dir / ".tables"
+    root = table_root(runtime, runs_dir)
     views = dataset.views.count
     dtype = TABLE_DTYPES[use.table_precision]
     number = np.dtype(dtype).itemsize
@@ -208,6 +209,13 @@ def choose_answers(
         del width["logits"]
         tabled.append(TabledTeacher(network, table, width))
     return TabledTeachers(tabled, images, runtime.memory_format)
+
+
+def table_root(runtime: Runtime, runs_dir: Path) -> Path:
+    """Where the tables are."""
+    if runtime.table_dir is not None:
+        return Path(runtime.table_dir)
+    return private_folder(runs_dir, ".tables")
 
 
 def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Facts:

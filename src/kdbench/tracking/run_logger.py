@@ -1,6 +1,7 @@
 """Where metrics go: the local file is the truth, a logger mirrors it."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from kdbench.errors import writing
 from kdbench.records.identity import Identity
 from kdbench.records.record import Record
-from kdbench.system.files import write_atomically
+from kdbench.system.files import open_own, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -60,5 +61,6 @@ class MetricsFile(RunLogger):
         Raises:
             WriteError: it cannot be written.
         """
-        with writing(self._path), self._path.open("ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with writing(self._path), os.fdopen(open_own(self._path, flags), "ab") as file:
             file.write(lines([row]))

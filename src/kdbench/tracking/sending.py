@@ -31,15 +31,12 @@ class State:
         self._path = target.folder / STATE_FILE
         self._key = f"{target.mode} {target.entity or ''}/{target.project}"
         try:
-            self._sent = json.loads(self._path.read_text())
-            self._sent.setdefault(self._key, {})
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-            RecursionError,
-        ):  # lost: all is sent again, to the same ids
-            self._sent = {self._key: {}}
+            sent = json.loads(read_small(self._path))
+        except (OSError, ValueError, RecursionError):  # lost: all is sent again, to the same ids
+            sent = None
+        self._sent: dict[str, Any] = sent if isinstance(sent, dict) else {}
+        if not isinstance(self._sent.get(self._key), dict):
+            self._sent[self._key] = {}
 
     def has(self, name: str, version: str) -> bool:
         """Whether this version was sent."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import first_line
+from kdbench.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Network, Output
 
@@ -57,6 +58,7 @@ def compiled_forward() -> Forward:
     """`forward`, compiled for every kind of network and shape that it meets."""
     from torch._dynamo import config as dynamo  # takes a second to import, and is seldom used
 
+    keep_compiled_code()
     settings: Any = dynamo  # its attributes are made at run time
     settings.recompile_limit = KINDS
     return torch.compile(forward, dynamic=False)

@@ -10,7 +10,7 @@ from kdbench.errors import writing
 from kdbench.methods.base import Method
 from kdbench.records.identity import Identity, identify
 from kdbench.records.record import RECORD_FILE, Record, read_record
-from kdbench.system.files import remove_leftovers
+from kdbench.system.files import own_folder, remove_leftovers
 from kdbench.system.locks import RunLock
 from kdbench.teachers.loading import TeacherFile, find_teacher
 from kdbench.tracking.run_logger import RunLogger
@@ -43,10 +43,11 @@ class Job:
         """Keep other processes from the run, and clear what a killed one left half written.
 
         Raises:
-            KdbenchError: another process trains it, or its folder cannot be written.
+            KdbenchError: another process trains it, or its folder is another user's or cannot be
+                written.
         """
         with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
+            own_folder(self.folder)
             self.lock = RunLock(self.folder)
             remove_leftovers(self.folder)
 

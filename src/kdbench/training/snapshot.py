@@ -121,4 +121,7 @@ def _restore(moving: Moving, checkpoint: Checkpoint) -> Position:
     moving.generator.set_state(owned["random"].pop("draw"))
     moving.random |= {key: owned["random"][key] for key in moving.random if key in owned["random"]}
     sums = {key: value.to(moving.device) for key, value in owned.get("sums", {}).items()}
-    return Position(sums=sums, **checkpoint.state)
+    position = Position(sums=sums, **checkpoint.state)
+    if not all(isinstance(row, dict) for row in position.history):
+        raise TypeError("its history has other rows than epochs")
+    return position

@@ -1,21 +1,25 @@
 """Frozen detectors, each identified and measured before it teaches."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
 from kdbench.records.identity import canonical, teacher_label
-from kdbench.records.record import Record, checksum
+from kdbench.records.record import Record
 from kdbench.records.weights import load_weights
-from kdbench.system.files import write_atomically
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
 from kdbench.tasks.detection.scores import Scores, evaluate
-from kdbench.teachers.loading import TOLERANCE, TeacherFile, check_passport
+from kdbench.teachers.loading import (
+    TOLERANCE,
+    TeacherFile,
+    check_passport,
+    read_sealed,
+    write_sealed,
+)
 
 
 def load_teacher(
@@ -41,9 +45,7 @@ def load_teacher(
     if scores is None:
         report(f"teacher {file.name}: measuring {file.path} on the validation set of {data.name}")
         scores = evaluate(network, data, runtime.device, runtime.memory_format)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        measured = {"detector": list(scores)}
-        write_atomically(path, json.dumps({**measured, "checksum": checksum(measured)}).encode())
+        write_sealed(path, {"detector": list(scores)})
     compare(file, scores, report)
     return network, scores
 
@@ -57,12 +59,8 @@ def measurement_key(file: TeacherFile, data: DetectionData) -> str:
 
 def read_measurement(path: Path) -> Scores | None:
     """A teacher's scores of before; None where there are none that hold."""
-    try:
-        measured = json.loads(path.read_text())
-        holds = measured["checksum"] == checksum(measured)
-        return Scores(*measured["detector"]) if holds else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    measured = read_sealed(path)
+    return None if measured is None else Scores(*measured["detector"])
 
 
 def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) -> None:
