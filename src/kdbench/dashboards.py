@@ -12,6 +12,7 @@ from pathlib import Path
 from kdbench.config.hydra_cli import fail
 from kdbench.errors import KdbenchError
 from kdbench.records.record import find_records
+from kdbench.tracking.wandb_mirror import read_own_settings
 from kdbench.tracking.workspace import pairs_of, report, workspace
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     place = given.entity, given.project
     try:
+        read_own_settings()
         made = workspace(*place), report(*place, pairs_of(find_records(given.paths)))
     except ImportError:
         fail("dashboards need wandb-workspaces: pip install 'kdbench[dashboards]'", 1)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kdbench.errors import ConfigError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.passport import Passport
-from kdbench.schema.check import check_node, convert, locate, refuse_unknown
+from kdbench.schema.check import check_node, check_plain, convert, locate, refuse_unknown
 from kdbench.schema.secrets import refuse_secrets
 
 Config = dict[str, Any]
@@ -88,6 +88,7 @@ def check_evaluate(raw: Mapping[str, Any]) -> Config:
 
 def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
     refuse_secrets(raw)
+    check_plain("", raw)
     for key in raw:
         if key not in keys:
             choices = [*keys, "experiments", "task"]

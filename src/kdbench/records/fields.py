@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from kdbench.errors import ConfigError
-from kdbench.schema.check import convert
+from kdbench.schema.check import check_plain, convert
 
 SECONDS = float | None  # None where it was not measured
 ALL: dict[str, Any] = {
@@ -105,7 +105,7 @@ def check_fields(record: Mapping[str, Any]) -> None:
     too_long = max(len(record["run_id"].encode(errors="replace")), len("_".join(parts))) > LONGEST
     if too_long or any(part in record["run_id"] for part in ("/", "\\", "\0", "\n")):
         raise ConfigError(f"run_id={record['run_id']!r} cannot name a file")
-    _check_text("record", {key: value for key, value in record.items() if key != "error"})
+    check_plain("record", {key: value for key, value in record.items() if key != "error"})
     if record["status"] == "done":
         _check_numbers(record, task)
 
@@ -125,19 +125,6 @@ def task_of(record: Mapping[str, Any]) -> Task:
 def detects(record: Mapping[str, Any]) -> bool:
     """Whether a record is a detector's: those have tables of their own."""
     return task_of(record) is TASKS["detection"]
-
-
-def _check_text(path: str, node: object) -> None:
-    """Refuse what could steer a terminal, where a name is printed."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            _check_text(path, key)
-            _check_text(f"{path}.{key}", value)
-    elif isinstance(node, list):
-        for item in node:
-            _check_text(path, item)
-    elif isinstance(node, str) and not node.isprintable():
-        raise ConfigError(f"{path} holds characters that cannot be printed")
 
 
 def _check_numbers(record: Mapping[str, Any], task: Task) -> None:

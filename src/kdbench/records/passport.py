@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.schema.check import convert
+from kdbench.schema.check import check_plain, convert
 from kdbench.system.files import read_small, write_atomically
 
 SUFFIX = ".passport.json"
@@ -58,6 +58,7 @@ def read_passport(path: Path) -> Passport:
     try:
         fields = json.loads(read_small(path))
         hints = Passport.__annotations__
+        check_plain("", fields)  # a record takes them over
         return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
     except (ValueError, KeyError, AttributeError, RecursionError, ConfigError) as error:
         raise KdbenchError(f"{path} is not a passport ({error}): mend it or remove it") from None

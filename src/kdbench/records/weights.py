@@ -1,12 +1,12 @@
 """Weight files in and out: safetensors of ours, and checkpoints of other code bases."""
 
+import os
 import pickle
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import ZIP_STORED, ZipFile, is_zipfile
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from kdbench.errors import KdbenchError, first_line, nearest
 from kdbench.system.files import write_atomically
 
 STUDENT_FILE = "student.safetensors"
+ZIP_START = b"PK\3\4"  # by which PyTorch knows an archive
 _WRAPPERS = ("model", "state_dict", "net", "student")
 # What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
 # the command line. None of these runs code when it is loaded.
@@ -94,13 +95,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
-    if is_zipfile(path):
-        with ZipFile(path) as archive:
-            if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
-                raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
-    with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:  # one descriptor, from the check to the use
+        if holds_more(file):
+            raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def holds_more(file: BinaryIO) -> bool:
+    """Whether a file is an archive that would fill more memory than its own bytes.
+
+    It is asked of the reader that PyTorch uses: Python's may see another archive in the file, or
+    none.
+    """
+    if file.read(len(ZIP_START)) != ZIP_START:
+        file.seek(0)
+        return False
+    file.seek(0)
+    reader = torch._C.PyTorchFileReader(file)
+    sizes = [reader.get_record_size(name) for name in reader.get_all_records()]
+    return sum(sizes) > file.seek(0, os.SEEK_END) + file.seek(0)
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> None:

@@ -8,6 +8,7 @@ equally however they were written.
 """
 
 import inspect
+import math
 import pkgutil
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -188,6 +189,25 @@ def refuse_words(path: str, value: object) -> None:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             refuse_words(f"{path}[{i}]", item)
+
+
+def check_plain(path: str, node: object) -> None:
+    """Refuse what a record could not hold: text that steers a terminal, and no numbers.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            check_plain(path or "a name", key)
+            check_plain(f"{path}.{key}".lstrip("."), value)
+    elif isinstance(node, list | tuple):
+        for item in node:
+            check_plain(path, item)
+    elif isinstance(node, str) and not node.isprintable():
+        raise ConfigError(f"{path} holds characters that cannot be printed")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"{path} must be a finite number, not {node}")
 
 
 def _refuse_words(path: str, node: Mapping[Any, Any]) -> None:

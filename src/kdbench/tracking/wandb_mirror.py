@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import wandb
 
 from kdbench.errors import KdbenchError
+from kdbench.private import user_folder
 from kdbench.records.fields import task_of
 from kdbench.records.identity import Identity, recorded, teacher_label
 from kdbench.records.passport import beside, read_passport, sha256_of
@@ -53,18 +54,34 @@ class Target(NamedTuple):
             UnreachableError: W&B cannot start it.
         """
         settings = wandb.Settings(
-            silent=True, console="off", x_disable_stats=not live, x_disable_meta=not live
+            silent=True,
+            console="off",
+            disable_git=True,  # git runs what the settings of a folder's repository name
+            x_disable_stats=not live,
+            x_disable_meta=not live,
         )
         place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
         # Its service has a working directory of its own: a relative path would be another place.
         names: dict[str, Any] = {"id": run_id, "name": run_id, "dir": self.folder.resolve()}
+        if (self.folder / "wandb").is_symlink():
+            raise UnreachableError(f"{self.folder / 'wandb'} is a link: remove it")
         try:
+            read_own_settings()
             return wandb.init(**place, **names, **facts, reinit="create_new", settings=settings)
         except Exception as error:
             raise UnreachableError(
                 f"Weights & Biases starts no run ({describe(error)}): check `wandb login` and the "
                 "network, or use mode offline"
             ) from error
+
+
+def read_own_settings() -> None:
+    """Let W&B read this user's settings, and those of no folder that a command is typed in.
+
+    They can name a server, which would be sent the key.
+    """
+    with chdir(user_folder("XDG_STATE_HOME", ".local/state")):
+        wandb.setup(wandb.Settings(silent=True))
 
 
 class Mirror:
