@@ -5,6 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
+
+# What is given may be the name of someone else's file: make neither expands it nor puts it into a
+# recipe. Recipes read the variable, quoted or, where it holds several words, without globs (set -f).
+GIVEN := TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED QUICK TORCHDISTILL
+$(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
+  $(eval override export $(name) := $$(value $(name)))))
+
 .PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long coverage check lint bench bench-torchdistill chaos load clean
 
 help:  ## List the targets
@@ -31,36 +38,37 @@ quickstart: setup  ## Train a teacher and nine students on digits, print the tab
 
 # Stopped at any point and started again, these go on. ARGS: further overrides, as ARGS='seed=0 method=ce,kd'.
 # TEACHER: a checkpoint to load instead of training one. Without KDBENCH_DATA, CIFAR-100 is downloaded into data/.
-TRAIN = $(BIN)/python -m kdbench.train
+TRAIN = set -f && $(BIN)/python -m kdbench.train
 DOWNLOAD = $(if $(KDBENCH_DATA),,dataset.download=true)
-TEACHER_ARGS = method=ce seed=1000 $(DOWNLOAD) $(filter-out method=% student=% seed=%,$(ARGS))
+export TEACHER_ARGS := $(filter-out method=% student=% seed=%,$(ARGS))
+TEACHER_RUN = method=ce seed=1000 $(DOWNLOAD) $$TEACHER_ARGS
 
 reproduce-cifar100: setup  ## Teacher, every method, five seeds, table: resnet32x4 -> resnet8x4 (TEACHER=FILE, ARGS=...)
-	$(if $(TEACHER),,$(TRAIN) +experiments=teachers_cifar100 student=resnet32x4 $(TEACHER_ARGS))
-	$(TRAIN) +experiments=cifar100_resnet32x4_resnet8x4 $(DOWNLOAD) $(ARGS) \
-	  $(if $(TEACHER),teacher.resnet32x4.checkpoint=$(TEACHER))
+	$(if $(TEACHER),,$(TRAIN) +experiments=teachers_cifar100 student=resnet32x4 $(TEACHER_RUN))
+	$(TRAIN) +experiments=cifar100_resnet32x4_resnet8x4 $(DOWNLOAD) $$ARGS \
+	  $(if $(TEACHER),"teacher.resnet32x4.checkpoint=$$TEACHER")
 	$(BIN)/python -m kdbench.table runs/cifar100
 
 reproduce-cpu: setup  ## Nine methods on CIFAR-100 in a night on two CPU cores: resnet32 -> resnet8 (TEACHER=FILE, ARGS=...)
 	$(if $(TEACHER),,$(TRAIN) dataset=cifar100 schedule=cifar100_15_epochs runs_dir=runs/cifar100_cpu \
-	  student=resnet32 $(TEACHER_ARGS))
-	$(TRAIN) +experiments=cifar100_cpu $(DOWNLOAD) $(ARGS) $(if $(TEACHER),teacher.resnet32.checkpoint=$(TEACHER))
+	  student=resnet32 $(TEACHER_RUN))
+	$(TRAIN) +experiments=cifar100_cpu $(DOWNLOAD) $$ARGS $(if $(TEACHER),"teacher.resnet32.checkpoint=$$TEACHER")
 	$(BIN)/python -m kdbench.table runs/cifar100_cpu
 
 # IMAGENET holds train/WNID and val/WNID; TEACHERS holds torchvision's resnet34-333f7ec4.pth and resnet50-19c8e357.pth.
-PAIR ?= resnet34_resnet18 resnet50_mobilenetv1
-IMAGENET_TEACHER_resnet34_resnet18 = teacher.ResNet34.checkpoint='$(TEACHERS)/resnet34-333f7ec4.pth'
-IMAGENET_TEACHER_resnet50_mobilenetv1 = teacher.ResNet50.checkpoint='$(TEACHERS)/resnet50-19c8e357.pth'
+PAIRS = resnet34_resnet18 resnet50_mobilenetv1
+IMAGENET_TEACHER_resnet34_resnet18 = "teacher.ResNet34.checkpoint=$$TEACHERS/resnet34-333f7ec4.pth"
+IMAGENET_TEACHER_resnet50_mobilenetv1 = "teacher.ResNet50.checkpoint=$$TEACHERS/resnet50-19c8e357.pth"
 
 reproduce-imagenet: setup  ## Two pairs, sixteen methods, three seeds on ImageNet (IMAGENET=DIR TEACHERS=DIR, PAIR=..., ARGS=...)
-	@test -n "$(IMAGENET)" -a -n "$(TEACHERS)" || \
+	@test -n "$$IMAGENET" -a -n "$$TEACHERS" || \
 	  { echo "make reproduce-imagenet needs IMAGENET=DIR and TEACHERS=DIR"; exit 1; }
-	$(foreach pair,$(PAIR),$(TRAIN) +experiments=imagenet_$(pair) dataset.root='$(IMAGENET)' \
-	  $(IMAGENET_TEACHER_$(pair)) $(ARGS) &&) true
+	$(foreach pair,$(if $(PAIR),$(filter $(PAIR),$(PAIRS)),$(PAIRS)),$(TRAIN) +experiments=imagenet_$(pair) \
+	  "dataset.root=$$IMAGENET" $(IMAGENET_TEACHER_$(pair)) $$ARGS &&) true
 	$(BIN)/python -m kdbench.table runs/imagenet
 
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
-	$(BIN)/python -m kdbench.report $(if $(RUNS),--take $(RUNS))
+	$(BIN)/python -m kdbench.report $(if $(RUNS),--take "$$RUNS")
 
 # A process for each core, eight at most, each with one thread: more would wait for each other.
 test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where there is one
@@ -73,7 +81,7 @@ test-long: setup  ## The tests that take more than a minute each: every method u
 # Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.
 coverage: setup  ## The tests, and the lines that none reaches; fails where one is an error branch (TESTS=...)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest $$TESTS
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 	@$(BIN)/python tests/support/error_branches.py
@@ -90,10 +98,10 @@ bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench agains
 
 # The quick part is among the tests. A run of it that was stopped goes on, as long as the code is the same.
 chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0)
-	$(BIN)/python -m chaos.run --count $(or $(COUNT),200) --seed $(or $(SEED),0) --page docs/reliability.md
+	$(BIN)/python -m chaos.run --count "$${COUNT:-200}" --seed "$${SEED:-0}" --page docs/reliability.md
 
 load: setup  ## A sweep of 500 tiny runs, killed half-way: records, memory, open files (COUNT=500)
-	$(BIN)/python -m chaos.load --count $(or $(COUNT),500) --page docs/reliability.md
+	$(BIN)/python -m chaos.load --count "$${COUNT:-500}" --page docs/reliability.md
 
 bench-torchdistill: setup
 	@$(BIN)/python benchmarks/torchdistill_venv.py
