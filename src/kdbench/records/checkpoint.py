@@ -54,6 +54,8 @@ def load_tensors(path: Path) -> Checkpoint | None:
         return None
     if not isinstance(state, dict) or type(state.get("step")) is not int:
         return None
+    if not isinstance(state.get("exact", {}), dict):
+        return None
     return Checkpoint(tensors, state)
 
 
