@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 import yaml
 
 from kdbench.assembly.build import build_network
 from kdbench.assembly.make import make
-from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_evaluate, check_train, conf_dir
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import KdbenchError
 from kdbench.tasks.detection.networks import Detector
-from support.commands import ROOT
+from support.commands import ROOT, compose
 
 FILES = sorted(
     (path.parent.name, path.stem)
@@ -25,12 +22,6 @@ NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"}
     *("tiny_imagenet", "imagenet", "coco")
 }
 DETECTORS = ("fasterrcnn_", "coco")  # how names of `task=detection` begin
-
-
-def compose(*overrides: str, name: str = "config"):
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        raw = hydra_cli.plain(hydra.compose(name, list(overrides)))
-    return (check_train if name == "config" else check_evaluate)(raw)
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_asking_whether_a_folder_can_be_written_follows_no_link(here):
 
 
 def test_each_of_several_people_has_own_folders_beside_the_runs(here, monkeypatch):
-    from kdbench.private import private_folder
+    from kdbench.system.private import private_folder
 
     first = private_folder(Path(), ".tables")
     assert (first, stat.S_IMODE(first.stat().st_mode)) == (Path(".tables"), 0o700)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import ROOT, compose_method
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_jobs
@@ -13,6 +12,7 @@ from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node, convert
+from support.commands import ROOT, compose_method
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 CANARY = Path("executed")

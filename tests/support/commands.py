@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import hydra
+
+from kdbench.config import hydra_cli
 from kdbench.config.hydra_cli import compose_group
+from kdbench.config.run_config import check_evaluate, check_train, conf_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -31,3 +35,9 @@ def compose_method(name: str, *overrides: str) -> dict:
 
 
 Command = Callable[..., Result]
+
+
+def compose(*overrides: str, name: str = "config"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        raw = hydra_cli.plain(hydra.compose(name, list(overrides)))
+    return (check_train if name == "config" else check_evaluate)(raw)

@@ -464,7 +464,7 @@ def test_without_pycocotools_it_is_one_line(command, monkeypatch, root):
 
 
 def test_the_task_is_part_of_no_classifier_s_name():
-    from test_config import compose
+    from support.commands import compose
 
     config = compose("task=classification")
     assert config == compose()

@@ -34,7 +34,6 @@ def make(node: Mapping[str, Any], group: str | None = None, /, **given: Any) -> 
         ) from error
 
 
-
 def construct(node: Mapping[str, Any], **given: Any) -> Any:
     """What a checked node describes: nodes inside it, as of a wrapped method, are built first."""
     settings = {key: _value(item) for key, item in node.items() if key not in ("_target_", "name")}

@@ -16,7 +16,6 @@ from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import place
-from kdbench.private import private_folder
 from kdbench.records.identity import canonical
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
@@ -24,6 +23,7 @@ from kdbench.sweeps.ray import RayExecutor
 from kdbench.sweeps.slurm import SubmititExecutor
 from kdbench.system.console import Console, duration
 from kdbench.system.files import check_kept, make_folder, own_folder
+from kdbench.system.private import private_folder
 from kdbench.system.runtime import Runtime
 from kdbench.system.signals import stop_requests
 from kdbench.training.jobs import Job

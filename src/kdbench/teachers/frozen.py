@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from kdbench.errors import first_line
 from kdbench.networks.folding import fold_batch_norms
-from kdbench.private import keep_compiled_code
 from kdbench.system.precision import at_precision
+from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Output
 

@@ -15,11 +15,11 @@ from kdbench.assembly.build import build_network
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.private import is_sealed, private_folder, seal
 from kdbench.records.identity import canonical
 from kdbench.records.passport import Passport, find_passport, sha256_of
 from kdbench.records.weights import find_checkpoint, load_weights
 from kdbench.system.files import read_small, write_atomically
+from kdbench.system.private import is_sealed, private_folder, seal
 from kdbench.system.runtime import Runtime
 
 TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries

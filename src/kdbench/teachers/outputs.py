@@ -15,11 +15,11 @@ from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.networks.forward import teacher_outputs
-from kdbench.private import private_folder
 from kdbench.records.reproducibility import exact_facts
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.disk import check_room, free_bytes
 from kdbench.system.precision import TABLE_DTYPES, Precision, TablePrecision
+from kdbench.system.private import private_folder
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import CHUNK, FrozenTeacher, freeze
 from kdbench.teachers.output_cache import (

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import wandb
 
 from kdbench.errors import KdbenchError
-from kdbench.private import user_folder
 from kdbench.records.fields import task_of
 from kdbench.records.identity import Identity, recorded, teacher_label
 from kdbench.records.passport import beside, read_passport, sha256_of
@@ -17,6 +16,7 @@ from kdbench.records.protocol import protocol_of
 from kdbench.records.record import Record
 from kdbench.records.weights import STUDENT_FILE, find_checkpoint
 from kdbench.system.console import Console
+from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
 
 Mode = Literal["offline", "online"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import first_line
-from kdbench.private import keep_compiled_code
+from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Network, Output
 

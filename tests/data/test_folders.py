@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import tarfile
 from pathlib import Path
 from struct import pack
 from zlib import compress, crc32
@@ -17,16 +16,11 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from kdbench.data import class_folders, torchvision_sets
-from kdbench.data.base import Dataset
 from kdbench.data.class_folders import SOLUTION
-from kdbench.data.memory.image_folder import image_folder
-from kdbench.data.memory.parquet import parquet
-from kdbench.data.memory.tiny_imagenet import tiny_imagenet
-from kdbench.data.streaming.imagenet import imagenet
 from kdbench.errors import KdbenchError
-from support.photographs import CLASSES, photograph, truncate, write_class_folders
+from support.folders import FOLDERS, SCALES, flatten, load, write_tar
+from support.photographs import photograph, truncate, write_class_folders
 
-SCALES = {"mean": [0.5] * 3, "std": [0.25] * 3, "val_split": 0}
 JUNK = [
     "._n01_0.JPEG",
     ".DS_Store",
@@ -36,24 +30,6 @@ JUNK = [
     "@eaDir/a.jpg",
 ]
 JUNK += [".ipynb_checkpoints/n01_0-checkpoint.JPEG", "#recycle/b.png", ".trashed-1-c.jpg"]
-
-
-def load(name: str, folder: Path, **changed: object) -> Dataset:
-    """The folder as one of four kinds of data set."""
-    root, pads = str(folder), {"pad": 1, "flip": True, "image_size": 8, "max_gib": 1.0}
-    match name:
-        case "imagenet":
-            settings = {"image_size": 32, "test_resize": 36, "flip": True, **SCALES, **changed}
-            return imagenet(root, cache_dir=str(folder.parent / "cache"), **settings)
-        case "image_folder":
-            return image_folder(root, **{"test_split": None, **pads, **SCALES, **changed})
-        case "parquet":
-            settings = {"test_split": None, "label_column": None, **pads, **SCALES, **changed}
-            return parquet(root, **settings)
-    return tiny_imagenet(root, rotation=0.0, flip=True, on_corrupt="error", **SCALES, **changed)
-
-
-FOLDERS = ("imagenet", "image_folder", "tiny_imagenet")
 
 
 @pytest.fixture
@@ -202,19 +178,6 @@ def test_cifar_where_torchvision_opens_it(cifar100_root, tmp_path, monkeypatch, 
     assert opened[0].samefile(files / "train")
 
 
-def flatten(folder: Path) -> str:
-    """Take the images of val out of their folders; Kaggle's file of their classes."""
-    rows = ["ImageId,PredictionString"]
-    for path in sorted((folder / "val").rglob("*.JPEG")):
-        number = int(path.stem.rpartition("_")[2])
-        box = f"{path.parent.name} 1 2 3 4 "
-        rows.append(f"{path.stem},{box * (1 + number % 2)}")
-        path.rename(folder / "val" / path.name)
-    for name in CLASSES:
-        (folder / "val" / name).rmdir()
-    return "\r\n".join(rows) + "\r\n"
-
-
 @pytest.mark.parametrize(
     ("where", "root"),
     [
@@ -279,15 +242,6 @@ def test_a_solution_without_an_end_is_not_read(folder, monkeypatch):
     monkeypatch.setattr(class_folders, "LARGEST", 10)
     with pytest.raises(KdbenchError, match="is not Kaggle's"):
         load("imagenet", folder)
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 def into_tars(split: Path, inner: bool = False) -> None:
