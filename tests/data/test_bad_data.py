@@ -21,9 +21,9 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
-from kdbench.data import torchvision_sets
 from kdbench.data.augmentation.views import TrainImages, Views, normalise
 from kdbench.data.base import Split, assemble, hold_out
+from kdbench.data.memory import torchvision_sets
 from kdbench.data.memory.digits import digits
 from kdbench.data.memory.image_folder import image_folder
 from kdbench.data.memory.parquet import parquet

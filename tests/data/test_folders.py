@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from kdbench.data import class_folders, torchvision_sets
+from kdbench.data import class_folders
 from kdbench.data.class_folders import SOLUTION
+from kdbench.data.memory import torchvision_sets
 from kdbench.errors import KdbenchError
 from support.folders import FOLDERS, SCALES, flatten, load, write_tar
 from support.photographs import photograph, truncate, write_class_folders

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from kdbench.data import decode, shards, sources
 from kdbench.data.arrays import read_arrays
 from kdbench.data.class_folders import SOLUTION
+from kdbench.data.decoding import decode
 from kdbench.data.decoding.decode import decode_into
 from kdbench.data.memory.torchvision_sets import cifar100, fashion_mnist
 from kdbench.data.scored import has_header
+from kdbench.data.streaming import shards, sources
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError
 from kdbench.system.files import open_regular

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from kdbench.data import resized
 from kdbench.data.augmentation.views import epoch_plan
+from kdbench.data.streaming import resized
 from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.sources import FolderSource
 from kdbench.data.streaming.streamed import StreamedDataset, images_of

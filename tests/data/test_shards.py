@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data import shards
 from kdbench.data.augmentation.views import epoch_plan
 from kdbench.data.base import Split
+from kdbench.data.streaming import shards
 from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.data.streaming.tar import CHUNK
