@@ -24,6 +24,10 @@ class WriteError(KdbenchError):
     """A file of a run cannot be written; what was written before is unharmed."""
 
 
+class RankError(KdbenchError):
+    """What goes wrong on one rank alone, or with the way to the others; ends the process."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Say in one line that a run's file, or a file in its folder, cannot be written.

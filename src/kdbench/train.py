@@ -4,18 +4,28 @@
         student=resnet8 dataset=cifar100 seed=0
 """
 
+import sys
+
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_train
-from kdbench.parallel.ranks import leave
-from kdbench.tasks.dispatch import train
+from kdbench.config.run_config import Config, check_train
+
+
+def run(config: Config) -> None:
+    """Train; torch is imported here, once the command has been understood: it takes seconds."""
+    from kdbench.tasks.dispatch import train
+
+    train(config)
 
 
 def main() -> None:
     """`kdbench-train`."""
     try:
-        hydra_cli.run("config", check_train, train)
+        hydra_cli.run("config", check_train, run)
     finally:
-        leave()
+        if "kdbench.parallel.ranks" in sys.modules:
+            from kdbench.parallel.ranks import leave
+
+            leave()
 
 
 if __name__ == "__main__":

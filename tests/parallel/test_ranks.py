@@ -23,8 +23,8 @@ from kdbench.assembly.build import build_method
 from kdbench.assembly.method_pages import recipes
 from kdbench.config.hydra_cli import print_error
 from kdbench.data.augmentation.views import Views
-from kdbench.errors import ConfigError, KdbenchError, WriteError
-from kdbench.parallel.ranks import RankError, Ranks
+from kdbench.errors import ConfigError, KdbenchError, RankError, WriteError
+from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
 from kdbench.system.runtime import Runtime

@@ -29,7 +29,7 @@ WINGS = [
 ]
 # The one place of each outside library.
 DOORS = {
-    "hydra": {"config.hydra_cli", "config.composing"},
+    "hydra": {"config.hydra_cli", "config.composing", "config.command_line"},
     "omegaconf": {"config.hydra_cli", "config.composing"},
     "wandb": {"tracking.wandb_mirror"},
     "wandb_workspaces": {"tracking.workspace"},

@@ -12,14 +12,21 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.composing import VERSION_BASE, Composer, compose_command, read_command
+from kdbench.config.command_line import arranged, refuse_several, spelt
+from kdbench.config.composing import (
+    VERSION_BASE,
+    Composer,
+    compose_command,
+    read_command,
+    values_of,
+)
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.run_config import Check, Config, conf_dir
-from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.parallel.ranks import RankError
+from kdbench.errors import ConfigError, KdbenchError, RankError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import masked
 
@@ -57,6 +64,7 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         print_error(str(failures[-1]))  # at once; the other jobs of a sweep go on
 
     with one_line_errors(config_name, check):
+        sys.argv[1:] = understood(config_name, sys.argv[1:])
         given = read_command(sys.argv[1:])
         if any(getattr(given, name) for name in SHOWN):
             show(config_name, given)
@@ -80,6 +88,8 @@ def run_together(config_name: str, check: Check, task: Callable[[list[Config]], 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(config_name, check):
         try:
+            words = arranged(sys.argv[1:])
+            sys.argv[1:] = spelt(words, containers(compose_head(config_name, words)))
             task([check(raw) for raw in compose_jobs(config_name, sys.argv[1:])])
         except KdbenchError as error:
             fail(str(error), error.exit_code)
@@ -107,6 +117,28 @@ def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
 def describe(error: OSError) -> str:
     """What the system says, and of which file."""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def understood(config_name: str, arguments: list[str]) -> list[str]:
+    """A command's words as Hydra is to read them.
+
+    Raises:
+        ConfigError: the command makes no sense, or names several values for one run.
+    """
+    words = arranged(arguments)
+    given = read_command(words)
+    composer = Composer(config_name, given.overrides, given.config_dir)
+    if not given.multirun and composer.head().hydra.mode is not RunMode.MULTIRUN:
+        refuse_several(words)
+    first = [values_of(override)[0] for override in composer.parse(given.overrides)]
+    return spelt(words, containers(composer.compose(first)))
+
+
+def containers(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain containers, nothing resolved."""
+    found = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def show(config_name: str, given: Namespace) -> None:

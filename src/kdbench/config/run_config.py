@@ -1,7 +1,9 @@
 """What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
 
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -10,7 +12,14 @@ from typing import Any, Literal
 from kdbench.errors import ConfigError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.passport import Passport
-from kdbench.schema.check import check_node, check_plain, convert, locate, refuse_unknown
+from kdbench.schema.check import (
+    check_node,
+    check_plain,
+    convert,
+    hints_of,
+    locate,
+    refuse_unknown,
+)
 from kdbench.schema.secrets import refuse_secrets
 
 Config = dict[str, Any]
@@ -27,6 +36,7 @@ KINDS = {
     "logger": "kdbench.tracking.run_logger.RunLogger",
     "network": "torch.nn.Module",
 }
+OWN = {"seed": int, "runs_dir": str, "checkpoint": str | None}  # keys that stand in no node
 # Where a detector's run has another kind.
 DETECTION = {
     "dataset": "kdbench.tasks.detection.coco.DetectionData",
@@ -57,8 +67,8 @@ def check_train(raw: Mapping[str, Any]) -> Config:
         "schedule": partial(_schedule, detects=detects),
         "runtime": _node,
         "logger": _node,
-        "seed": _typed(int),
-        "runs_dir": _typed(str),
+        "seed": _typed(OWN["seed"]),
+        "runs_dir": _typed(OWN["runs_dir"]),
     }
     if detects:
         keys["task"] = _typed(Literal["detection"])
@@ -80,10 +90,28 @@ def check_evaluate(raw: Mapping[str, Any]) -> Config:
             "student": _network,
             "dataset": _node,
             "runtime": _node,
-            "checkpoint": _typed(str | None),
-            "runs_dir": _typed(str),
+            "checkpoint": _typed(OWN["checkpoint"]),
+            "runs_dir": _typed(OWN["runs_dir"]),
         },
     )
+
+
+def takes_text(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a key such as "dataset.root" of a composed configuration takes text and no number.
+
+    Nothing is imported for a key that stands in no node.
+    """
+    *path, last = key.split(".")
+    node: Any = config
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if isinstance(node, Mapping) and "_target_" in node:
+        hint = str if last == "name" else hints_of(".".join(path), node).get(last)
+    elif path[:1] == ["teacher"] and path[-1:] == ["passport"]:
+        hint = Passport.__annotations__.get(last)
+    else:
+        hint = OWN.get(last) if not path or path[:-1] == ["teacher"] else None
+    return hint in (str, str | None)
 
 
 def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
@@ -167,6 +195,8 @@ def _kind(path: str, group: str, node: Any, detects: bool) -> type:
     usual: type = resolve_name(KINDS[group])
     if group not in DETECTION or not isinstance(node, Mapping):
         return usual
+    if not detects and not _may_detect(node):
+        return usual
     detection: type = resolve_name(DETECTION[group])
     name = node.get("name")
     if not detects and _makes(node, group, detection):
@@ -179,6 +209,13 @@ def _kind(path: str, group: str, node: Any, detects: bool) -> type:
             "schedule=coco and networks called fasterrcnn_..."
         )
     return detection if detects else usual
+
+
+def _may_detect(node: Mapping[str, Any]) -> bool:
+    """Whether what makes a node can know of detection: it has then imported it, which is slow."""
+    with suppress(ConfigError):
+        locate("", node.get("_target_"))
+    return "kdbench.tasks.detection" in sys.modules
 
 
 def _makes(node: object, group: str, kind: type) -> bool:

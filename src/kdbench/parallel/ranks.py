@@ -19,17 +19,13 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed has them untyped
 from torch.distributed.rendezvous import rendezvous
 
-from kdbench.errors import ConfigError, KdbenchError, WriteError, first_line
+from kdbench.errors import ConfigError, KdbenchError, RankError, WriteError, first_line
 from kdbench.parallel.torchrun import Place
 
 T = TypeVar("T")
 ALONE = Place()
 PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its looks
 ERRORS = {kind.__name__: kind for kind in (KdbenchError, ConfigError, WriteError)}
-
-
-class RankError(KdbenchError):
-    """What goes wrong on one rank alone, or with the way to the others; ends the process."""
 
 
 class Ranks:

@@ -107,7 +107,7 @@ def check_node(
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = hints_of(path, node)
     checked = {"_target_": node["_target_"]}
     if "name" in node:
         checked["name"] = convert(f"{path}.name", node["name"], str)
@@ -122,6 +122,16 @@ def check_node(
             raise ConfigError(f"{path}.{name} is missing: set it")
         checked[name] = convert(f"{path}.{name}", settings.get(name, default), hints[name])
     return checked
+
+
+def hints_of(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation of each keyword that the node's target takes.
+
+    Raises:
+        ConfigError: as `locate`.
+    """
+    target = locate(path, node["_target_"])
+    return get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def refuse_unknown(path: str, node: Mapping[Any, Any], valid: list[str]) -> None:

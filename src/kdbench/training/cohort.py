@@ -14,8 +14,7 @@ from kdbench.data.augmentation.strong import StrongView, stack_views
 from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Split
 from kdbench.data.streaming.streamed import StreamedImages
-from kdbench.errors import Interrupted, KdbenchError
-from kdbench.parallel.ranks import RankError
+from kdbench.errors import Interrupted, KdbenchError, RankError
 from kdbench.seeds import derive
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests

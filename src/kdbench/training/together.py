@@ -10,8 +10,8 @@ from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import images_of
-from kdbench.errors import KdbenchError
-from kdbench.parallel.ranks import RankError, Ranks
+from kdbench.errors import KdbenchError, RankError
+from kdbench.parallel.ranks import Ranks
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory

@@ -14,7 +14,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.system.console import Console
@@ -191,6 +190,8 @@ def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
     Raises:
         ValueError: it is so long that it would take much more memory than it does.
     """
+    from torchvision.transforms import functional as TF  # slow to import
+
     check_scaled(*image.size, shorter)
     cropped = TF.center_crop(TF.resize(image, [shorter]), [size, size])
     return np.asarray(cropped).transpose(2, 0, 1)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from kdbench.data.augmentation.crops import Box
 from kdbench.data.decoding.decode import naming
@@ -103,6 +102,8 @@ class DeviceDecoding:
 
     def _cut(self, place: int, image: Tensor | None) -> Tensor:
         """One view [3, S, S], of an image [3, H, W] or of what Pillow makes of its file."""
+        from torchvision.transforms import functional as TF  # slow to import
+
         if image is None:
             with naming(self.files.source.where(self.rows[place])):
                 picture = self.files.read(self.rows[place])
