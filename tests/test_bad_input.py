@@ -212,7 +212,17 @@ def test_a_disk_that_fails_in_a_job_is_one_line(command, monkeypatch):
     monkeypatch.setattr(kdbench.training.together, "train", fail)
     result = command("train", "-m", *DATA, "seed=0,1")
     assert result.code == 1
-    assert result.err == "kdbench: error: Input/output error: runs\n" * 2
+    line = "Input/output error: runs"
+    said = [line, line, f"seed=0: {line}", f"seed=1: {line}", "2 of 2 runs have failed"]
+    assert result.err.splitlines() == [f"kdbench: error: {each}" for each in said]
+
+
+def test_fail_fast_stops_a_sweep_that_runs_one_by_one(command):
+    sweep = ["-m", *DATA, "method=kd,dkd", "seed=0,1", "hydra.launcher.fail_fast=true"]
+    lines = command("train", *sweep).err.splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("kdbench: error: method=kd seed=0: method kd reads")
+    assert lines[2] == "kdbench: error: 1 of 4 runs have failed, 3 were not tried"
 
 
 def test_a_bug_is_no_mistake_of_the_command():

@@ -181,12 +181,44 @@ def test_what_may_be_an_accident_is_tried_once_more(command):
 def test_what_cannot_be_trained_is_said_before_anything_is(command):
     result = command("train", *SWEEP, *TWO_EPOCHS, "method=kd,dkd,ce", "seed=0")
     assert result.code == 1
-    first, second, last = result.err.strip().splitlines()
+    first, second, *again, last = result.err.strip().splitlines()
+    assert again == [first, second], "and once more at the end"
     assert "synthetic-none-resnet8-kd-s0: method kd reads 1 teacher(s), not 0" in first
     assert "synthetic-none-resnet8-dkd-s0: method dkd reads" in second
     assert "2 of 3 runs have no result; the same command tries them again" in last
     assert "3 runs: 1 to train, 2 cannot be trained" in result.out
     assert "sweep: 1 done, 0 done before, 2 failed" in result.out
+
+
+def test_every_failed_run_is_named_at_the_end_whatever_kept_it(command):
+    result = command("train", *SWEEP, *TWO_EPOCHS, "method=kd,ce", "schedule.lr=0.05,1e30")
+    *said, last = result.err.strip().splitlines()
+    assert "3 of 4 runs have no result" in last
+    assert "-kd-s0" in said[-2]
+    assert "-ce-s0" in said[-1]
+
+
+@pytest.mark.parametrize(("size", "tried"), [(1, "one"), (3, "all three")])
+def test_fail_fast_stops_at_the_first_failure(command, size, tried):
+    """Also while the others of its cohort train on; they leave checkpoints."""
+    settings = ["hydra.launcher.fail_fast=true", f"hydra.launcher.size={size}"]
+    epochs = ["schedule.epochs=3000", "schedule.milestones=[]"]
+    result = command("train", *SWEEP, *epochs, *settings, "method=ce", "schedule.lr=1e30,0.01,0.02")
+    assert result.code == 1
+    assert "sweep: 0 done, 0 done before, 1 failed, 2 not tried" in result.out
+    assert "diverged" in result.err.splitlines()[-2]
+    assert "3 of 3 runs have no result" in result.err.splitlines()[-1]
+    assert len(runs_at("runs")) == {"one": 1, "all three": 3}[tried]
+
+
+def runs_at(folder: str) -> list[Path]:
+    return [path for path in Path(folder).iterdir() if (path / "config.json").is_file()]
+
+
+def test_fail_fast_trains_nothing_where_a_run_cannot_be_trained(command):
+    result = command("train", *SWEEP, "method=kd,ce", "hydra.launcher.fail_fast=true")
+    assert "0 done, 0 done before, 1 failed, 1 not tried" in result.out
+    assert result.err.count("reads 1 teacher(s)") == 1
 
 
 def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):

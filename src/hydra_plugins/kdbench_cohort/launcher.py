@@ -20,13 +20,23 @@ class CohortLauncherConf:
     size: int = 16  # runs side by side at most; each needs its student in memory
     executor: str = "local"  # local: processes of this machine; submitit: Slurm; ray: Ray
     processes: int | None = None  # cohorts at a time; null: one on each GPU, or one on the CPU
+    fail_fast: bool = False  # whether the first failure stops the sweep, resumable
     submitit: dict[str, Any] = field(  # a day, where submitit would give five minutes
         default_factory=lambda: {"cluster": None, "timeout_min": 1440}
     )
     ray: dict[str, Any] = field(default_factory=dict)  # parameters of ray.init
 
 
+@dataclass
+class BasicLauncherConf:
+    """Settings of `hydra/launcher=basic`, in place of Hydra's own, which has none."""
+
+    _target_: str = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    fail_fast: bool = False  # whether the first failure stops the sweep
+
+
 ConfigStore.instance().store(group="hydra/launcher", name="cohort", node=CohortLauncherConf)
+ConfigStore.instance().store(group="hydra/launcher", name="basic", node=BasicLauncherConf)
 
 
 class CohortLauncher:
@@ -46,6 +56,7 @@ class CohortLauncher:
         Raises:
             KdbenchError: some runs have no result.
         """
-        from kdbench.sweeps.launch import Settings, launch
+        from kdbench.sweeps.launch import launch
+        from kdbench.sweeps.settings import Settings
 
         launch(configs, Settings(**self.settings))

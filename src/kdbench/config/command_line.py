@@ -146,6 +146,8 @@ def _spelt(word: str, config: Mapping[str, Any]) -> str:
     if override is None or override.is_delete() or "@" in override.get_key_element():
         return word
     key, _, value = word.partition("=")
+    if key.startswith("hydra"):
+        return word
     texts = [part if is_text(part) else in_quotes(part) for part in parts(value)]
     if all(map(is_text, parts(value))) or not takes_text(config, override.key_or_group):
         return word

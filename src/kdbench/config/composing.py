@@ -5,10 +5,12 @@ No global state of Hydra's is used. Its own node, of the command and of every jo
 """
 
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -152,22 +154,36 @@ class Composer:
         lines = [f"{key}={value}" for key, value in params.items()] + self.overrides
         return {one.get_key_element(): values_of(one) for one in self.parse(lines)}
 
-    def jobs(self, head: DictConfig) -> list[DictConfig]:
-        """The jobs of a sweep, without Hydra's own node."""
+    def jobs(self, head: DictConfig) -> "list[ComposedJob]":
+        """The jobs of a sweep."""
         overrides = product(*self.axes(head).values())
-        return [bare(self.compose(list(job))) for job in overrides]
+        return [ComposedJob(list(job), bare(self.compose(list(job)))) for job in overrides]
 
 
-def compose_command(
-    config_name: str, given: Namespace
-) -> tuple[dict[str, Any] | None, list[DictConfig]]:
-    """The settings of the launcher of cohorts, None where there is none, and the jobs."""
+class ComposedJob(NamedTuple):
+    """A run that a command asks for."""
+
+    overrides: list[str]
+    config: DictConfig  # without Hydra's own node
+
+
+class ComposedCommand(NamedTuple):
+    """What a command asks for."""
+
+    jobs: list[ComposedJob]
+    cohorts: bool = False  # whether its runs train side by side, else one by one
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the launcher
+
+
+def compose_command(config_name: str, given: Namespace) -> ComposedCommand:
+    """The runs of a command, and how they are launched."""
     composer = Composer(config_name, given.overrides, given.config_dir)
     head = composer.head()
     if not given.multirun and head.hydra.mode is not RunMode.MULTIRUN:
-        return None, [bare(composer.compose(given.overrides))]
-    settings = launcher_settings(OmegaConf.to_container(head.hydra.launcher))
-    return settings, composer.jobs(head)
+        composed = bare(composer.compose(given.overrides))
+        return ComposedCommand([ComposedJob(given.overrides, composed)])
+    launcher = launcher_settings(OmegaConf.to_container(head.hydra.launcher))
+    return ComposedCommand(composer.jobs(head), *launcher)
 
 
 def bare(composed: DictConfig) -> DictConfig:

@@ -19,14 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.command_line import arranged, refuse_several, spelt
 from kdbench.config.composing import (
     VERSION_BASE,
+    ComposedJob,
     Composer,
     compose_command,
     read_command,
     values_of,
 )
 from kdbench.config.hydra_guard import COHORTS
+from kdbench.config.one_by_one import run_jobs
 from kdbench.config.run_config import Check, Config, conf_dir
-from kdbench.errors import ConfigError, KdbenchError, RankError, nearest
+from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import masked
 
@@ -45,23 +47,17 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
     configuration file is wrong, 130 interrupted.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing ten lines
-    failures: list[KdbenchError] = []
 
-    def job(composed: DictConfig) -> None:
-        if failures and isinstance(failures[-1], RankError):
-            return  # without the other ranks no further job of a sweep can be done
+    def run_job(job: ComposedJob) -> KdbenchError | None:
         try:
-            task(check(plain(composed)))
+            task(check(plain(job.config)))
         except KdbenchError as error:
-            failures.append(error)
+            return error
         except OmegaConfBaseException as error:
-            line = explain(error, sys.argv[1:], config_name, check)
-            failures.append(ConfigError(line))
+            return ConfigError(explain(error, sys.argv[1:], config_name, check))
         except OSError as error:
-            failures.append(KdbenchError(describe(error)))
-        else:
-            return
-        print_error(str(failures[-1]))  # at once; the other jobs of a sweep go on
+            return KdbenchError(describe(error))
+        return None
 
     with one_line_errors(config_name, check):
         sys.argv[1:] = understood(config_name, sys.argv[1:])
@@ -69,13 +65,13 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         if any(getattr(given, name) for name in SHOWN):
             show(config_name, given)
             return
-        settings, jobs = compose_command(config_name, given)
-        if settings is None:
-            for composed in jobs:
-                job(composed)
-        else:
-            launcher = resolve_name(COHORTS)(**settings)
-            launcher.launch([check(plain(composed)) for composed in jobs])
+        command = compose_command(config_name, given)
+        if command.cohorts:
+            launcher = resolve_name(COHORTS)(**command.settings)
+            launcher.launch([check(plain(job.config)) for job in command.jobs])
+            return
+        fail_fast = bool(command.settings.get("fail_fast"))
+        failures = run_jobs(command.jobs, run_job, print_error, fail_fast)
     if failures:
         sys.exit(failures[0].exit_code)
 
@@ -158,7 +154,7 @@ def compose_head(config_name: str, overrides: list[str]) -> DictConfig:
 def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
     """Every job of a command, composed as for a sweep; nothing is run."""
     composer = Composer(config_name, [text for text in arguments if not text.startswith("-")])
-    return [plain(job) for job in composer.jobs(composer.head())]
+    return [plain(job.config) for job in composer.jobs(composer.head())]
 
 
 def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:

@@ -14,11 +14,12 @@ from kdbench.schema.secrets import refuse_secrets
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
 LAUNCHERS: dict[str, dict[str, Any]] = {  # what each may be told
-    BASIC: {},
+    BASIC: {"fail_fast": bool},
     COHORTS: {
         "size": int,
         "executor": str,
         "processes": int | None,
+        "fail_fast": bool,
         "submitit": dict[str, Any],
         "ray": dict[str, Any],
     },
@@ -66,8 +67,8 @@ def check_called(node: object, ours: Mapping[Any, Any]) -> None:
     convert("hydra.sweeper.params", sweeper["params"], dict[str, Any] | None)
 
 
-def launcher_settings(node: object) -> dict[str, Any] | None:
-    """What a node of a launcher tells the one of cohorts; None: its runs train one by one.
+def launcher_settings(node: object) -> tuple[bool, dict[str, Any]]:
+    """Whether a node of a launcher names the one of cohorts, and what it tells it.
 
     Raises:
         ConfigError: it is another launcher, or is told what it does not know.
@@ -84,7 +85,7 @@ def launcher_settings(node: object) -> dict[str, Any] | None:
     settings = {
         key: convert(f"hydra.launcher.{key}", value, hints[key]) for key, value in told.items()
     }
-    return settings if target == COHORTS else None
+    return target == COHORTS, settings
 
 
 def differences(node: object, ours: object, path: str = "") -> Iterator[str]:

@@ -105,12 +105,14 @@ def takes_text(config: Mapping[str, Any], key: str) -> bool:
     node: Any = config
     for part in path:
         node = node.get(part) if isinstance(node, Mapping) else None
+    hint: Any = None
     if isinstance(node, Mapping) and "_target_" in node:
-        hint = str if last == "name" else hints_of(".".join(path), node).get(last)
+        with suppress(ConfigError):  # of its target, which is told when all is checked
+            hint = str if last == "name" else hints_of(".".join(path), node).get(last)
     elif path[:1] == ["teacher"] and path[-1:] == ["passport"]:
         hint = Passport.__annotations__.get(last)
-    else:
-        hint = OWN.get(last) if not path or path[:-1] == ["teacher"] else None
+    elif not path or path[:-1] == ["teacher"]:
+        hint = OWN.get(last)
     return hint in (str, str | None)
 
 

@@ -5,21 +5,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
-from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.parallel.torchrun import place
 from kdbench.records.identity import canonical
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.sweeps.ray import RayExecutor
+from kdbench.sweeps.settings import Settings
 from kdbench.sweeps.slurm import SubmititExecutor
 from kdbench.system.console import Console, duration
 from kdbench.system.files import check_kept, make_folder, own_folder
@@ -28,39 +27,14 @@ from kdbench.system.runtime import Runtime
 from kdbench.system.signals import stop_requests
 from kdbench.training.jobs import Job
 
-EXECUTORS = ("local", "submitit", "ray")
 POLL = 0.1  # seconds between looks at what has ended
-
-
-@dataclass(frozen=True)
-class Settings:
-    """`hydra.launcher`, checked.
-
-    Raises:
-        ConfigError: a setting that makes no sense.
-    """
-
-    size: int = 16
-    executor: str = "local"
-    processes: int | None = None
-    submitit: Mapping[str, Any] = field(default_factory=dict)
-    ray: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for key, value in (("size", self.size), ("processes", self.processes)):
-            if value is not None and value < 1:
-                raise ConfigError(f"hydra.launcher.{key} must be 1 or more, not {value}")
-        if self.executor not in EXECUTORS:
-            raise ConfigError(
-                f"unknown hydra.launcher.executor '{self.executor}': "
-                f"{nearest(self.executor, EXECUTORS)}"
-            )
 
 
 def launch(configs: Sequence[Config], settings: Settings) -> None:
     """Train the runs that have no result yet, side by side where they can be.
 
-    A run or a process that fails is tried once more at the end; nothing stops the others.
+    A run or a process that fails is tried once more at the end; nothing stops the others, unless
+    `settings.fail_fast` says so.
 
     Raises:
         ConfigError: torchrun has started this; a sweep starts its own processes.
@@ -81,7 +55,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
     make_folder(runs_dir)
     executor = open_executor(configs, settings, runs_dir, sys.stdout.isatty())
     with stop_requests() as stop, closing(executor):
-        sweep = Sweep(executor, console, stop, settings.size)
+        sweep = Sweep(executor, console, stop, settings.size, settings.fail_fast)
         first = plan(teachers_first(configs))
         if first.todo:
             console.message(f"teachers first: {first.describe()}")
@@ -90,7 +64,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
         planned = plan(configs)
         console.message(planned.describe())
         report(planned.failures)
-        done = sweep.train(planned.todo)
+        done = sweep.train([] if settings.fail_fast and planned.failures else planned.todo)
     close(planned, done, sweep.failures, console, time.monotonic() - started)
 
 
@@ -124,13 +98,19 @@ class Sweep:
     """Cohorts on their way through an executor, and what is said of them."""
 
     def __init__(
-        self, executor: Executor, console: Console, stop: threading.Event, size: int
+        self,
+        executor: Executor,
+        console: Console,
+        stop: threading.Event,
+        size: int,
+        fail_fast: bool = False,
     ) -> None:
         self.executor, self.console, self.stop, self.size = executor, console, stop, size
+        self.fail_fast = fail_fast
         self.failures: list[Failure] = []
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []
-        self.named: set[str] = set()  # failures that a log told of while others trained on
+        self.named: dict[str, str] = {}  # failures that a log told of while others trained on
         self.jobs: Sequence[Job] = ()
         self.done = self.number = 0
         self.epochs, self.seconds = 0, 0.0  # of the cohorts that have ended
@@ -153,8 +133,19 @@ class Sweep:
                 self.listen(task)
             for ended in self.executor.ended():
                 self.end(ended)
+            if self.fail_fast and (self.failures or self.named):
+                self.halt()
             self.stop.wait(POLL)
         return self.done
+
+    def halt(self) -> None:
+        """Let what trains write checkpoints, and start nothing more."""
+        self.console.message("hydra.launcher.fail_fast: stopping at the first failure")
+        self.waiting.clear()
+        self.wait_for_checkpoints()
+        known = {failure.name for failure in self.failures}
+        self.failures += [Failure(*one) for one in self.named.items() if one[0] not in known]
+        self.named.clear()
 
     def add(self, jobs: list[Job], again: bool = False) -> None:
         """Queue a cohort."""
@@ -176,7 +167,7 @@ class Sweep:
             for job in task.jobs:
                 name = job.identity.run_id
                 if name not in self.named and line.startswith(f"{name} failed: "):
-                    self.named.add(name)
+                    self.named[name] = line.removeprefix(f"{name} failed: ")
                     print_error(line)
 
     def end(self, ended: Ended) -> None:
@@ -199,7 +190,8 @@ class Sweep:
                 if job.identity.run_id not in self.named:
                     print_error(f"{job.identity.run_id} failed: {reason}{log}")
             again = self.fail(task, failed, hopeless)
-        self.named -= {job.identity.run_id for job in task.jobs}
+        for job in task.jobs:
+            self.named.pop(job.identity.run_id, None)
         if again:
             self.add(again, again=True)
         parts = [f"cohort {task.number} has ended: {self.done} of {runs(len(self.jobs))} done"]
@@ -214,7 +206,8 @@ class Sweep:
         self, task: Task, failed: Sequence[tuple[Job, str]], hopeless: Sequence[Job]
     ) -> list[Job]:
         """Keep the failures that stand; returns the jobs to try once more."""
-        again = [job for job, _ in failed if not task.again and job not in hopeless]
+        once = task.again or self.fail_fast
+        again = [job for job, _ in failed if not once and job not in hopeless]
         stand = [(job, reason) for job, reason in failed if job not in again]
         self.failures += [Failure(job.identity.run_id, reason) for job, reason in stand]
         return again
@@ -236,16 +229,20 @@ class Sweep:
             KeyboardInterrupt: always; at once on a second Ctrl-C.
         """
         self.console.message("stopping: what trains now writes checkpoints")
-        self.executor.stop()
-        while self.running:
-            for ended in self.executor.ended():
-                self.running.remove(ended.task)
-            time.sleep(POLL)
+        self.wait_for_checkpoints()
         done = sum(job.record is not None for job in self.jobs)
         raise KeyboardInterrupt(
             f"stopped with {done} of {runs(len(self.jobs))} done; the same command goes on "
             "from there"
         )
+
+    def wait_for_checkpoints(self) -> None:
+        """Ask what trains to stop, and wait until it has."""
+        self.executor.stop()
+        while self.running:
+            for ended in self.executor.ended():
+                self.running.remove(ended.task)
+            time.sleep(POLL)
 
 
 def names(jobs: Sequence[Job]) -> str:
@@ -271,12 +268,15 @@ def close(
     Raises:
         KdbenchError: runs have no result.
     """
-    missing = len(failures) + len(planned.failures)
+    failed = [*planned.failures, *failures]
+    missing = planned.total - planned.done - done
+    halted = f", {missing - len(failed)} not tried" if missing > len(failed) else ""
     console.message(
-        f"sweep: {done} done, {planned.done} done before, {missing} failed; {duration(seconds)}"
+        f"sweep: {done} done, {planned.done} done before, {len(failed)} failed{halted}; "
+        f"{duration(seconds)}"
     )
     if missing:
-        report(failures)
+        report(failed if done or failures else [])  # else they were said a moment ago
         raise KdbenchError(
             f"{missing} of {runs(planned.total)} have no result; the same command tries them again "
             "and leaves the others alone"
