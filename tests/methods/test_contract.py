@@ -117,6 +117,12 @@ def test_gradients_reach_student_and_method_but_no_teacher(case):
     torch.testing.assert_close(sums["loss"], loss.detach().double() * SIZE, rtol=1e-6, atol=1e-6)
 
 
+def test_every_parameter_is_in_one_group_of_the_optimizer(case):
+    """A parameter in none is never trained, and one in two is trained twice."""
+    grouped = [id(p) for group in case.method.param_groups() for p in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in case.method.parameters())
+
+
 def test_distillation_alone_moves_the_student(case):
     """A method whose own gradient is silently zero would pass for a slow cross-entropy."""
     batch = case.batch(epoch=100.0)  # after every warm-up

@@ -1,11 +1,15 @@
 """Runs side by side: each ends with the bits that it has alone, and fails alone."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from kdbench.assembly.method_pages import recipes
 from kdbench.errors import ConfigError, DivergedError, Interrupted
 from kdbench.records.record import read_record
+from kdbench.training.member import Member
 from kdbench.training.together import train, train_together
 from support.runs import assert_same_runs, config, interrupt_at, runs, taught
 
@@ -142,3 +146,64 @@ def test_teacher_forward_is_shared(teachers, monkeypatch):
     train_together(configs)
     assert calls == [16, 16, 8] * 2
     assert torch.is_grad_enabled()
+
+
+def test_one_view_and_two_views_share_the_teacher_s_pass_on_the_weak_view(teachers, monkeypatch):
+    import kdbench.teachers.outputs
+
+    for method in ("kd", "mlkd"):
+        train(taught(method, teachers, "runs_dir=alone"))
+    shapes = []
+    original = kdbench.teachers.outputs.teacher_outputs
+
+    def counted(networks, batch):
+        shapes.append(tuple(batch.images.shape[:-3]))
+        return original(networks, batch)
+
+    monkeypatch.setattr(kdbench.teachers.outputs, "teacher_outputs", counted)
+    train_together([taught(method, teachers, "runs_dir=together") for method in ("kd", "mlkd")])
+    assert shapes == [(16,), (16,), (16,), (16,), (8,), (8,)] * 2
+    assert_same_runs("alone", "together")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyError("x")])
+@pytest.mark.parametrize("place", ["score", "step"])
+def test_whatever_befalls_one_member_is_its_own(here, monkeypatch, capsys, error, place):
+    """Also while it is scored and recorded, and what it holds is let go of at once."""
+    configs = [config(f"method={method}") for method in ("ce", "label_smoothing")]
+    train_together([{**one, "runs_dir": "undisturbed"} for one in configs])
+    original, held = getattr(Member, place), []
+
+    def fails(member, *arguments):
+        if "-ce-" in member.run.run_id and member.position.step == {"score": 6, "step": 4}[place]:
+            activations = torch.zeros(3)
+            held.append(weakref.ref(activations))
+            raise error
+        return original(member, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, place, fails)
+        failed, folder = train_together(configs)
+    assert failed is error
+    gc.collect()
+    assert held[0]() is None, "its memory is the others'"
+    assert read_record(folder / "record.json")["status"] == "done"
+    record = read_record(runs()["synthetic-none-resnet8-ce-s0"] / "record.json")
+    assert (record["status"], record["error"]) == ("failed", str(error))
+    assert "-ce-s0" in capsys.readouterr().out.split(" failed: ")[0].splitlines()[-1]
+    train_together(configs)
+    assert_same_runs("undisturbed", "runs")
+
+
+def test_a_result_stays_where_telling_of_it_fails(here, monkeypatch):
+    configs = [config(f"method={method}") for method in ("ce", "label_smoothing")]
+    error = ValueError("of a logger")
+
+    def record(logger, record):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdbench.tracking.run_logger.RunLogger.record", record)
+        assert train_together(configs) == [error, error]
+    for folder in runs().values():
+        assert read_record(folder / "record.json")["status"] == "done"

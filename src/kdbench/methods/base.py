@@ -10,6 +10,8 @@ from kdbench.errors import ConfigError
 from kdbench.losses import cross_entropy, total
 from kdbench.types import Batch, Output, Probe
 
+Terms = dict[str, Tensor]
+
 
 class Method(nn.Module):
     """What a recipe adds to a student: its loss terms, and the modules and buffers they need.
@@ -63,6 +65,14 @@ class Method(nn.Module):
         """Numbers worth a curve, [B] or [], beside the loss; logged as epoch means method/NAME."""
         return {}
 
+    def terms_and_curves(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Terms, Terms]:
+        """What `forward` and `observe` return; overridden where they have work in common."""
+        terms = self(batch, student, teachers)
+        with torch.no_grad():
+            return terms, self.observe(batch, student, teachers)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of the method's own parameters; a group may carry its own lr."""
         params = list(self.parameters())
@@ -105,8 +115,10 @@ class Wrapper(Method):
         return self.inner.observe(batch, student, teachers)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """As the inner recipe."""
-        return self.inner.param_groups()
+        """Those of the inner recipe, and one of the wrapper's own parameters."""
+        theirs = {id(parameter) for parameter in self.inner.parameters()}
+        own = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
+        return [*self.inner.param_groups(), *([{"params": own}] if own else [])]
 
 
 def check_positive(**values: float) -> None:

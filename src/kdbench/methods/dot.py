@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kdbench.errors import ConfigError
-from kdbench.methods.base import Method, Wrapper
+from kdbench.methods.base import Method, Terms, Wrapper
 from kdbench.types import Batch, Output
 
 
@@ -28,3 +28,9 @@ class DOT(Wrapper):
     ) -> dict[str, Tensor]:
         """The inner recipe's terms."""
         return self.inner(batch, student, teachers)
+
+    def terms_and_curves(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Terms, Terms]:
+        """As the inner recipe."""
+        return self.inner.terms_and_curves(batch, student, teachers)

@@ -7,8 +7,17 @@ from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
 from kdbench.losses import entropy, kl_divergence
-from kdbench.methods.base import Method, check_positive, check_weights
-from kdbench.methods.logit_scale import Parametrisation, optimal_scale, scale_of, steer, theta_of
+from kdbench.methods.base import Method, Terms, check_positive, check_weights
+from kdbench.methods.logit_scale import (
+    Factor,
+    Parametrisation,
+    factor_of,
+    optimal_scale,
+    scale_curves,
+    scale_of,
+    steer,
+    theta_of,
+)
 from kdbench.types import Batch, Output, Probe
 
 
@@ -51,7 +60,7 @@ class DynamicKD(Method):
         lr_multiplier: float = 1.0,
         weight_decay: float = 0.0,
         label_logits: Literal["raw", "corrected", "corrected_detached"] = "raw",
-        outer_factor: Literal["t2", "t_ts", "ts2", "one"] = "t2",
+        outer_factor: Factor = "t2",
         divide_by_e: bool = False,
         entropy_penalty: float = 0.0,
         standardise_teacher: bool = False,
@@ -71,8 +80,8 @@ class DynamicKD(Method):
         self.shape, self.parametrisation, self.direction = shape, parametrisation, direction
         self.initial, self.lowest, self.highest = initial, lowest, highest
         self.lr_multiplier, self.weight_decay = lr_multiplier, weight_decay
-        self.label_logits, self.outer_factor = label_logits, outer_factor
-        self.divide_by_e, self.entropy_penalty = divide_by_e, entropy_penalty
+        self.outer_factor, self.divide_by_e = outer_factor, divide_by_e
+        self.label_logits, self.entropy_penalty = label_logits, entropy_penalty
         self.standardise_teacher = standardise_teacher
         self.bounds = sorted(theta_of(e, parametrisation, temperature) for e in (lowest, highest))
 
@@ -92,59 +101,50 @@ class DynamicKD(Method):
         decay = self.lr_multiplier * self.weight_decay
         return [{**group, "weight_decay": decay} for group in super().param_groups()]
 
-    def scale(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """The controller e: [], [K] or [B, 1]."""
+    def scale(self, z: Tensor, v: Tensor, bound: bool = False) -> Tensor:
+        """The controller e: [], [K] or [B, 1]; `bound`: its bounds hold, as after the last step."""
         if self.shape == "per_sample":
-            settings = self.temperature, self.lowest, self.highest
-            return optimal_scale(student_logits, teacher_logits, *settings)
-        sign = -1.0 if self.direction == "ascend" else 1.0
-        theta = steer(self.theta, sign * self.lr_multiplier)
-        return scale_of(theta, self.parametrisation, self.temperature)
+            return optimal_scale(z, v, self.temperature, self.lowest, self.highest)
+        if bound and self.direction != "frozen":
+            with torch.no_grad():
+                self.theta.clamp_(*self.bounds)
+        factor = self.lr_multiplier * (-1.0 if self.direction == "ascend" else 1.0)
+        return scale_of(steer(self.theta, factor), self.parametrisation, self.temperature)
 
-    def standard(self, teacher_logits: Tensor) -> Tensor:
+    def standard(self, logits: Tensor) -> Tensor:
         """The teacher's logits as the distillation term reads them, [B, K]."""
-        deviation = teacher_logits.std(dim=1, keepdim=True) if self.standardise_teacher else 1.0
-        return teacher_logits / deviation
-
-    def _factor(self, scale: Tensor) -> Tensor | float:
-        """What multiplies the KL: a number, [1] or [B]."""
-        e, t2 = scale.reshape(-1), self.temperature**2
-        by: dict[str, Tensor | float] = {"t2": t2, "t_ts": t2 / e, "ts2": t2 / e**2, "one": 1.0}
-        return by[self.outer_factor] / e.detach() if self.divide_by_e else by[self.outer_factor]
+        return logits / (logits.std(dim=1, keepdim=True) if self.standardise_teacher else 1.0)
 
     def forward(
-        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
-    ) -> dict[str, Tensor]:
-        """Terms "ce" and "kd" [B], and "entropy" [B] where there is a penalty."""
-        if self.direction != "frozen" and self.shape != "per_sample":
-            with torch.no_grad():
-                self.theta.clamp_(*self.bounds)  # as if at the end of the last step
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...], e: Tensor | None = None
+    ) -> Terms:
+        """Terms "ce" and "kd" [B], and "entropy" [B] where there is a penalty; `e` if at hand."""
         z, v = student.logits, self.standard(teachers[0].logits)
-        scale = self.scale(z, v)
+        scale = self.scale(z, v, bound=True) if e is None else e
         corrected = scale * z
         log_q = torch.log_softmax(corrected / self.temperature, dim=1)
         log_p = torch.log_softmax(v / self.temperature, dim=1)
         labelled = {"raw": z, "corrected": corrected, "corrected_detached": scale.detach() * z}
+        factor = factor_of(scale, self.temperature, self.outer_factor, self.divide_by_e)
         terms = {
             "ce": self.label_term(batch, student._replace(logits=labelled[self.label_logits])),
-            "kd": self.kd_weight * self._factor(scale) * kl_divergence(log_p, log_q),
+            "kd": self.kd_weight * factor * kl_divergence(log_p, log_q),
         }
         if self.entropy_penalty > 0:
             gap = entropy(corrected, self.temperature) - entropy(v, self.temperature)
             terms["entropy"] = self.entropy_penalty * gap.abs()
         return terms
 
-    def observe(
-        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
-    ) -> dict[str, Tensor]:
-        """E; entropies of p, of q and, at temperature 1, of softmax(z); the logits' deviations."""
+    def observe(self, batch: Batch, student: Output, teachers: tuple[Output, ...]) -> Terms:
+        """As `kdbench.methods.logit_scale.scale_curves`."""
         z, v = student.logits, self.standard(teachers[0].logits)
-        scale = self.scale(z, v)
-        return {
-            "e": scale.mean(),
-            "entropy_teacher": entropy(v, self.temperature),
-            "entropy_student": entropy(scale * z, self.temperature),
-            "entropy_student_t1": entropy(z),
-            "sd_student": z.std(dim=1),
-            "sd_teacher": teachers[0].logits.std(dim=1),
-        }
+        return scale_curves(self.scale(z, v), z, teachers[0].logits, v, self.temperature)
+
+    def terms_and_curves(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Terms, Terms]:
+        """As `forward` and `observe`, of one controller."""
+        z, v = student.logits, self.standard(teachers[0].logits)
+        scale = self.scale(z, v, bound=True)
+        curves = scale_curves(scale, z, teachers[0].logits, v, self.temperature)
+        return self.forward(batch, student, teachers, scale), curves

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdbench.errors import ConfigError
 from kdbench.losses import entropy
-from kdbench.methods.base import Method, Wrapper, check_positive
+from kdbench.methods.base import Method, Terms, Wrapper, check_positive
 from kdbench.types import Batch, Output
 
 Weight = Literal["er", "ea", "interact", "inverse", "none"]
@@ -98,8 +98,9 @@ class EntropyWeight(Wrapper):
         Raises:
             ConfigError: a term has no samples to weigh.
         """
-        weights = self.weights(student, teachers)
-        terms = self.inner(batch, student, teachers)
+        return self._weighted(self.inner(batch, student, teachers), self.weights(student, teachers))
+
+    def _weighted(self, terms: dict[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
         kept = ("ce", *self.batch_terms)
         return {
             name: term if name in kept else self._weigh(name, term, weights)
@@ -124,3 +125,11 @@ class EntropyWeight(Wrapper):
         """The inner recipe's numbers, and the weight; KD x mean weight is the control to run."""
         seen = self.inner.observe(batch, student, teachers)
         return seen | {"weight": self.weights(student, teachers)}
+
+    def terms_and_curves(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Terms, Terms]:
+        """As `forward` and `observe`, of one computation of the weight."""
+        weights = self.weights(student, teachers)
+        terms, seen = self.inner.terms_and_curves(batch, student, teachers)
+        return self._weighted(terms, weights), seen | {"weight": weights}

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.losses import entropy
+
 Parametrisation = Literal["scale", "exp", "softplus", "inv_temp"]
+Factor = Literal["t2", "t_ts", "ts2", "one"]
 
 
 def scale_of(theta: Tensor, parametrisation: Parametrisation, temperature: float) -> Tensor:
@@ -74,3 +77,34 @@ def optimal_scale(
         within = (newton >= low) & (newton <= high)  # false where a constant row gives 0 / 0
         scale = torch.where(within, newton, (low * high).sqrt())
     return scale
+
+
+def factor_of(
+    scale: Tensor, temperature: float, factor: Factor, divide_by_e: bool
+) -> Tensor | float:
+    """What multiplies the KL of a scale e: T^2 (t2), T T_s (t_ts), T_s^2 (ts2) or 1, T_s = T / e.
+
+    `divide_by_e` divides it by e as a constant. Shapes: [], [K] or [B, 1] -> a number, [1] or [B].
+    """
+    e, t2 = scale.reshape(-1), temperature**2
+    by: dict[str, Tensor | float] = {"t2": t2, "t_ts": t2 / e, "ts2": t2 / e**2, "one": 1.0}
+    return by[factor] / e.detach() if divide_by_e else by[factor]
+
+
+@torch.no_grad()
+def scale_curves(
+    scale: Tensor, student_logits: Tensor, teacher_logits: Tensor, v: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """Numbers worth a curve of a scale e of the student's logits z against the target's v.
+
+    e; entropies of p, of q and, at temperature 1, of softmax(z); the logits' deviations. Shapes:
+    scale [], [K] or [B, 1], logits [B, K] -> each [] or [B].
+    """
+    return {
+        "e": scale.mean(),
+        "entropy_teacher": entropy(v, temperature),
+        "entropy_student": entropy(scale * student_logits, temperature),
+        "entropy_student_t1": entropy(student_logits),
+        "sd_student": student_logits.std(dim=1),
+        "sd_teacher": teacher_logits.std(dim=1),
+    }

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kdbench.errors import ConfigError
-from kdbench.methods.base import Method, Wrapper, check_positive
+from kdbench.methods.base import Method, Terms, Wrapper, check_positive
 from kdbench.types import Batch, Output
 
 
@@ -52,6 +52,16 @@ class LogitStandardization(Wrapper):
         """The inner recipe's terms."""
         z_teachers = tuple(self.standardised(teacher) for teacher in teachers)
         terms = self.inner(batch, self.standardised(student), z_teachers)
+        return self._raw(terms, batch, student, teachers)
+
+    def _raw(
+        self,
+        terms: dict[str, Tensor],
+        batch: Batch,
+        student: Output,
+        teachers: tuple[Output, ...],
+    ) -> dict[str, Tensor]:
+        """The terms, those on raw logits in place of those on z-scored ones."""
         if "ce" in terms:
             terms["ce"] = self.label_term(batch, student)
         if not self.raw_terms:
@@ -68,3 +78,11 @@ class LogitStandardization(Wrapper):
         """As the inner recipe, which sees z-scored logits."""
         z_teachers = tuple(self.standardised(teacher) for teacher in teachers)
         return self.inner.observe(batch, self.standardised(student), z_teachers)
+
+    def terms_and_curves(
+        self, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Terms, Terms]:
+        """As `forward` and `observe`, of one call of the inner recipe on z-scored logits."""
+        z_teachers = tuple(self.standardised(teacher) for teacher in teachers)
+        terms, seen = self.inner.terms_and_curves(batch, self.standardised(student), z_teachers)
+        return self._raw(terms, batch, student, teachers), seen

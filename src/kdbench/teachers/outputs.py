@@ -14,7 +14,7 @@ from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
-from kdbench.networks.forward import teacher_outputs
+from kdbench.networks.forward import stacked, teacher_outputs
 from kdbench.records.reproducibility import exact_facts
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.disk import check_room, free_bytes
@@ -54,18 +54,28 @@ class LiveTeachers:
         self.networks = networks
         recorder = recorder_for(runtime) if networks else None
         self.replayed = (
-            Replayed(self._outputs, recorder, "the teacher", report) if recorder else None
+            Replayed(self._by_views, recorder, "the teacher", report) if recorder else None
         )
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
         """Nothing is prepared."""
 
-    def outputs(self, batch: Batch) -> tuple[Output, ...]:
-        """All teachers' outputs on a batch; on a GPU to be read before the next call."""
-        return (self.replayed or self._outputs)(batch)
+    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
+        """All teachers' outputs on the first view, the first two, ... of a batch, each shown once.
 
-    def _outputs(self, batch: Batch) -> tuple[Output, ...]:
-        return teacher_outputs(self.networks, batch)
+        On a GPU they are to be read before the next call.
+        """
+        return (self.replayed or self._by_views)(batch)
+
+    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+        """All teachers' outputs on all views of a batch."""
+        return self.by_views(batch)[1 if batch.images.ndim == 4 else len(batch.images)]
+
+    def _by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
+        views = [batch.images] if batch.images.ndim == 4 else batch.images.unbind()
+        seen = [teacher_outputs(self.networks, batch._replace(images=view)) for view in views]
+        counts = range(1, len(seen) + 1)
+        return {n: tuple(map(stacked, zip(*seen[:n], strict=True))) for n in counts}
 
 
 @dataclass
@@ -119,6 +129,10 @@ class TabledTeachers:
             output: Output = teacher.network(images.to(memory_format=self.memory_format))
         parts = [output.logits, *(output.taps[name] for name in teacher.taps)]
         return torch.cat(parts, dim=1)[:count]
+
+    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
+        """As `outputs`: no table serves a second view."""
+        return {1: self.outputs(batch)}
 
     def outputs(self, batch: Batch) -> tuple[Output, ...]:
         """All teachers' outputs on a batch; of the taps only those that the tables hold."""

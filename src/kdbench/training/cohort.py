@@ -4,6 +4,7 @@ import itertools
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -32,8 +33,8 @@ class Answers(Protocol):
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
         """Get ready for every image's view [N]; may return early when `stopped` says."""
 
-    def outputs(self, batch: Batch) -> tuple[Output, ...]:
-        """All teachers' outputs on a batch."""
+    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
+        """All teachers' outputs on the first view of a batch, the first two, ... up to all."""
 
 
 Views = dict[int, Batch]  # the same images by the number of their views
@@ -181,7 +182,7 @@ class Cohort:
 
     def compute(self, part: Part | None, batches: Views) -> None:
         """Every member's gradients of a micro-batch; of a whole batch, its step."""
-        outputs = {views: self.answers.outputs(batch) for views, batch in batches.items()}
+        outputs = self.answers.by_views(batches[max(batches)])
 
         def act(member: Member) -> None:
             views = member.run.method.views
@@ -202,6 +203,7 @@ class Cohort:
             except Exception as error:
                 if self.ranks.count > 1 and not isinstance(error, KdbenchError):
                     raise  # it may be this rank's alone
+                traceback.clear_frames(error.__traceback__)  # they hold what others need room for
                 member.error = error
                 if len(self.members) > 1:
                     self.console.message(f"{member.run.run_id} failed: {error}")

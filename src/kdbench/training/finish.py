@@ -3,6 +3,7 @@
 import hashlib
 import json
 import statistics
+import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor
 from kdbench.assembly.evaluation import evaluate
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
-from kdbench.errors import DivergedError, WriteError, writing
+from kdbench.errors import DivergedError, KdbenchError, RankError, WriteError, writing
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import Identity, packages_of, recorded, teacher_label, without_names
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
@@ -40,9 +41,35 @@ FINAL_EPOCHS = 5  # whose mean top-1 a record keeps besides the last
 def close_job(
     job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
 ) -> None:
-    """Write the record of a run that has ended, done or failed; the first rank does."""
+    """Write the record of a run that has ended, done or failed; the first rank does.
+
+    Whatever goes wrong meanwhile is this run's failure: those beside it are closed like any other.
+
+    Raises:
+        RankError: what goes wrong on one rank and not on the others.
+    """
     assert job.member is not None
-    assert job.logger is not None
+    try:
+        record_end(job, dataset, runtime, teachers, console)
+    except RankError:
+        raise
+    except Exception as error:
+        if runtime.ranks.count > 1 and not isinstance(error, KdbenchError):
+            raise  # it may be this rank's alone
+        traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
+        job.error = job.member.error = error
+        if job.member.companions:
+            console.message(f"{job.identity.run_id} failed: {error}")
+        with suppress(Exception):  # of the attempt to record it: the first one is what is told
+            if job.record is None and not isinstance(error, WriteError):
+                record_end(job, dataset, runtime, teachers, console)
+
+
+def record_end(
+    job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
+) -> None:
+    """As `close_job`, which keeps what it raises from the others."""
+    assert job.member is not None
     facts = describe(job, dataset, runtime)
     facts["teachers"] = [teacher_facts(file, teachers[file.name]) for file in job.files]
     facts["companions"] = job.member.companions
@@ -58,11 +85,7 @@ def close_job(
     top1 = top1_as_a_teacher(job.member, dataset, runtime)
     agreed = {name: agreement(scores.chosen, teacher.chosen) for name, teacher in own.items()}
     ending = {"ece_last": scores.ece, "agreement": agreed, **cost}
-    try:
-        runtime.ranks.by_first(partial(finish, job, facts, ending, top1, console))
-    except WriteError as error:
-        job.error = error
-        job.logger.finish(1)
+    runtime.ranks.by_first(partial(finish, job, facts, ending, top1, console))
 
 
 def write_facts(folder: Path, config: Config, exact: Facts | None) -> None:

@@ -19,7 +19,7 @@ def losses_and_sums(
     Each is the sum of the means of the method's terms: of the label term, and of all others.
     """
     output = output_of(student, batch.images)
-    terms = method(batch, output, teachers)
+    terms, seen = method.terms_and_curves(batch, output, teachers)
     means = {name: term.mean() for name, term in terms.items()}
     distillation = [mean for name, mean in means.items() if name != "ce"]
     losses = Losses(means.get("ce"), torch.stack(distillation).sum() if distillation else None)
@@ -30,9 +30,9 @@ def losses_and_sums(
         "hits": (logits.argmax(dim=1) == batch.labels).double().sum(),
     }
     sums |= {f"term/{name}": mean.detach().double() * count for name, mean in means.items()}
-    with torch.no_grad():
-        seen = method.observe(batch, output, teachers)
-    sums |= {f"method/{name}": value.double().mean() * count for name, value in seen.items()}
+    sums |= {
+        f"method/{name}": value.detach().double().mean() * count for name, value in seen.items()
+    }
     return losses, sums
 
 

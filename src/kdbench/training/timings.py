@@ -45,16 +45,16 @@ class AnswersAtHand:
 
     def __init__(self, live: LiveTeachers) -> None:
         self.live = live
-        self.kept: dict[int, tuple[Output, ...]] = {}
+        self.kept: dict[int, dict[int, tuple[Output, ...]]] = {}
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
         """Nothing is prepared."""
 
-    def outputs(self, batch: Batch) -> tuple[Output, ...]:
+    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
         """All teachers' outputs on a batch of that many views."""
         views = batch.images.ndim
         if views not in self.kept:
-            self.kept[views] = self.live.outputs(batch)
+            self.kept[views] = self.live.by_views(batch)
         return self.kept[views]
 
 

@@ -25,18 +25,16 @@ def losses_and_sums(
     with torch.no_grad():
         outputs = tuple(teacher.answer(batch.images, proposals) for teacher in teachers)
     seen = Batch(batch.images.tensors, learned.labels, batch.rows, batch.epoch)
-    terms = method(seen, learned.output, outputs)
+    terms, numbers = method.terms_and_curves(seen, learned.output, outputs)
     means = {name: term.mean() for name, term in terms.items()}
     distillation = [mean for name, mean in means.items() if name != "ce"]
     own = [mean for name, mean in means.items() if name == "ce"] + list(learned.losses.values())
     losses = Losses(
         torch.stack(own).sum(), torch.stack(distillation).sum() if distillation else None
     )
-    with torch.no_grad():
-        numbers = method.observe(seen, learned.output, outputs)
     count = len(batch.rows)
     values: dict[str, Tensor] = {"loss": losses.total()}
     values |= {f"term/{name}": mean for name, mean in {**means, **learned.losses}.items()}
-    values |= {f"method/{name}": value.double().mean() for name, value in numbers.items()}
+    values |= {f"method/{name}": value.detach().double().mean() for name, value in numbers.items()}
     sums = {name: value.detach().double() * count for name, value in values.items()}
     return losses, sums | {"images": torch.full_like(sums["loss"], count)}
