@@ -215,7 +215,7 @@ def wandb_service(ground: Ground) -> Fault:
     arena.expect(said == 1 and not err, f"{said} messages, and {err!r}")
     arena.wrong += differences(expected, run_folder(arena.runs))
     sent = ground.command("sync", str(arena.runs), "--dir", str(arena.folder / "sync"))
-    arena.expect(sent.code == 0 and "1 runs sent" in sent.out, f"kdbench-sync: {sent}")
+    arena.expect(sent.code == 0 and "1 runs written" in sent.out, f"kdbench-sync: {sent}")
     outcome = "training went on to the same bits, one message; kdbench-sync sent the whole run"
     return arena.verdict("service of Weights & Biases killed", outcome)
 

@@ -2,8 +2,8 @@
 
     python -m kdbench.compare dkd kd
 
-A side is a cell (cifar100-resnet32-resnet8-kd), its method where that is enough, or a run's folder
-or record. docs/statistics.md says what the line means.
+A side is a cell (cifar100-resnet32-resnet8-kd), its method where that is enough, or a run: its id,
+also without the hash, its folder or its record. docs/statistics.md says what the line means.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def main() -> None:
     """`kdbench-compare`."""
     parser = Parser(prog="kdbench-compare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("first", metavar="A", help="a cell, a method, or a run")
+    parser.add_argument("first", metavar="A", help="a cell, a method, or a run (id or path)")
     parser.add_argument("second", metavar="B", help="the baseline: a cell, a method, or a run")
     usual = " and ".join(map(str, RUNS))
     parser.add_argument(

@@ -1,6 +1,9 @@
 """`results/tables` and `results/index.html` from `results/runs` and `results/published.csv`.
 
-python -m kdbench.report [--check] [--take RUNS]
+    python -m kdbench.report [--check] [--take RUNS] [--results DIR]
+
+Anywhere else than in a checkout, `--take RUNS --results DIR` makes page and tables of any folder of
+runs, without published scores.
 """
 
 import argparse
@@ -20,15 +23,20 @@ def main() -> None:
         "--check", action="store_true", help="write nothing; exit code 1 where a file differs"
     )
     parser.add_argument(
-        "--take", type=Path, metavar="RUNS", help="first copy the records of this folder's runs"
+        "--take",
+        type=Path,
+        metavar="RUNS",
+        help="first copy the records of this folder's runs; outside a checkout it is all one needs",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="where (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     results: Path = arguments.results
-    if not (results / "runs").is_dir():
+    if arguments.take is None and not (results / "runs").is_dir():
         print(
-            f"kdbench: error: {results / 'runs'} does not exist: run this in the root of a "
-            "checkout, or give its --results",
+            f"kdbench: error: {results / 'runs'} does not exist: give --take RUNS, a folder of "
+            "runs to make the page from, or run this in the root of a checkout",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -40,7 +40,8 @@ def main() -> None:
         print(f"{folder} has no record yet: its command goes on with it")
     for line in problems:
         print_error(line)
-    print(f"{sent} runs sent, {known} sent before")
+    done = "written" if given.mode == "offline" else "sent"
+    print(f"{sent} runs {done}, {known} {done} before")
     if given.mode == "offline" and sent + known:
         print(f"send them with: wandb sync {given.dir}/wandb/offline-run-*")
     if problems:

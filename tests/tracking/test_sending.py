@@ -117,7 +117,7 @@ def test_damaged_and_unfinished_runs_are_named_and_the_others_sent(monkeypatch, 
     assert f"{torn / 'metrics.jsonl'} is torn" in said.err
     assert f"{altered / 'record.json'} was altered" in said.err
     assert f"{going} has no record yet" in said.out
-    assert "1 runs sent, 0 sent before" in said.out
+    assert "1 runs written, 0 written before" in said.out
     entries = wandb_files.written(OFFLINE.folder, whole.name)
     assert [row["lr"] for row in wandb_files.history(entries)] == [0.1, 0.1]
 

@@ -13,7 +13,7 @@ from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.seeds import derive
-from kdbench.types import Probe
+from kdbench.types import Output, Probe
 
 
 def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
@@ -27,7 +27,7 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
         node, "network", num_classes=dataset.num_classes, in_channels=shape[0]
     )
     try:
-        run_blank(network, dataset)
+        output: object = run_blank(network, dataset)
     except Exception as error:  # whatever its author thought of
         said = " ".join(str(error).split()) or type(error).__name__
         size = " x ".join(map(str, shape[1:]))
@@ -35,6 +35,11 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
             f"{node.get('name', 'the network')} cannot take images of {size} ({said}): choose "
             "another network or dataset.image_size"
         ) from error
+    if not isinstance(output, Output):
+        raise ConfigError(
+            f"{node.get('name', 'the network')} returns a {type(output).__name__}: let its forward "
+            "return kdbench.types.Output(logits, taps), as docs/tutorials.md shows"
+        )
     return network
 
 

@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice, product
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -35,6 +36,7 @@ from kdbench.schema.secrets import masked
 INTERRUPTED = 130
 MISTAKES = ("Only one of --", "The --resolve flag")  # how Hydra's own errors of a command begin
 SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that have Hydra print
+TRIED = 64  # jobs of a sweep, to find the one with a mistake
 
 
 def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
@@ -180,7 +182,7 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     """One line for an error of Hydra or OmegaConf, with the nearest valid name where there is one.
 
     Hydra does not say which key was meant. Composing once more with every override forced in
-    lets the schema check find the mistaken key and name its neighbour.
+    lets the schema check find the mistaken key and name its neighbour, in whichever job it is.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
@@ -190,8 +192,10 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
-            composed = hydra.compose(config_name, [forced(override) for override in parsed])
-        check(plain(composed))
+            jobs = product(*map(forced, parsed))
+            composed = [plain(hydra.compose(config_name, list(job))) for job in islice(jobs, TRIED)]
+        for job in composed:
+            check(job)
     except ConfigError as mistake:
         return str(mistake)
     except Exception:  # of this second attempt; the first one is what must be told
@@ -200,17 +204,15 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     return " ".join(" ".join(first_lines).split())
 
 
-def forced(override: Override) -> str:
-    """An override that adds its key where the configuration lacks it; of a sweep, one value."""
-    key = override.get_key_element()
+def forced(override: Override) -> list[str]:
+    """For each value, an override that adds its key where the configuration lacks it."""
     group = override.key_or_group
-    line = (override.input_line or "").lstrip("+")
-    if override.is_delete() or "@" in key or group.startswith("hydra"):
-        return line
-    if override.is_sweep_override():
-        line = f"{key}={next(iter(override.sweep_string_iterator()))}"
+    lines = [line.lstrip("+") for line in values_of(override)]
+    if override.is_delete() or "@" in override.get_key_element() or group.startswith("hydra"):
+        return lines
     is_group = (conf_dir() / group).is_dir()
-    return line if is_group and group != "experiments" else f"+{'' if is_group else '+'}{line}"
+    sign = "" if is_group and group != "experiments" else "+" if is_group else "++"
+    return [f"{sign}{line}" for line in lines]
 
 
 def print_error(line: str) -> None:

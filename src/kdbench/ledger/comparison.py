@@ -113,13 +113,19 @@ def sides(paths: Sequence[Path]) -> list[Side]:
 
 
 def named(name: str, known: Sequence[Side]) -> list[Side]:
-    """The configurations that a method's name, a cell's, or a cell's with its hash can mean.
+    """What a method's name, a cell's, a cell's with its hash, or a run's id can mean.
 
     Raises:
         ConfigError: there is none of that name.
     """
     names = [(side.key.method, side.cell, f"{side.cell}-{side.hash}") for side in known]
     found = [side for side, own in zip(known, names, strict=True) if name in own]
+    found += [
+        side._replace(records=[record], failed=[])
+        for side in known
+        for record in side.records
+        if name in (record["run_id"], record["run_id"].removesuffix(f"-{record['hash']}"))
+    ]
     if not found:
         raise ConfigError(f"no finished run of '{name}': {nearest(name, set().union(*names))}")
     return found
