@@ -1,5 +1,6 @@
 """The head comment of every conf/method file, from which the documentation is generated."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,20 @@ def test_every_method_says_what_it_is(path: Path):
 def test_a_malformed_header_is_found(text: str):
     with pytest.raises(AssertionError):
         check_header(text)
+
+
+def modules() -> list[str]:
+    """The method modules that a file of conf/method names."""
+    texts = [path.read_text() for path in (ROOT / "conf/method").glob("*.yaml")]
+    named = {found for text in texts for found in re.findall(r"kdbench\.methods\.(\w+)\.", text)}
+    return sorted(named)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_method_has_a_test_of_its_own(module: str):
+    """Written from the paper, in a file that imports the method."""
+    files = (ROOT / "tests/methods").glob("test_*.py")
+    assert any(f"from kdbench.methods.{module} import" in path.read_text() for path in files), (
+        f"no file of tests/methods imports kdbench.methods.{module}: its loss needs a test "
+        "against a reference (CONTRIBUTING.md, step 3)"
+    )
