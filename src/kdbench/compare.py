@@ -6,21 +6,13 @@ A side is a cell (cifar100-resnet32-resnet8-kd), its method where that is enough
 also without the hash, its folder or its record. docs/statistics.md says what the line means.
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.arguments import Parser, tell
+from kdbench.errors import KdbenchError
+from kdbench.escapes import for_terminal
 from kdbench.ledger.comparison import RUNS, compare
-
-
-class Parser(argparse.ArgumentParser):
-    """Arguments whose mistakes are one line, as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what `main` prints."""
-        raise ConfigError(f"{message}: kdbench-compare A B [--runs PATH ...]")
 
 
 def main() -> None:
@@ -32,11 +24,11 @@ def main() -> None:
     parser.add_argument(
         "--runs", nargs="+", type=Path, default=[], help=f"folders to look in (default: {usual})"
     )
+    arguments = parser.parse_args()
     try:
-        arguments = parser.parse_args()
-        print(compare(arguments.first, arguments.second, arguments.runs))
+        print(for_terminal(compare(arguments.first, arguments.second, arguments.runs)))
     except KdbenchError as error:
-        print(f"kdbench: error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(error.exit_code)
 
 

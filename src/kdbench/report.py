@@ -6,10 +6,10 @@ Anywhere else than in a checkout, `--take RUNS --results DIR` makes page and tab
 runs, without published scores.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from kdbench.arguments import Parser, tell
 from kdbench.errors import KdbenchError
 from kdbench.ledger.results_folder import PAGE, TABLES, differing, made, stale, take
 from kdbench.records.record import record_files
@@ -18,7 +18,7 @@ from kdbench.system.files import write_atomically
 
 def main() -> None:
     """`kdbench-report`."""
-    parser = argparse.ArgumentParser(prog="kdbench-report", description=__doc__.split("\n")[0])
+    parser = Parser(prog="kdbench-report", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 where a file differs"
     )
@@ -34,10 +34,9 @@ def main() -> None:
     arguments = parser.parse_args()
     results: Path = arguments.results
     if arguments.take is None and not (results / "runs").is_dir():
-        print(
-            f"kdbench: error: {results / 'runs'} does not exist: give --take RUNS, a folder of "
-            "runs to make the page from, or run this in the root of a checkout",
-            file=sys.stderr,
+        tell(
+            f"error: {results / 'runs'} does not exist: give --take RUNS, a folder of runs to make "
+            "the page from, or run this in the root of a checkout"
         )
         sys.exit(1)
     damaged: list[str] = []
@@ -45,18 +44,18 @@ def main() -> None:
         try:
             count, damaged = take(arguments.take, results)
         except KdbenchError as error:
-            print(f"kdbench: error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
             sys.exit(error.exit_code)
         print(f"{count} records copied to {results / 'runs'}")
     files, ledger = made(results)
     if not record_files([results / "runs"]):
         damaged.append(f"there are no records in {results / 'runs'}: every cell is not run")
     for line in [*damaged, *ledger.problems]:
-        print(f"kdbench: warning: {line}", file=sys.stderr)
+        tell(f"warning: {line}")
     if arguments.check:
         lines = differing(results, files)
         for line in lines:
-            print(f"kdbench: error: {line}: run python -m kdbench.report", file=sys.stderr)
+            tell(f"error: {line}: run python -m kdbench.report")
         sys.exit(int(bool(lines)))
     for path in list(stale(results, files)):
         path.unlink()

@@ -3,11 +3,12 @@
 python -m kdbench.table runs/quickstart
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from kdbench.arguments import Parser, tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.escapes import for_terminal
 from kdbench.ledger.ap_table import ap_tables
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Table, open_ledger, tables
@@ -37,7 +38,7 @@ def selected(made: list[Table], protocol: str | None) -> list[Table]:
 
 def main() -> None:
     """`kdbench-table`."""
-    parser = argparse.ArgumentParser(prog="kdbench-table", description=__doc__.split("\n")[0])
+    parser = Parser(prog="kdbench-table", description=__doc__.split("\n")[0])
     parser.add_argument(
         "paths", nargs="*", type=Path, default=[Path("runs")], help="folders of runs or of records"
     )
@@ -46,27 +47,32 @@ def main() -> None:
     parser.add_argument(
         "--published", type=Path, help=f"published scores; {FILE} where there is one"
     )
+    parser.add_argument(
+        "--baseline",
+        metavar="CELL",
+        help="what gains are over: a method, a row or a cell of the tables (default: kd)",
+    )
     arguments = parser.parse_args()
-    published = arguments.published or usual()
-    ledger = open_ledger(arguments.paths, published)
-    made = [table for table in tables(ledger) if table.run]
-    for line in ledger.problems:
-        print(f"kdbench: {'warning' if made else 'error'}: {line}", file=sys.stderr)
+    problems: tuple[str, ...] = ()
+    made: list[Table] = []
     try:
-        detectors, problems = ap_tables(ledger.detectors, arguments.protocol)
+        published = arguments.published or usual()
+        ledger = open_ledger(arguments.paths, published, arguments.baseline)
+        problems, made = ledger.problems, [table for table in tables(ledger) if table.run]
         for line in problems:
-            print(f"kdbench: warning: {line}", file=sys.stderr)
+            tell(f"{'warning' if made or ledger.detectors else 'error'}: {line}")
+        detectors = ap_tables(ledger.detectors, arguments.protocol)
         found = [table for table in made if arguments.protocol in (None, table.protocol)]
         if found or not detectors:
-            print(render(selected(made, arguments.protocol), arguments.format))
+            print(for_terminal(render(selected(made, arguments.protocol), arguments.format)))
         if detectors and arguments.format != "md":
-            print("kdbench: warning: detectors' tables are Markdown only", file=sys.stderr)
+            tell("warning: detectors' tables are Markdown only")
         elif detectors:
-            print(("\n" if found else "") + "\n\n".join(detectors))
+            print(for_terminal(("\n" if found else "") + "\n\n".join(detectors)))
     except KdbenchError as error:
         # Where nothing is left, what was left out is why.
-        if made or not ledger.problems:
-            print(f"kdbench: error: {error}", file=sys.stderr)
+        if made or not problems:
+            tell(f"error: {error}")
         sys.exit(error.exit_code)
 
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from kdbench.recipes import compose, without_inferred
 from kdbench.records.identity import canonical
 from kdbench.records.record import FORMAT, Record, write_record
 
@@ -35,9 +36,10 @@ def make_record(
         settings: of the method; they change the hash.
         changes: keys of the record, replaced or added last.
     """
+    node = {"_target_": f"mylab.{method}", **without_inferred(compose("method", method) or {})}
     names = [] if teacher == "none" else teacher.split("+")
     config = {
-        "method": {"_target_": f"kdbench.methods.{method}", "name": method, **(settings or {})},
+        "method": {**node, "name": method, **(settings or {})},
         "student": {"_target_": f"kdbench.networks.{student}", "name": student},
         "schedule": {"name": dataset, "epochs": epochs, "batch_size": 64, "lr": 0.05},
         "runtime": {"name": "auto", "device": "auto"},

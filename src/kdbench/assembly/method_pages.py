@@ -18,6 +18,7 @@ from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
+from kdbench.recipes import HEAD
 from kdbench.schema.check import check_node, locate
 
 SETTING = re.compile(r"( *)(\w+): ?([^#]*?)(?:  # (.*))?$")
@@ -64,7 +65,7 @@ def read_page(text: str) -> Page:
     lines = text.splitlines()
     head = [line[2:] for line in lines if line.startswith("# ")]
     title, _, paper = lines[0].removeprefix("# ").partition(": ")
-    found = re.fullmatch(r"kind: (.+); status: (.+)", head[1])
+    found = HEAD.fullmatch(head[1])
     if found is None:
         raise ValueError(f"the second line must be '# kind: ...; status: ...', not {lines[1]!r}")
     first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
@@ -87,7 +88,7 @@ def _settings(lines: list[str]) -> list[Setting]:
             parent = parent if indent else ""
             if key == "inner" and not value:
                 parent = "inner."
-            elif value and key not in ("name", "_target_"):
+            elif value and key not in ("name", "_target_", "inferred"):
                 settings.append(Setting(parent + key, value, source or " ".join(above)))
         above = []
     return settings

@@ -31,6 +31,7 @@ from kdbench.config.one_by_one import run_jobs
 from kdbench.config.run_config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
+from kdbench.recipes import without_inferred
 from kdbench.schema.secrets import masked
 
 INTERRUPTED = 130
@@ -175,7 +176,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain containers, every interpolation resolved."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return {
+        str(key): without_inferred(value) if key == "method" else value
+        for key, value in container.items()
+    }
 
 
 def explain(error: Exception, arguments: list[str], config_name: str, check: Check) -> str:

@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from kdbench.ledger.cells import ALONE, Key, cost, key_of, machines, mixture
-from kdbench.ledger.formats import cost_text, drawn, score_text
+from kdbench.escapes import as_markdown
+from kdbench.ledger.cells import ALONE, Key, cost, key_of, machines, rows_of, teachers_of
+from kdbench.ledger.formats import STAR, cost_text, drawn, score_text
 from kdbench.ledger.significance import Estimate, estimate
+from kdbench.recipes import Departure, recipe_of
 from kdbench.records.record import Record
 
 COLUMNS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
@@ -13,10 +15,8 @@ FIELDS = ("ap_last", "ap50_last", "ap75_last", "ap_small_last", "ap_medium_last"
 NOTE = "AP in percent after the last step: mean ± sample standard deviation over (n) seeds."
 
 
-def ap_tables(
-    records: Iterable[Record], protocol: str | None = None
-) -> tuple[list[str], list[str]]:
-    """A table in Markdown for each pair and protocol, and a line for each cell left out.
+def ap_tables(records: Iterable[Record], protocol: str | None = None) -> list[str]:
+    """A table in Markdown for each pair and protocol, teacher and data.
 
     Args:
         records: of detectors.
@@ -26,20 +26,35 @@ def ap_tables(
     for record in records:
         if protocol in (None, record["protocol"]):
             cells[key_of(record)].append(record)
-    problems = {key: line for key, found in cells.items() if (line := mixture(found)) is not None}
+    settings = rows_of(cells)
     pairs: dict[Key, list[Key]] = defaultdict(list)
-    for key in sorted(cells.keys() - problems.keys(), key=lambda key: key.place):
+    for key in sorted(cells, key=lambda key: key.place):
         pairs[key.pair].append(key)
-    tables = [_table(pair, {key: cells[key] for key in keys}) for pair, keys in pairs.items()]
-    return tables, list(problems.values())
+    return [
+        _table(pair, {key: cells[key] for key in keys}, settings) for pair, keys in pairs.items()
+    ]
 
 
-def _table(pair: Key, cells: dict[Key, list[Record]]) -> str:
-    names = pair.student if pair.teacher == ALONE else f"{pair.teacher} -> {pair.student}"
-    rows = [[key.method, *_row(found)] for key, found in cells.items()]
-    hardware = "; ".join(machines(record for found in cells.values() for record in found))
-    title = f"{pair.dataset}, {names}, protocol {pair.protocol}"
-    return drawn(title, ["method", *COLUMNS, "cost"], rows, [NOTE, f"hardware: {hardware}."])
+def _table(pair: Key, cells: dict[Key, list[Record]], settings: dict[Key, str]) -> str:
+    student, teacher = as_markdown(pair.student), as_markdown(pair.teacher)
+    names = student if pair.teacher == ALONE else f"{teacher} -> {student}"
+    records = [record for found in cells.values() for record in found]
+    rows, notes = [], []
+    for key, found in cells.items():
+        departures = _departures(found[0])
+        name = as_markdown(f"{key.method} ({settings[key]})" if settings[key] else key.method)
+        rows.append([name + STAR * bool(departures), *_row(found)])
+        if departures:
+            notes.append(f"{name}{STAR}: {as_markdown('; '.join(map(str, departures)))}.")
+    if taught := teachers_of(records):
+        notes.append(f"teacher, measured here: {as_markdown('; '.join(taught))}.")
+    notes.append(f"hardware: {as_markdown('; '.join(machines(records)))}.")
+    title = f"{as_markdown(pair.dataset)}, {names}, protocol {as_markdown(pair.protocol)}"
+    return drawn(title, ["method", *COLUMNS, "cost"], rows, [NOTE, *notes])
+
+
+def _departures(record: Record) -> tuple[Departure, ...]:
+    return recipe_of(record["config"], record["hardware"].get("ranks", 1)).departures
 
 
 def _row(records: Sequence[Record]) -> list[str]:

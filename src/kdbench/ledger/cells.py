@@ -1,12 +1,13 @@
 """Which runs make up which cell of the tables, and which runs cannot be used."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdbench.errors import KdbenchError
+from kdbench.recipes import shown
 from kdbench.records.fields import detects
 from kdbench.records.identity import without_later
 from kdbench.records.record import Record, read_record, record_files
@@ -15,39 +16,90 @@ BASELINE = "kd"
 BASELINES = ("ce", BASELINE)  # judged by their score: they claim no gain
 ALONE = "none"  # the teacher of a run without one
 HOUR = 3600.0
+DIGITS = 8  # of a sha256, for people
 
 
 class Key(NamedTuple):
-    """What names a cell."""
+    """What names a cell, and what must be equal for two cells to be compared."""
 
     dataset: str
     teacher: str
     student: str
     method: str
     protocol: str
+    data: str = ""  # the data set's fingerprint; "" of a cell that nobody has run, as what follows
+    taught: str = ""  # sha256 of the teachers' weights
+    hash: str = ""  # over all settings
 
     @property
     def pair(self) -> "Key":
-        """The table that it is in: the same key for every method."""
-        return self._replace(method="")
+        """The table that it is in: the same key for every cell that it is compared with."""
+        return self._replace(method="", hash="")
 
     @property
-    def place(self) -> tuple[str, str, str, str, int, str]:
+    def alone(self) -> "Key":
+        """The table of the same student without a teacher."""
+        return self.pair._replace(teacher=ALONE, taught="")
+
+    @property
+    def place(self) -> tuple[str, ...]:
         """Order in the tables: pair by pair, the baselines first."""
         order = BASELINES.index(self.method) if self.method in BASELINES else len(BASELINES)
-        return self.dataset, self.student, self.teacher, self.protocol, order, self.method
+        pair = self.dataset, self.student, self.teacher, self.protocol, self.data, self.taught
+        return *pair, str(order), self.method, self.hash
 
 
 def key_of(record: Record) -> Key:
     """The cell that a record belongs to."""
-    config = record["config"]
+    config, teachers = record["config"], record["teachers"]
     return Key(
         record["data"]["name"],
-        "+".join(teacher["name"] for teacher in record["teachers"]) or ALONE,
+        "+".join(teacher["name"] for teacher in teachers) or ALONE,
         config["student"]["name"],
         config["method"]["name"],
         record["protocol"],
+        record["data"]["sha256"],
+        "+".join(teacher["sha256"] for teacher in teachers),
+        record["hash"],
     )
+
+
+def apart(one: Key, other: Key) -> list[str]:
+    """What keeps two cells from being compared; nothing where they can be.
+
+    A method that reads no teacher can be compared with one that does: what the teacher brings is
+    then part of the question.
+    """
+    taught = [key for key in (one, other) if key.teacher != ALONE]
+    names = [_teachers(taught[0]), _teachers(taught[-1])] if taught else ["", ""]
+    same_data = one.dataset == other.dataset
+    found = {
+        "data set": (one.dataset, other.dataset),
+        "data": (one.data[:DIGITS], other.data[:DIGITS]) if same_data else ("", ""),
+        "student": (one.student, other.student),
+        "teachers": (names[0], names[1]),
+        "protocol": (one.protocol, other.protocol),
+    }
+    exact = {"data": same_data and one.data != other.data,
+             "teachers": len({(key.teacher, key.taught) for key in taught}) > 1}  # fmt: skip
+    return [f"{what} ({a}, {b})" for what, (a, b) in found.items() if exact.get(what, a != b)]
+
+
+def _teachers(key: Key) -> str:
+    """A cell's teachers with the first digits of their weights' sha256."""
+    pairs = zip(key.teacher.split("+"), key.taught.split("+"), strict=False)
+    return "+".join(f"{name} {sha256[:DIGITS]}" for name, sha256 in pairs)
+
+
+def teachers_of(records: Iterable[Record]) -> list[str]:
+    """Each teacher of some runs with its weights and what it scored here."""
+    found: dict[str, None] = {}
+    for record in records:
+        for teacher in record["teachers"]:
+            top1 = teacher.get("top1")
+            words = "not measured" if top1 is None else f"{top1:.2f}%"
+            found[f"{teacher['name']} ({teacher['sha256'][:DIGITS]}): {words}"] = None
+    return sorted(found)
 
 
 class Cost(NamedTuple):
@@ -103,32 +155,64 @@ def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     return classifiers, detectors
 
 
-def several_protocols(runs: Iterable[Record]) -> list[str]:
-    """A line for each student whose runs follow several protocols."""
-    protocols: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+def left_out(runs: Iterable[Record]) -> list[str]:
+    """A line for each student whose runs are not all compared: why, and how many are of what."""
+    groups: dict[tuple[str, str], dict[Key, int]] = defaultdict(lambda: defaultdict(int))
     for record in runs:
-        key = key_of(record)
-        protocols[key.dataset, key.student][key.protocol] += 1
-    return [
-        f"runs of {student} on {dataset} follow {len(counts)} protocols, which are never compared: "
-        + ", ".join(f"{protocol} ({n})" for protocol, n in sorted(counts.items()))
-        for (dataset, student), counts in sorted(protocols.items())
-        if len(counts) > 1
-    ]
+        key = key_of(record).pair
+        groups[key.dataset, key.student][key] += 1
+    lines = []
+    for (dataset, student), counts in sorted(groups.items()):
+        by_protocol = _counts(counts, lambda key: key.protocol)
+        by_data = _counts(counts, lambda key: key.data[:DIGITS])
+        told = [(by_protocol, f"runs of {student} on {dataset} follow", "protocols")]
+        told.append((by_data, f"runs of {student} on {dataset} saw", "kinds of data"))
+        for teacher in sorted({key.teacher for key in counts} - {ALONE}):
+            own = {key: n for key, n in counts.items() if key.teacher == teacher}
+            by_weights = _counts(own, _teachers)
+            whose = f"runs of {student} taught by {teacher} on {dataset} had"
+            told.append((by_weights, whose, "teachers of that name"))
+        lines += [
+            f"{who} {len(found)} {what}, which are never compared: "
+            + ", ".join(f"{name} ({n})" for name, n in found)
+            for found, who, what in told
+            if len(found) > 1
+        ]
+    return lines
 
 
-def mixture(records: Sequence[Record]) -> str | None:
-    """What is wrong with a cell whose finished runs have more than one hash."""
-    done = [record for record in records if record["status"] == "done"]
-    hashes = sorted({record["hash"] for record in done})
-    if len(hashes) < 2:
-        return None
-    configs = [without_later(record["config"]) for record in done]
-    keys = ", ".join(differing_keys(configs)) or "data or teacher"
-    return (
-        f"{done[0]['cell']} is left out: it mixes runs of different settings ({keys}), hashes "
-        f"{', '.join(hashes)}: remove one kind, or give it a method.name of its own"
-    )
+def _counts(counts: Mapping[Key, int], of: Callable[[Key], str]) -> list[tuple[str, int]]:
+    found: dict[str, int] = defaultdict(int)
+    for key, n in counts.items():
+        found[of(key)] += n
+    return sorted(found.items())
+
+
+def rows_of(groups: Mapping[Key, Sequence[Record]]) -> dict[Key, str]:
+    """What each cell is called in its table, where a method has several: by what differs."""
+    families: dict[Key, list[Key]] = defaultdict(list)
+    for key in groups:
+        families[key._replace(hash="")].append(key)
+    names = dict.fromkeys(groups, "")
+    for family in families.values():
+        if len(family) > 1:
+            configs = [without_later(groups[key][0]["config"]) for key in family]
+            differing = differing_keys(configs)
+            told = [_settings(config, differing) for config in configs]
+            for key, words in zip(family, told, strict=True):
+                alike = told.count(words) > 1  # the code's version, or packages'
+                names[key] = ", ".join([*words, f"hash {key.hash}"] if alike else words)
+    return names
+
+
+def _settings(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    words = []
+    for key in keys:
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        words.append(f"{key.removeprefix('method.')} {shown(node)}")
+    return words
 
 
 def differing_keys(configs: Sequence[object], path: str = "") -> list[str]:

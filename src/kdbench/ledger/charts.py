@@ -31,7 +31,7 @@ def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Ch
 
     Args:
         cells: its methods that were run, best first.
-        names: what each method is called.
+        names: what each row is called.
         prefix: of every id in the drawings, unique in the page.
     """
     with style():
@@ -50,9 +50,9 @@ Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its
 
 def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
     """A row a method, the best on top, over an axis of top-1."""
-    left = min(190.0, 14 + LETTER * max(len(names[cell.method]) for cell in cells))
+    left = min(190.0, 14 + LETTER * max(len(names[cell.row]) for cell in cells))
     figure, axes = axes_of(ROW * len(cells) + 50, left, 42)
-    axes.set_yticks(range(len(cells)), [_short(names[cell.method]) for cell in cells])
+    axes.set_yticks(range(len(cells)), [_short(names[cell.row]) for cell in cells])
     axes.set_ylim(len(cells) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -72,10 +72,10 @@ def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
             if published.top1_std is not None:
                 ends = published.top1 - published.top1_std, published.top1 + published.top1_std
                 axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
-            text = f"{names[cell.method]}, published: {published.top1:.2f} ({published.source})"
+            text = f"{names[cell.row]}, published: {published.top1:.2f} ({published.source})"
             look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
             axes.plot(published.top1, y + 0.2, gid=token(titles, text), ls="", **look)
-        text = f"{names[cell.method]}, ours: {ours.mean:.2f} (n = {ours.n})"
+        text = f"{names[cell.row]}, ours: {ours.mean:.2f} (n = {ours.n})"
         if ours.low is not None and ours.high is not None:
             axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
         axes.plot(ours.mean, y, "o", ms=6.5, color=HUES[0], mew=0, gid=token(titles, text))
@@ -93,7 +93,8 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         return None
     figure, axes = _rows(cells, names)
     titles: list[str] = []
-    base = next((cell.top1 for cell in cells if cell.method == BASELINE), None)
+    over = next((cell.baseline for cell in cells if cell.baseline), BASELINE)
+    base = next((cell.top1 for cell in cells if cell.row == over), None)
     if base is not None:
         axes.axvline(base.mean, color=SOFT, lw=1, ls=(0, (4, 3)))
     for y, cell in enumerate(cells):
@@ -101,7 +102,7 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         mid = cell.top1.mean
         axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
         for record in cell.records:
-            text = f"{names[cell.method]}, seed {record['seed']}: {record['top1_last']:.2f}"
+            text = f"{names[cell.row]}, seed {record['seed']}: {record['top1_last']:.2f}"
             look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
             axes.plot(record["top1_last"], y, "o", ms=6, gid=token(titles, text), **look)
     note = "Dots: one seed each, at the last epoch. Bars: their mean."
@@ -110,28 +111,28 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
 
 
 def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
-    curves = {cell.method: _curves_of(cell) for cell in cells}
-    cells = [cell for cell in cells if curves[cell.method]]
-    epochs = max((len(curves[cell.method][0]) for cell in cells), default=0)
+    curves = {cell.row: _curves_of(cell) for cell in cells}
+    cells = [cell for cell in cells if curves[cell.row]]
+    epochs = max((len(curves[cell.row][0]) for cell in cells), default=0)
     if epochs < 2:
         return None
-    best = [c.method for c in cells if c.method not in BASELINES]
-    chosen = [c.method for c in cells if c.method in BASELINES]
-    chosen += best[: len(HUES) - len(chosen)]
-    shown = [cell.method for cell in cells if cell.method in chosen]  # best first
+    chosen = [c.row for c in cells if c.method in BASELINES][: len(HUES)]
+    others = [c.row for c in cells if c.method not in BASELINES]
+    chosen += others[: len(HUES) - len(chosen)]
+    shown = [cell.row for cell in cells if cell.row in chosen]  # best first
     right = min(150.0, 16 + LETTER * max(len(names[method]) for method in shown))
     figure, axes = axes_of(310, 40, 42, right)
     titles: list[str] = []
     ends = {}
     for cell in reversed(cells):
-        lines = curves[cell.method]
+        lines = curves[cell.row]
         at = _sampled(len(lines[0]))
         x, middle = [i + 1 for i in at], [mean(line[i] for line in lines) for i in at]
-        mark = token(titles, names[cell.method])
-        if cell.method not in shown:
+        mark = token(titles, names[cell.row])
+        if cell.row not in shown:
             axes.plot(x, middle, color=GRID, lw=1, gid=mark)
             continue
-        place = shown.index(cell.method)
+        place = shown.index(cell.row)
         if len(lines) > 1:
             low, high = ([edge(line[i] for line in lines) for i in at] for edge in (min, max))
             axes.fill_between(x, low, high, color=HUES[place], alpha=0.15, lw=0)
@@ -140,7 +141,7 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         ends[place] = middle[-1]
     axes.set_xlim(1, epochs)
     if epochs >= LONG:  # what happens late is what differs
-        lines = [line for cell in cells for line in curves[cell.method]]
+        lines = [line for cell in cells for line in curves[cell.row]]
         axes.set_ylim(bottom=min(line[len(line) // 3] for line in lines))
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -159,7 +160,7 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
 def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: str) -> Drawn:
     figure, axes = axes_of(310, 46, 42, 20)
     titles: list[str] = []
-    points = [(hours, cell.top1.mean, cell.method) for cell, hours in priced if cell.top1]
+    points = [(hours, cell.top1.mean, cell.row) for cell, hours in priced if cell.top1]
     points.sort(key=lambda point: (point[0], -point[1], point[2]))
     front: list[tuple[float, float, str]] = []
     for point in points:

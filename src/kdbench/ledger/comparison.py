@@ -1,13 +1,13 @@
 """Is it real? The difference between two methods' scores, in one line."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kdbench.arguments import tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.ledger.cells import Key, key_of, read_records, split_tasks
+from kdbench.ledger.cells import Key, apart, key_of, read_records, split_tasks
 from kdbench.ledger.formats import signed
 from kdbench.ledger.significance import LEVEL, Difference, paired, welch
 from kdbench.records.record import RECORD_FILE, Record
@@ -34,11 +34,6 @@ class Side(NamedTuple):
         """Top-1 after the last epoch by seed, in percent."""
         return {record["seed"]: record["top1_last"] for record in self.records}
 
-    @property
-    def teachers(self) -> str:
-        """Its teachers with the first digits of their weights' sha256."""
-        return "+".join(f"{t['name']} {t['sha256'][:8]}" for t in self.records[0]["teachers"])
-
 
 def compare(first: str, second: str, runs: Sequence[Path]) -> str:
     """The answer, one line.
@@ -58,7 +53,7 @@ def compare(first: str, second: str, runs: Sequence[Path]) -> str:
     ]
     ours, baseline = choose((first, second), *found)
     for record in [*ours.failed, *baseline.failed]:
-        print(f"kdbench: without {record['run_id']}, it failed: {record['error']}", file=sys.stderr)
+        tell(f"without {record['run_id']}, it failed: {record['error']}")
     return line(ours, baseline)
 
 
@@ -96,16 +91,16 @@ def sides(paths: Sequence[Path]) -> list[Side]:
     if detectors:
         problems.append(f"{len(detectors)} runs of detectors are left out: kdbench-table has them")
     for problem in problems:
-        print(f"kdbench: {problem}", file=sys.stderr)
-    groups: dict[tuple[Key, str], list[Record]] = defaultdict(list)
+        tell(problem)
+    groups: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
-        groups[key_of(record), record["hash"]].append(record)
+        groups[key_of(record)].append(record)
     found = []
-    for (key, digits), members in sorted(groups.items()):
+    for key, members in sorted(groups.items()):
         done = [record for record in members if record["status"] == "done"]
         if done:
             failed = [record for record in members if record["status"] != "done"]
-            found.append(Side(key, digits, done, failed))
+            found.append(Side(key, key.hash, done, failed))
     if not found:
         places = ", ".join(map(str, paths))
         raise KdbenchError(f"no finished run in {places}: train first, or mend what failed there")
@@ -140,7 +135,7 @@ def choose(
         ConfigError: no two of them can be compared, or more than two.
     """
     pairs = [(one, other) for one in ours for other in baselines if not same(one, other)]
-    fit = [pair for pair in pairs if not differences(*pair)]
+    fit = [pair for pair in pairs if not apart(pair[0].key, pair[1].key)]
     if len(fit) == 1:
         return fit[0]
     said = f"'{names[0]}' and '{names[1]}'"
@@ -152,8 +147,9 @@ def choose(
     if not pairs:
         raise ConfigError(f"{said} are the same runs: name two cells")
     if len(pairs) == 1:
+        one, other = pairs[0]
         raise ConfigError(
-            f"{said} cannot be compared: different {', '.join(differences(*pairs[0]))}"
+            f"{said} cannot be compared: different {', '.join(apart(one.key, other.key))}"
         )
     raise ConfigError(
         f"no {said} have data, teachers, student and protocol in common: name two cells"
@@ -173,23 +169,6 @@ def labels(pair: Iterable[Side], among: Iterable[tuple[Side, Side]]) -> list[str
     return [f"{s.cell}-{s.hash}" if len(hashes[s.cell]) > 1 else s.cell for s in pair]
 
 
-def differences(one: Side, other: Side) -> list[str]:
-    """What keeps two sides from being compared.
-
-    A method that reads no teacher can be compared with one that does: what the teacher brings is
-    then part of the question.
-    """
-    data = [side.records[0]["data"]["sha256"][:8] for side in (one, other)]
-    found = {
-        "data set": (one.key.dataset, other.key.dataset),
-        "data": (data[0], data[1]) if one.key.dataset == other.key.dataset else ("", ""),
-        "student": (one.key.student, other.key.student),
-        "teachers": (one.teachers or other.teachers, other.teachers or one.teachers),
-        "protocol": (one.key.protocol, other.key.protocol),
-    }
-    return [f"{what} ({a}, {b})" for what, (a, b) in found.items() if a != b]
-
-
 def line(ours: Side, baseline: Side) -> str:
     """The difference, what is known of its size, and what that means."""
     mine, base = ours.scores, baseline.scores
@@ -197,7 +176,7 @@ def line(ours: Side, baseline: Side) -> str:
     names = [ours.key.method, baseline.key.method]
     if names[0] == names[1]:
         names = [f"{side.key.method} ({side.hash})" for side in (ours, baseline)]
-    key = ours.key if ours.teachers else baseline.key
+    key = ours.key if ours.key.taught else baseline.key
     parts = [
         f"{' - '.join(names)} on {key.dataset} {key.teacher} -> {key.student} "
         f"({key.protocol}, last epoch): {signed(found.mean)} points"

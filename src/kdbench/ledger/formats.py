@@ -4,20 +4,23 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from kdbench.ledger.cells import Cost, cost, machines
+from kdbench.escapes import as_csv, as_latex, as_markdown, printable
+from kdbench.ledger.cells import BASELINE, Cost, cost, machines, teachers_of
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate
 from kdbench.records.record import Record
 
 FORMATS = ("md", "csv", "tex")
-FORMULA = ("=", "+", "-", "@")
 DAGGER = "†"
+STAR = "*"
 
 # Columns of people's tables: those of every table, and those that need published scores.
 SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
 COMPACT = (*SCORES, "gain over KD", "cost")
 CLAIMS = ("gain over KD", "claimed gain", "published", "gap", "verdict")
 FULL = (*SCORES, "last 5", *CLAIMS, "cost", "hardware")
+
+Escape = Callable[[str], str]  # of a medium
 
 
 def render(made: Sequence[Table], form: str) -> str:
@@ -29,13 +32,12 @@ def render(made: Sequence[Table], form: str) -> str:
 
 def markdown(table: Table) -> str:
     """The table with its title and notes."""
-    columns, rows = _text(table)
-    return drawn(_title(table), columns, rows, _notes(table))
+    columns, rows = _text(table, as_markdown)
+    return drawn(_title(table, as_markdown), columns, rows, _notes(table, as_markdown))
 
 
 def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequence[str]) -> str:
-    """A table in Markdown."""
-    rows = [[text.replace("|", r"\|") for text in row] for row in rows]
+    """A table in Markdown, of texts that are Markdown already."""
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = [columns, ["-" * width for width in widths], *rows]
     padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
@@ -45,19 +47,19 @@ def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequ
 
 def latex(table: Table) -> str:
     """The table as a tabular of the package booktabs, its title and notes as comments."""
-    columns, rows = _text(table)
-    lines = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in rows]
+    columns, rows = _text(table, as_latex)
+    lines = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
-            f"% {_title(table)}",
+            f"% {_title(table, printable)}",
             rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
             r"\toprule",
-            " & ".join(_escape(column) for column in columns) + r" \\",
+            " & ".join(columns) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {note}" for note in _notes(table)),
+            *(f"% {note}" for note in _notes(table, printable)),
         ]
     )
 
@@ -77,28 +79,36 @@ def comma_separated(made: Sequence[Table]) -> str:
 
 
 def _plain(value: object) -> object:
-    """A value that no program takes for a formula, as spreadsheets do a text that starts so."""
     if isinstance(value, float):
         return round(value, 6)  # further digits would depend on the versions of libraries
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return as_csv(value) if isinstance(value, str) else value
 
 
-def _title(table: Table) -> str:
-    return f"{table.dataset}, {table.pair}, protocol {table.protocol}"
+def _title(table: Table, escape: Escape) -> str:
+    places = f"{escape(table.dataset)}, {_pair(table, escape)}, protocol {escape(table.protocol)}"
+    return f"{places}, {escape(table.mark)}" if table.mark else places
 
 
-def _text(table: Table) -> tuple[list[str], list[list[str]]]:
+def _pair(table: Table, escape: Escape) -> str:
+    return " -> ".join(escape(name) for name in table.pair.split(" -> "))
+
+
+def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
     """Columns and rows for people; without published scores only what was measured."""
     columns = FULL if any(cell.published for cell in table.cells) else COMPACT
-    return list(columns), [[_field(cell, column) for column in columns] for cell in table.cells]
+    heads = [escape(column) for column in columns]
+    if table.baseline != BASELINE:
+        heads = [head.replace("over KD", f"over {escape(table.baseline)}") for head in heads]
+    rows = [[_field(cell, column, escape) for column in columns] for cell in table.cells]
+    return heads, rows
 
 
-def _field(cell: Cell, column: str) -> str:
-    return FIELDS[column](cell)
-
-
-def _method(cell: Cell) -> str:
-    return cell.method + DAGGER * cell.reconstructed
+def _field(cell: Cell, column: str, escape: Escape) -> str:
+    text = escape(FIELDS[column](cell))
+    if column != "method":
+        return text
+    star = STAR if escape is as_markdown else escape(STAR)  # alone in its cell, it is no emphasis
+    return text + escape(DAGGER * cell.reconstructed) + star * bool(cell.departures)
 
 
 def score_text(score: Estimate | None) -> str:
@@ -165,7 +175,7 @@ def _hardware(cell: Cell) -> str:
 
 
 FIELDS: dict[str, Callable[[Cell], str]] = {
-    "method": _method,
+    "method": lambda cell: cell.row,
     "top-1 last epoch": lambda cell: score_text(cell.top1),
     "95% interval": lambda cell: _interval(cell.top1),
     "best-last": lambda cell: signed(cell.best_minus_last),
@@ -180,30 +190,41 @@ FIELDS: dict[str, Callable[[Cell], str]] = {
 }
 
 
-def _notes(table: Table) -> list[str]:
+def _notes(table: Table, escape: Escape) -> list[str]:
     """What the reader of this table must know: only what occurs in it."""
     cells = table.cells
     notes = []
     if any(cell.records for cell in cells):
         notes.append("top-1 in percent: mean ± sample standard deviation over (n) seeds.")
+    records = [record for cell in cells for record in (*cell.records, *cell.failed)]
+    if taught := teachers_of(records):
+        notes.append(f"teacher's top-1, measured here: {escape('; '.join(taught))}.")
     if any(cell.gain for cell in cells):
+        over = "KD" if table.baseline == BASELINE else escape(table.baseline)
         notes.append(
-            "gain over KD: points over the same seeds, 95% interval, p adjusted over this table "
-            f"(Holm); a tie is p ≥ {LEVEL}."
+            f"gain over {over}: points over the same seeds, 95% interval, p adjusted over this "
+            f"table (Holm); a tie is p ≥ {LEVEL}."
         )
     if any(cell.gap is not None for cell in cells):
         notes.append("gap: ours minus published, at the best epoch on test where theirs is.")
     if any(cell.reconstructed for cell in cells):
         notes.append(f"{DAGGER} settings that no source gives in full: reconstructed.")
+    notes += [
+        f"{_field(cell, 'method', escape)}: {escape('; '.join(map(str, cell.departures)))}."
+        for cell in cells
+        if cell.departures
+    ]
     used = machines([record for cell in cells for record in cell.records])
     if used and not any(cell.published for cell in cells):
-        notes.append(f"hardware: {'; '.join(used)}.")
-    return notes + [_failure(record) for cell in cells for record in cell.failed]
+        notes.append(f"hardware: {escape('; '.join(used))}.")
+    return notes + [
+        f"failed: {escape(_failure(cell, record))}" for cell in cells for record in cell.failed
+    ]
 
 
-def _failure(record: Record) -> str:
+def _failure(cell: Cell, record: Record) -> str:
     error = " ".join(record["error"].split())
-    return f"failed: {record['config']['method']['name']}, seed {record['seed']}: {error}"
+    return f"{cell.row}, seed {record['seed']}: {error}"
 
 
 def numbers(cell: Cell) -> dict[str, object]:
@@ -215,7 +236,9 @@ def numbers(cell: Cell) -> dict[str, object]:
         "student": cell.student,
         "protocol": cell.protocol,
         "method": cell.method,
+        "settings": cell.settings,
         "reconstructed": cell.reconstructed,
+        "departures": "; ".join(map(str, cell.departures)),
         "verdict": cell.verdict,
         "n": len(cell.records),
         "seeds": " ".join(str(record["seed"]) for record in cell.records),
@@ -226,6 +249,7 @@ def numbers(cell: Cell) -> dict[str, object]:
         "top1_high": top1 and top1.high,
         "best_on_test": cell.best_on_test and cell.best_on_test.mean,
         "last5": cell.last5 and cell.last5.mean,
+        "baseline": cell.baseline,
         "gain": gain and gain.mean,
         "gain_low": gain and gain.low,
         "gain_high": gain and gain.high,
@@ -244,24 +268,7 @@ def numbers(cell: Cell) -> dict[str, object]:
         "cost_of": spent and spent.of,
         "hardware": _hardware(cell),
         "hash": cell.hash,
+        "data_sha256": cell.data or None,
+        "teacher_sha256": cell.taught or None,
+        "teacher_top1": "; ".join(teachers_of(cell.records)) or None,
     }
-
-
-def _escape(text: str) -> str:
-    """Text as LaTeX; a name is no command."""
-    return text.translate(LATEX)
-
-
-LATEX = str.maketrans(
-    {
-        **{character: "\\" + character for character in "%&_#{}$"},
-        "\\": r"\textbackslash{}",
-        "^": r"\^{}",
-        "~": r"\~{}",
-        "±": r"$\pm$",
-        "≥": r"$\geq$",
-        "→": r"$\to$",
-        "<": "$<$",
-        DAGGER: r"$^\dagger$",
-    }
-)

@@ -1,12 +1,13 @@
 """The leaderboards of the results page: one pair's table as HTML."""
 
-import html
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from kdbench.ledger import formats
+from kdbench.escapes import as_html as _e
 from kdbench.ledger.cells import cost, machines
+from kdbench.ledger.formats import DAGGER, STAR
+from kdbench.ledger.formats import signed as plain
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
 
@@ -26,7 +27,7 @@ class Row(NamedTuple):
     """A cell in its table."""
 
     cell: Cell
-    rank: int | None  # from 1 by top-1 as printed; None where nothing was run
+    rank: int | None  # from 1 by top-1 as printed; None where no two seeds were run
 
 
 class Column(NamedTuple):
@@ -42,12 +43,26 @@ class Column(NamedTuple):
 def ranked(table: Table) -> list[Row]:
     """Best first; then what failed, then what nobody has run, by its published score."""
     run = [cell for cell in table.cells if cell.top1 is not None]
-    scores = [_score(cell) for cell in run]
-    rows = [Row(cell, 1 + sum(s > _score(cell) for s in scores)) for cell in run]
-    rows.sort(key=lambda row: (row.rank, row.cell.method))
+    scores = [_score(cell) for cell in run if _several(cell)]
+    rows = [
+        Row(cell, 1 + sum(s > _score(cell) for s in scores) if _several(cell) else None)
+        for cell in run
+    ]
+    rows.sort(key=lambda row: (-_score(row.cell), row.cell.row))
     rest = [Row(cell, None) for cell in table.cells if cell.top1 is None]
     rest.sort(key=lambda row: (not row.cell.failed, -_published(row.cell), row.cell.method))
     return rows + rest
+
+
+def best(table: Table) -> list[Cell]:
+    """The methods of the best score, where two or more were run over two seeds or more."""
+    rows = [row for row in ranked(table) if row.rank]
+    return [row.cell for row in rows if row.rank == 1] if len(rows) > 1 else []
+
+
+def _several(cell: Cell) -> bool:
+    """Whether a score is more than one seed's, which ranks nothing."""
+    return len(cell.records) > 1
 
 
 def leaderboard(table: Table, caption: str) -> str:
@@ -59,7 +74,7 @@ def leaderboard(table: Table, caption: str) -> str:
         for c in columns
     )
     lines = "\n".join(_line(row, columns) for row in rows)
-    label = html.escape(f"Results of {table.pair}, {table.protocol}")
+    label = _e(f"Results of {table.pair}, {table.protocol}")
     return (
         f'<div class="wide" role="region" aria-label="{label}" tabindex="0">\n'
         f'<table class="board"><caption><span>{caption}</span></caption>\n'
@@ -70,6 +85,12 @@ def leaderboard(table: Table, caption: str) -> str:
 def evidence(table: Table) -> str:
     """What lies behind a table: its records, and the runs that failed."""
     parts = []
+    changed = [cell for cell in table.cells if cell.departures]
+    if changed:
+        lines = "".join(
+            f"<li>{_e(named(cell))}: {_e('; '.join(map(str, cell.departures)))}" for cell in changed
+        )
+        parts.append(f'<p class="soft">Settings that are not those of conf:</p><ul>{lines}</ul>')
     failed = [record for cell in table.cells for record in cell.failed]
     if failed:
         lines = "".join(
@@ -81,7 +102,7 @@ def evidence(table: Table) -> str:
     done = [record for cell in table.cells for record in cell.records]
     if done:
         lines = "".join(
-            f"<li>{_e(cell.method)}: seed {', '.join(_record_link(r) for r in cell.records)}"
+            f"<li>{_e(cell.row)}: seed {', '.join(_record_link(r) for r in cell.records)}"
             for cell in table.cells
             if cell.records
         )
@@ -91,8 +112,8 @@ def evidence(table: Table) -> str:
 
 
 def named(cell: Cell) -> str:
-    """What a method is called: marked where its settings are no source's."""
-    return cell.method + ("†" if cell.reconstructed else "")
+    """What a row is called: marked where its settings are no source's, or not conf's."""
+    return cell.row + DAGGER * cell.reconstructed + STAR * bool(cell.departures)
 
 
 def badge(verdict: Verdict) -> str:
@@ -102,7 +123,7 @@ def badge(verdict: Verdict) -> str:
 
 def signed(value: float) -> str:
     """A difference in points, with a minus that is as wide as the plus."""
-    return formats.signed(value).replace("-", "−")
+    return plain(value).replace("-", "−")
 
 
 def _told(column: Column, rows: Sequence[Row]) -> bool:
@@ -120,8 +141,12 @@ def _line(row: Row, columns: Sequence[Column]) -> str:
 
 
 def _method(row: Row) -> str:
-    name = _e(row.cell.method)
-    return name + '<abbr title="reconstructed settings">†</abbr>' * row.cell.reconstructed
+    cell = row.cell
+    name = (
+        _e(cell.row) + f'<abbr title="reconstructed settings">{DAGGER}</abbr>' * cell.reconstructed
+    )
+    told = _e("; ".join(map(str, cell.departures)))
+    return name + f'<abbr title="{told}">{STAR}</abbr>' * bool(cell.departures)
 
 
 def _top1(row: Row) -> str:
@@ -213,10 +238,6 @@ def _count(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def _e(text: str) -> str:
-    return html.escape(text)
-
-
 COLUMNS = (
     Column("rank", "#", lambda row: str(row.rank or NOTHING), "asc"),
     Column("method", "Method", _method, "asc", "text"),
@@ -233,6 +254,10 @@ COLUMNS = (
     Column("best", "Best&nbsp;− last", _best_minus_last, "desc"),
     Column("cost", "Cost a run", _cost, "asc"),
     Column(
-        "hardware", "Hardware", lambda row: _e("; ".join(machines(row.cell.records))), "asc", "text"
+        "hardware",
+        "Hardware",
+        lambda row: _e("; ".join(machines(row.cell.records))),
+        "asc",
+        "text",
     ),
 )

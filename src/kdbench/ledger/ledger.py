@@ -1,14 +1,15 @@
 """The ledger: every cell of the tables, from records and published scores and from nothing else."""
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kdbench.config.run_config import conf_dir
+from kdbench.baselines import Gain, gains_of
+from kdbench.claims import COMMON, published_keys
 from kdbench.errors import KdbenchError
 from kdbench.ledger.cells import (
     ALONE,
@@ -16,9 +17,9 @@ from kdbench.ledger.cells import (
     BASELINES,
     Key,
     key_of,
-    mixture,
+    left_out,
     read_records,
-    several_protocols,
+    rows_of,
     split_tasks,
 )
 from kdbench.ledger.published import Published, choose, claim, read_published
@@ -27,18 +28,12 @@ from kdbench.ledger.significance import (
     Estimate,
     Verdict,
     estimate,
-    holm,
-    paired,
     verdict_of_gain,
     verdict_of_score,
 )
-from kdbench.records.protocol import protocol_of
+from kdbench.recipes import Departure, Recipe, recipe_of, reconstructed
+from kdbench.records.identity import canonical
 from kdbench.records.record import Record
-
-# Epochs and batch size of published tables, whose cells are shown before anyone has run them:
-# CIFAR's recipe, conf/schedule/cifar100.yaml.
-COMMON = {"epochs": 240, "batch_size": 64}
-NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 
 
 @dataclass(frozen=True)
@@ -50,19 +45,30 @@ class Cell:
     student: str
     method: str
     protocol: str
+    data: str  # the data set's fingerprint, "" where nobody has run it
+    taught: str  # sha256 of the teachers' weights
+    settings: str  # what tells its row from others of the method; "" where there is no other
+    recipe: str | None  # the file of conf/method that it follows; None: no file has its `_target_`
+    departures: tuple[Departure, ...]  # settings that are not those of conf
     hash: str | None  # None: not run
     records: tuple[Record, ...]  # done, by seed; () where not run
     failed: tuple[Record, ...]
     top1: Estimate | None  # percent, at the last epoch
     best_on_test: Estimate | None
     last5: Estimate | None
-    gain: Difference | None  # points over KD of the same pair and protocol, same seeds
+    baseline: str | None  # the row that the gain is over
+    gain: Difference | None  # points over the baseline of the same table, same seeds
     gain_p: float | None  # Holm-adjusted within the pair's table
     published: Published | None
     claimed_gain: float | None
     verdict: Verdict
     reconstructed: bool  # the method's settings are marked reconstructed or INFERRED
     claim_source: str | None = None  # whose claim it is, a key of results/published.csv
+
+    @property
+    def row(self) -> str:
+        """What its row is called."""
+        return f"{self.method} ({self.settings})" if self.settings else self.method
 
     @property
     def comparable(self) -> Estimate | None:
@@ -102,6 +108,8 @@ class Table(NamedTuple):
     student: str
     protocol: str
     cells: tuple[Cell, ...]
+    name: str  # its file's, without an ending; no other table has it
+    mark: str  # what tells it from others of the same pair and protocol; "" where there is none
 
     @property
     def pair(self) -> str:
@@ -109,28 +117,28 @@ class Table(NamedTuple):
         return self.student if self.teacher == ALONE else f"{self.teacher} -> {self.student}"
 
     @property
-    def name(self) -> str:
-        """Its file's name, without an ending."""
-        pair = self.student if self.teacher == ALONE else f"{self.teacher}_{self.student}"
-        # The protocol's own name begins with the data set's.
-        protocol = self.protocol.removeprefix(f"{self.dataset}-")
-        return re.sub(r"[^\w.+-]", "_", f"{self.dataset}-{pair}-{protocol}")
-
-    @property
     def run(self) -> bool:
         """Whether anyone has run any of it."""
         return any(cell.records or cell.failed for cell in self.cells)
 
+    @property
+    def baseline(self) -> str:
+        """The row that its gains are over."""
+        return next((cell.baseline for cell in self.cells if cell.baseline), BASELINE)
 
-Gains = dict[Key, tuple[Difference, float | None]]  # with the adjusted p-value
 
-
-def open_ledger(paths: Sequence[Path], published: Path | None) -> Ledger:
+def open_ledger(
+    paths: Sequence[Path], published: Path | None, baseline: str | None = None
+) -> Ledger:
     """Read records at and below `paths`; what cannot be used is a line in `problems`.
 
     Args:
         paths: folders of runs or of records, or records.
         published: the file of published scores; None for tables without them.
+        baseline: the row or cell that gains are over; None: KD.
+
+    Raises:
+        ConfigError: no cell is called as `baseline` is.
     """
     found, problems = read_records(paths)
     runs, detectors = split_tasks(found)
@@ -141,21 +149,30 @@ def open_ledger(paths: Sequence[Path], published: Path | None) -> Ledger:
             problems += bad
         except KdbenchError as error:
             problems.append(str(error))
-    problems += several_protocols(runs)
+    problems += left_out(runs)
     groups: dict[Key, list[Record]] = defaultdict(list)
     for record in runs:
         groups[key_of(record)].append(record)
-    keys = {*groups, *_published_keys(rows, groups)}
-    for key in sorted(groups, key=lambda key: key.place):
-        line = mixture(groups[key])
-        if line is not None:
-            problems.append(line)
-            keys.remove(key)
-            del groups[key]
-    gains = _gains(groups)
-    cells = (_cell(key, groups.get(key, []), gains, rows) for key in keys)
-    ordered = tuple(sorted(cells, key=lambda cell: _key(cell).place))
-    return Ledger(ordered, tuple(problems), tuple(detectors))
+    recipes = {key: _recipe(records) for key, records in groups.items()}
+    settings = rows_of(groups)
+    gains, told = gains_of(groups, settings, recipes, baseline)
+    problems += told
+    keys = {*groups, *published_keys(rows, groups)}
+    cells = []
+    for key in sorted(keys, key=lambda key: key.place):
+        recipe = recipes.get(key) or Recipe(key.method, (), _inferred(key))
+        cell = _cell(key, groups.get(key, []), recipe, settings.get(key, ""), rows)
+        cells.append(_judged(cell, gains.get(key), baseline))
+    return Ledger(tuple(cells), tuple(problems), tuple(detectors))
+
+
+def _recipe(records: Sequence[Record]) -> Recipe:
+    return recipe_of(records[0]["config"], records[0]["hardware"].get("ranks", 1))
+
+
+def _inferred(key: Key) -> bool:
+    """Whether a cell that nobody has run would be of settings that are no source's."""
+    return reconstructed(key.method, f"{key.teacher}_{key.student}")
 
 
 def tables(ledger: Ledger) -> list[Table]:
@@ -163,96 +180,98 @@ def tables(ledger: Ledger) -> list[Table]:
     pairs: dict[Key, list[Cell]] = defaultdict(list)
     for cell in ledger.cells:
         pairs[_key(cell).pair].append(cell)
-    made = []
+    shown: dict[Key, list[Cell]] = {}
     for pair, cells in pairs.items():
-        alone = pair._replace(teacher=ALONE)
-        if pair != alone:
-            cells = [*pairs.get(alone, ()), *cells]
-        elif any(other._replace(teacher=ALONE) == alone for other in pairs if other != alone):
-            continue
-        made.append(Table(pair.dataset, pair.teacher, pair.student, pair.protocol, tuple(cells)))
+        if pair != pair.alone:
+            shown[pair] = [*pairs.get(pair.alone, ()), *cells]
+        elif not any(other.alone == pair for other in pairs if other != pair):
+            shown[pair] = cells
+    titles: dict[Key, list[Key]] = defaultdict(list)
+    files: dict[str, list[Key]] = defaultdict(list)
+    for pair in shown:
+        titles[pair._replace(data="", taught="")].append(pair)
+        files[_file(pair).casefold()].append(pair)
+    made = []
+    for pair, cells in shown.items():
+        several = len(files[_file(pair).casefold()]) > 1
+        name = f"{_file(pair)}-{_digest(pair)}" if several else _file(pair)
+        mark = _mark(pair, titles[pair._replace(data="", taught="")])
+        place = pair.dataset, pair.teacher, pair.student, pair.protocol
+        made.append(Table(*place, tuple(cells), name, mark))
     return made
 
 
+def _file(pair: Key) -> str:
+    """The name of a table's file, which another table may want as well."""
+    names = pair.student if pair.teacher == ALONE else f"{pair.teacher}_{pair.student}"
+    # The protocol's own name begins with the data set's.
+    protocol = pair.protocol.removeprefix(f"{pair.dataset}-")
+    return re.sub(r"[^\w.+-]", "_", f"{pair.dataset}-{names}-{protocol}")
+
+
+def _digest(pair: Key) -> str:
+    return hashlib.sha256(canonical(list(pair)).encode()).hexdigest()[:8]
+
+
+def _mark(pair: Key, alike: Sequence[Key]) -> str:
+    words = []
+    if len({key.data for key in alike}) > 1:
+        words.append(f"data {pair.data[:8]}")
+    if len({key.taught for key in alike}) > 1:
+        words.append(f"teacher {'+'.join(one[:8] for one in pair.taught.split('+'))}")
+    return ", ".join(words)
+
+
 def _key(cell: Cell) -> Key:
-    return Key(cell.dataset, cell.teacher, cell.student, cell.method, cell.protocol)
-
-
-def _published_keys(rows: Iterable[Published], groups: Mapping[Key, object]) -> set[Key]:
-    """Cells of published tables that nobody may have run: of our methods, on our pairs."""
-    pairs = {(key.teacher, key.student) for key in groups} | _pairs()
-    pairs |= {(ALONE, student) for _, student in pairs}
-    return {
-        Key(row.dataset, row.teacher, row.student, row.method, _common_protocol(row.dataset))
-        for row in rows
-        if row.method and row.epochs == COMMON["epochs"] and (row.teacher, row.student) in pairs
-    }
-
-
-def _common_protocol(dataset: str) -> str:
-    return protocol_of({"dataset": {"name": dataset}, "schedule": COMMON})
-
-
-@cache
-def _pairs() -> frozenset[tuple[str, str]]:
-    """Teacher and student of every file of conf/pair."""
-    texts = [path.read_text() for path in sorted((conf_dir() / "pair").glob("*.yaml"))]
-    named = [dict(re.findall(r"override /(teacher|student): (\S+)", text)) for text in texts]
-    return frozenset((names["teacher"], names["student"]) for names in named if names)
-
-
-def _gains(groups: Mapping[Key, Sequence[Record]]) -> Gains:
-    """Every cell's difference to KD of its pair and protocol, adjusted over the pair's methods."""
-    families: dict[Key, dict[Key, Difference]] = defaultdict(dict)
-    for key, records in groups.items():
-        baseline = _by_seed(groups.get(key._replace(method=BASELINE), ()))
-        gain = paired(_by_seed(records), baseline) if key.method not in BASELINES else None
-        if gain is not None:
-            families[key.pair][key] = gain
-    return {
-        key: (gain, p)
-        for family in families.values()
-        for (key, gain), p in zip(
-            family.items(), holm([gain.p for gain in family.values()]), strict=True
-        )
-    }
-
-
-def _by_seed(records: Iterable[Record]) -> dict[int, float]:
-    return {r["seed"]: r["top1_last"] for r in records if r["status"] == "done"}
+    names = cell.dataset, cell.teacher, cell.student, cell.method, cell.protocol
+    return Key(*names, cell.data, cell.taught)
 
 
 def _cell(
-    key: Key, records: Sequence[Record], gains: Gains, published: Sequence[Published]
+    key: Key, records: Sequence[Record], recipe: Recipe, settings: str, rows: Sequence[Published]
 ) -> Cell:
+    """A cell without its gain and its verdict."""
     done = tuple(record for record in records if record["status"] == "done")
     epochs = records[0]["config"]["schedule"]["epochs"] if records else COMMON["epochs"]
     place = (key.dataset, key.teacher, key.student, epochs)
-    rows = [r for r in published if (r.dataset, r.teacher, r.student, r.epochs) == place]
+    rows = [r for r in rows if (r.dataset, r.teacher, r.student, r.epochs) == place]
+    if recipe.departures or recipe.method != key.method:
+        rows = []  # no source says anything of such settings
     claimed = claim(rows, key.method) if key.method not in BASELINES else None
-    gain, gain_p = gains.get(key, (None, None))
-    cell = Cell(
-        *key,
+    return Cell(
+        *key[:7],
+        settings=settings,
+        recipe=recipe.method,
+        departures=recipe.departures,
         hash=done[0]["hash"] if done else None,
         records=done,
         failed=tuple(record for record in records if record["status"] != "done"),
         top1=_estimate(done, "top1_last"),
         best_on_test=_estimate(done, "top1_best_on_test"),
         last5=_estimate(done, "top1_last5"),
-        gain=gain,
-        gain_p=gain_p,
+        baseline=None,
+        gain=None,
+        gain_p=None,
         published=choose(rows, key.method),
         claimed_gain=None if claimed is None else claimed.gain,
         verdict=Verdict.NOT_RUN,
-        reconstructed=_reconstructed(key.method, f"{key.teacher}_{key.student}"),
+        reconstructed=recipe.reconstructed,
         claim_source=None if claimed is None else claimed.source,
     )
-    return replace(cell, verdict=_verdict(cell)) if done else cell
 
 
 def _estimate(records: Iterable[Record], name: str) -> Estimate | None:
     values = [record[name] for record in records]
     return estimate(values) if values else None
+
+
+def _judged(cell: Cell, gain: Gain | None, baseline: str | None) -> Cell:
+    """A cell with its gain and its verdict; a claim is over KD as published, and nothing else."""
+    if gain is not None:
+        cell = replace(cell, baseline=gain.over, gain=gain.difference, gain_p=gain.p)
+    if baseline is not None or (gain is not None and not gain.usual):
+        cell = replace(cell, claimed_gain=None, claim_source=None)
+    return replace(cell, verdict=_verdict(cell)) if cell.records else cell
 
 
 def _verdict(cell: Cell) -> Verdict:
@@ -266,13 +285,3 @@ def _verdict(cell: Cell) -> Verdict:
     if cell.claimed_gain is None:
         return Verdict.NO_CLAIM
     return verdict_of_gain(cell.gain, cell.gain_p, cell.claimed_gain)
-
-
-@cache
-def _reconstructed(method: str, pair: str) -> bool:
-    """Whether a method's settings, or those it has for this pair, are no source's."""
-    if not (NAME.fullmatch(method) and NAME.fullmatch(pair)):
-        return False
-    names = [f"method/{method}.yaml", f"tuned/{method}/{pair}.yaml"]
-    texts = [path.read_text() for path in (conf_dir() / name for name in names) if path.is_file()]
-    return any("status: reconstructed" in text or "INFERRED" in text for text in texts)

@@ -2,20 +2,19 @@
 
 import base64
 import hashlib
-import html
 import re
 from collections import Counter
 from importlib.resources import files
 from string import Template
 
-from kdbench.config.run_config import conf_dir
-from kdbench.ledger.cells import ALONE, machines
+from kdbench.commands import commands
+from kdbench.escapes import as_html as _e
+from kdbench.ledger.cells import machines, teachers_of
 from kdbench.ledger.charts import charts
-from kdbench.ledger.leaderboard import badge, evidence, leaderboard, named, ranked
+from kdbench.ledger.leaderboard import badge, best, evidence, leaderboard, named, ranked
 from kdbench.ledger.ledger import Ledger, Table, tables
 from kdbench.ledger.significance import Verdict
 
-SEEDS = "0,1,2"  # of the command for a table that nobody has run
 JUDGED = (Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.TIE)
 EMPTY = """<p><b>There are no results yet.</b> <code>make quickstart</code> trains the first
 ones; each run leaves a record, and <code>kdbench-report</code> makes this page of them.</p>"""
@@ -79,7 +78,13 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
 def _contents(made: list[Table]) -> str:
     """One line a table."""
     lines = "\n".join(_entry(table) for table in made)
-    heads = ["Pair", "Protocol", "Methods run", "Best", *(v.value.capitalize() for v in JUDGED)]
+    heads = [
+        "Pair",
+        "Protocol",
+        "Methods run",
+        "Best, n ≥ 2",
+        *(v.value.capitalize() for v in JUDGED),
+    ]
     return f"""<div class="wide" role="region" aria-label="All tables" tabindex="0">
 <table id="contents"><caption>All tables</caption>
 <thead><tr>{"".join(f'<th scope="col">{head}' for head in heads)}</thead>
@@ -91,29 +96,23 @@ def _contents(made: list[Table]) -> str:
 def _entry(table: Table) -> str:
     run = [cell for cell in table.cells if cell.records]
     counts = Counter(cell.verdict for cell in run)
-    best = ", ".join(named(row.cell) for row in ranked(table) if row.rank == 1)
+    leading = ", ".join(named(cell) for cell in best(table))
     name, state = _e(table.name), "" if table.run else ' class="idle"'
-    words = [_e(table.protocol), f"{len(run)} of {len(table.cells)}", _e(best)]
+    words = [_e(table.protocol), f"{len(run)} of {len(table.cells)}", _e(leading)]
     words += [str(counts[verdict] or "") for verdict in JUDGED]
     link = f'<th scope="row"><a href="#{name}">{_e(_pair(table))}</a>'
     return f'<tr data-section="{name}"{state}>{link}<td>{"<td>".join(words)}'
 
 
 def _section(table: Table, index: int) -> str:
-    teachers = {
-        teacher["name"]: teacher["top1"]
-        for cell in table.cells
-        for record in cell.records
-        for teacher in record["teachers"]
-        if teacher.get("top1") is not None
-    }
-    taught = ", ".join(f"{_e(name)} {top1:.2f}%" for name, top1 in sorted(teachers.items()))
-    places = machines([record for cell in table.cells for record in cell.records])
+    records = [record for cell in table.cells for record in cell.records]
+    taught = _e("; ".join(teachers_of(records)))
+    places = machines(records)
     caption = f"{_e(_pair(table))} on {_e(table.dataset)}."
-    caption += f" Teacher: {taught}." if taught else ""
+    caption += f" Teacher, measured here: {taught}." if taught else ""
     caption += f" Hardware: {_e('; '.join(places))}." if places else ""
-    cells = [row.cell for row in ranked(table) if row.rank]
-    names = {cell.method: named(cell) for cell in cells}
+    cells = [row.cell for row in ranked(table) if row.cell.top1]
+    names = {cell.row: named(cell) for cell in cells}
     drawn = charts(cells, names, f"c{index}") if cells else []
     figures = "\n".join(
         f"<figure><figcaption><b>{_e(c.title)}</b> {_e(c.note)}</figcaption>\n{c.svg}</figure>"
@@ -125,7 +124,7 @@ data-protocol="{_e(table.protocol)}" aria-labelledby="h{index}">
 <p class="soft">{_e(_protocol_words(table.protocol))}</p>
 {leaderboard(table, caption)}
 {evidence(table)}
-<details><summary>Command</summary><pre>{_e(_command(table))}</pre></details>
+<details><summary>Command</summary><pre>{_e(commands(table))}</pre></details>
 {f'<div class="charts">{figures}</div>' if figures else ""}
 </section>"""
 
@@ -143,29 +142,9 @@ def _protocol_words(protocol: str) -> str:
     )
 
 
-def _command(table: Table) -> str:
-    """What trains the table's runs again, or for the first time."""
-    cells = [cell for cell in table.cells if cell.records] or list(table.cells)
-    records = [record for cell in cells for record in cell.records]
-    seeds = ",".join(str(seed) for seed in sorted({r["seed"] for r in records})) or SEEDS
-    schedules = sorted({record["config"]["schedule"]["name"] for record in records})
-    teachers = [] if table.teacher == ALONE else table.teacher.split("+")
-    pair = f"{table.teacher}_{table.student}"
-    if (conf_dir() / "pair" / f"{pair}.yaml").is_file():
-        networks = f"pair={pair}"
-    else:
-        names = teachers[0] if len(teachers) == 1 else f"[{','.join(teachers)}]"
-        networks = f"student={table.student}" + (f" teacher={names}" if teachers else "")
-    if schedules not in ([], [table.dataset]):
-        networks += f" schedule={','.join(schedules)}"
-    lines = [f"kdbench-train -m hydra/launcher=cohort dataset={table.dataset} {networks}"]
-    lines += [f"teacher.{name}.checkpoint=FILE" for name in teachers]
-    lines.append(f"method={','.join(sorted({cell.method for cell in cells}))} seed={seeds}")
-    return " \\\n    ".join(lines)
-
-
 def _pair(table: Table) -> str:
-    return table.pair.replace("->", "→")
+    pair = table.pair.replace("->", "→")
+    return f"{pair}, {table.mark}" if table.mark else pair
 
 
 def _pair_id(table: Table) -> str:
@@ -174,7 +153,3 @@ def _pair_id(table: Table) -> str:
 
 def _text(name: str) -> str:
     return (files("kdbench.ledger") / name).read_text(encoding="utf-8")
-
-
-def _e(text: str) -> str:
-    return html.escape(text)

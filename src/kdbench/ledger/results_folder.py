@@ -1,14 +1,18 @@
 """`results/tables` and `results/index.html` from `results/runs` and `results/published.csv`."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
+from kdbench.escapes import as_markdown
+from kdbench.ledger.cells import key_of
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
-from kdbench.records.record import read_record, record_files
+from kdbench.records.record import RECORD_FILE, read_record, record_files
 from kdbench.system.files import write_atomically
 
 TABLES = "tables"
@@ -50,14 +54,15 @@ def index(shown: list[Table], problems: tuple[str, ...]) -> str:
             lines += [f"## {title}", "", "| table | methods run | methods | other forms |"]
             lines += ["|---|---|---|---|", *(_row(table) for table in chosen), ""]
     if problems:
-        lines += ["## Left out", "", *(f"- {problem}" for problem in problems), ""]
+        lines += ["## Left out", "", *(f"- {as_markdown(problem)}" for problem in problems), ""]
     return "\n".join(lines)
 
 
 def _row(table: Table) -> str:
     run = sum(bool(cell.records) for cell in table.cells)
     others = ", ".join(f"[{form}]({table.name}.{form})" for form in FORMATS if form != "md")
-    name = f"{table.dataset}, {table.pair}, {table.protocol}"
+    words = [table.dataset, table.pair, table.protocol, *filter(None, [table.mark])]
+    name = as_markdown(", ".join(words))
     return f"| [{name}]({table.name}.md) | {run} | {len(table.cells)} | {others} |"
 
 
@@ -78,10 +83,12 @@ def take(folder: Path, results: Path) -> tuple[int, list[str]]:
     for path in files:
         try:
             record, content = read_record(path), path.read_bytes()
+            target = results / "runs" / f"{record['run_id']}.json"
+            if target.is_file() and key_of(read_record(target)) != key_of(record):
+                raise KdbenchError(f"{path} is left, {target} is another run of the same name")
         except KdbenchError as error:
             problems.append(str(error))
             continue
-        target = results / "runs" / f"{record['run_id']}.json"
         if not target.is_file() or (record["status"] == "done" and target.read_bytes() != content):
             write_atomically(target, content)
             changed += 1
@@ -97,6 +104,14 @@ def differing(results: Path, files: Mapping[str, str]) -> list[str]:
             lines.append(f"{path} is missing")
         elif path.read_bytes() != text.encode():
             lines.append(f"{path} differs from what its records give")
+    for folded, names in Counter(name.casefold() for name in files).items():
+        if names > 1:
+            lines.append(f"{names} tables are called {folded}")
+    for path in record_files([results / "runs"]):
+        with suppress(KdbenchError):  # which is left out, and was said
+            name = read_record(path)["run_id"]
+            if path.name not in (f"{name}.json", RECORD_FILE):
+                lines.append(f"{path} is the record of {name}, and called otherwise")
     return lines + [f"{path} belongs to no table" for path in stale(results, files)]
 
 

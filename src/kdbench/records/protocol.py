@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PLAIN = {"precision": "fp32", "table_precision": "fp32"}
+KEYS = ("epochs", "steps", "batch_size", *PLAIN)  # of a schedule, which the protocol's name says
 
 
 def protocol_of(config: Mapping[str, Any]) -> str:

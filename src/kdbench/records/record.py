@@ -84,19 +84,22 @@ def find_records(paths: Iterable[Path]) -> list[Record]:
 
 
 def code_version() -> str | None:
-    """The checkout's commit, with "+changes" where it has any; None outside a checkout."""
+    """The checkout's commit, with "+changes" where `src` or `conf` has any; None outside one.
+
+    A file that is not committed counts: it may be the method of the run.
+    """
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here)]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
-        tracked = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/conf"],
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=all", "--", ":/src", ":/conf"],
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if tracked else "")
+    return commit + ("+changes" if changes else "")

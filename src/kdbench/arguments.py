@@ -1,0 +1,22 @@
+"""The command lines of the commands that are not Hydra's, and what they say on standard error."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+from kdbench.errors import ConfigError
+from kdbench.escapes import one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments whose mistakes are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave."""
+        tell(f"error: {message}: {self.prog} --help lists what there is")
+        sys.exit(ConfigError.exit_code)
+
+
+def tell(text: str) -> None:
+    """One line on standard error, of which names and paths may be anybody's."""
+    print(f"kdbench: {one_line(text)}", file=sys.stderr)

@@ -1,0 +1,262 @@
+"""What `conf/` sets for a run, read for the tables: its recipe, and where the run departs from it.
+
+The composition is Hydra's, of the few forms that files of methods, schedules, networks and pairs
+have; it needs no torch.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from kdbench.config.run_config import conf_dir
+from kdbench.records.protocol import KEYS
+from kdbench.schema.plugins import conf_dirs
+
+NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
+HEAD = re.compile(r"kind: (.+); status: (.+)")  # the second line of a method's file
+Node = dict[str, Any]
+
+
+class Departure(NamedTuple):
+    """A setting that is not conf's."""
+
+    key: str
+    ours: object
+    theirs: object  # None where conf has no such setting
+    file: str  # of conf, without an ending
+
+    def __str__(self) -> str:
+        usual = "no such setting" if self.theirs is None else shown(self.theirs)
+        return f"{self.key} {shown(self.ours)} where conf/{self.file}.yaml has {usual}"
+
+
+class Recipe(NamedTuple):
+    """What conf has for a run."""
+
+    method: str | None  # the file of conf/method; None where no file has the run's `_target_`
+    departures: tuple[Departure, ...]
+    reconstructed: bool  # no source gives the method's settings, or those for the pair, in full
+
+
+def recipe_of(config: Mapping[str, Any], ranks: int = 1) -> Recipe:
+    """The recipe that a run follows, by what it calls and how that is set, not by its name.
+
+    Args:
+        config: of a record.
+        ranks: processes that trained it.
+    """
+    schedule = _schedule_departures(config, ranks)
+    found = _method_file(config)
+    if found is None:
+        return Recipe(None, schedule, False)
+    name, pair, departures = found
+    return Recipe(name, (*departures, *schedule), reconstructed(name, pair))
+
+
+def _method_file(config: Mapping[str, Any]) -> tuple[str, str | None, tuple[Departure, ...]] | None:
+    """The file of a run's method, the pair that it has settings for, and the departures."""
+    method, named = config["method"], config["method"]["name"]
+    known = compose("method", named)
+    if known is not None and targets(known) == targets(method):
+        return named, *_nearest(config, named)
+    tried = [
+        (name, *_nearest(config, name))
+        for name in names("method")
+        if targets(compose("method", name)) == targets(method)
+    ]
+    if tried:
+        return min(tried, key=lambda one: len(one[2]))
+    if known is None:
+        return None
+    theirs = known.get("_target_")
+    return named, None, (Departure("_target_", method["_target_"], theirs, f"method/{named}"),)
+
+
+def _nearest(config: Mapping[str, Any], name: str) -> tuple[str | None, tuple[Departure, ...]]:
+    """The pair for whose settings the departures are fewest, and these."""
+    tried: list[tuple[str | None, tuple[Departure, ...]]] = []
+    base = compose("method", name) or {}
+    if "task" in config:
+        base = merged(base, (read("task/detection", name) or {}).get("method", {}))
+    for pair in pairs_of(config):
+        tuned = read(f"tuned/{name}", pair)
+        if tuned is not None:
+            node = merged(base, tuned.get("method", {}))
+            tried.append((pair, _departures(config["method"], node, f"tuned/{name}/{pair}")))
+    if not tried:
+        tried.append((None, _departures(config["method"], base, f"method/{name}")))
+    return min(tried, key=lambda one: len(one[1]))
+
+
+def _schedule_departures(config: Mapping[str, Any], ranks: int) -> tuple[Departure, ...]:
+    """Departures from the schedule, but for what the protocol says anyway."""
+    ours, dataset = config["schedule"], config["dataset"]["name"]
+    name = ours["name"] if compose("schedule", ours["name"]) else dataset
+    node = compose("schedule", name)
+    if node is None:
+        return ()
+    tuned = read("tuned", f"{dataset}_{config['student']['name']}") or {}
+    node = merged(node, tuned.get("schedule", {}))
+    if node.get("micro_batches", 1) is None:
+        node["micro_batches"] = ranks
+    found = _departures(ours, node, f"schedule/{name}")
+    return tuple(one._replace(key=f"schedule.{one.key}") for one in found if one.key not in KEYS)
+
+
+def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,
+                path: str = "") -> tuple[Departure, ...]:  # fmt: skip
+    """Settings of a run that are others than conf's; settings that came later are in neither."""
+    found: list[Departure] = []
+    for key, value in ours.items():
+        usual = theirs.get(key)
+        if key == "name" or (key == "_target_" and not path):
+            continue
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            found += _departures(value, usual, file, f"{path}{key}.")
+        elif not equal(value, usual):
+            found.append(Departure(f"{path}{key}", value, usual, file))
+    return tuple(found)
+
+
+def equal(ours: object, theirs: object) -> bool:
+    """Whether two settings are one: YAML writes some numbers as text."""
+    if isinstance(theirs, str) and isinstance(ours, float):
+        try:
+            return float(theirs) == ours
+        except ValueError:
+            return False
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(equal, ours, theirs))
+    return ours == theirs
+
+
+def shown(value: object) -> str:
+    """A setting's value for people."""
+    return "null" if value is None else str(value)
+
+
+def targets(node: object) -> tuple[object, ...]:
+    """What a method's node calls, from the outside in."""
+    found = []
+    while isinstance(node, Mapping):
+        found.append(node.get("_target_"))
+        node = node.get("inner")
+    return tuple(found)
+
+
+@cache
+def reconstructed(method: str, pair: str | None) -> bool:
+    """Whether a method's settings, or those that it has for a pair, are no source's."""
+    text = _text("method", method)
+    head = [HEAD.fullmatch(line.removeprefix("# ")) for line in (text or "").splitlines()[:2]]
+    if any(match is not None and match[2] == "reconstructed" for match in head):
+        return True
+    tuned = (read(f"tuned/{method}", pair) or {}).get("method") or {}
+    return bool((read("method", method) or {}).get("inferred") or tuned.get("inferred"))
+
+
+def without_inferred(node: Any) -> Any:
+    """A method's node without the names of the settings that are no source's: they set nothing."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: without_inferred(value) for key, value in node.items() if key != "inferred"}
+
+
+@cache
+def pairs() -> dict[tuple[frozenset[str], str], tuple[str, ...]]:
+    """The files of conf/pair by the keys of the teachers and the student that they choose."""
+    found: dict[tuple[frozenset[str], str], tuple[str, ...]] = {}
+    for name in names("pair"):
+        chosen = dict(_overrides(read("pair", name)))
+        teacher, student = compose("teacher", chosen.get("teacher")), chosen.get("student")
+        if teacher is None or student is None:
+            continue
+        network = compose("student", student) or {}
+        key = frozenset(teacher), str(network.get("name"))
+        found[key] = (*found.get(key, ()), name)
+    return found
+
+
+def pairs_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of conf/pair that a run's teachers and student are of."""
+    return pairs().get((frozenset(config["teacher"]), config["student"]["name"]), ())
+
+
+@cache
+def named_pairs() -> frozenset[tuple[str, str]]:
+    """Teacher and student of every file of conf/pair, as the files call them."""
+    chosen = [dict(_overrides(read("pair", name))) for name in names("pair")]
+    return frozenset((one["teacher"], one["student"]) for one in chosen if len(one) == 2)
+
+
+def _overrides(node: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    for entry in (node or {}).get("defaults", []):
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override /")
+            if group in ("teacher", "student"):
+                yield group, str(value)
+
+
+def names(group: str) -> list[str]:
+    """The files of a group, in kdbench's conf and in those of packages."""
+    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
+
+
+@cache
+def compose(group: str, name: str | None) -> Node | None:
+    """The node that a file of conf makes with those that it starts from; None without a file."""
+    own = read(group, name)
+    if own is None:
+        return None
+    node: Node = {}
+    rest = {key: value for key, value in own.items() if key != "defaults"}
+    for entry in own.get("defaults", ["_self_"]):
+        if entry == "_self_":
+            node = merged(node, rest)
+        elif isinstance(entry, str):
+            node = merged(node, compose(group, entry) or {})
+        else:
+            for key, value in entry.items():
+                other, _, place = str(key).lstrip("/").partition("@")
+                part: Any = compose(other, value) or {}
+                for step in reversed(place.split(".")):
+                    part = {step: part}
+                node = merged(node, part)
+    return node
+
+
+def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
+    """A node with another one's values on top."""
+    result = dict(node)
+    for key, value in over.items():
+        old = result.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merged(old, value)
+        result[key] = value
+    return result
+
+
+@cache
+def read(group: str, name: str | None) -> Node | None:
+    """One file of conf as it stands."""
+    text = _text(group, name)
+    node = None if text is None else yaml.safe_load(text)
+    return node if isinstance(node, dict) else None
+
+
+def _text(group: str, name: str | None) -> str | None:
+    if name is None or not NAME.fullmatch(name):
+        return None
+    for folder in _folders():
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    return None
+
+
+def _folders() -> list[Path]:
+    return [conf_dir(), *conf_dirs()]
