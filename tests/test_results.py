@@ -50,8 +50,7 @@ def test_smoke_runs_of_detectors_have_a_page_of_their_own():
     folder = SMOKE / "detection"
     records = find_records([folder])
     assert {record["run_id"] for record in records} == {path.stem for path in folder.glob("*.json")}
-    made, problems = ap_tables(records)
-    assert problems == []
+    made = ap_tables(records)
     page = (folder / "README.md").read_text()
     assert all(table in page for table in made), "run kdbench-table results/smoke/detection"
     assert page.count("| method ") == len(made) == 3

@@ -96,8 +96,8 @@ def teachers_of(records: Iterable[Record]) -> list[str]:
     found: dict[str, None] = {}
     for record in records:
         for teacher in record["teachers"]:
-            top1 = teacher.get("top1")
-            words = "not measured" if top1 is None else f"{top1:.2f}%"
+            score = teacher.get("top1", teacher.get("ap"))  # a detector's is its AP
+            words = f"{score:.2f}%" if isinstance(score, float) else "not measured"
             found[f"{teacher['name']} ({teacher['sha256'][:DIGITS]}): {words}"] = None
     return sorted(found)
 

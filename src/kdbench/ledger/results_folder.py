@@ -12,7 +12,7 @@ from kdbench.ledger.cells import key_of
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
-from kdbench.records.record import RECORD_FILE, read_record, record_files
+from kdbench.records.record import RECORD_FILE, Record, read_record, record_files
 from kdbench.system.files import write_atomically
 
 TABLES = "tables"
@@ -84,7 +84,7 @@ def take(folder: Path, results: Path) -> tuple[int, list[str]]:
         try:
             record, content = read_record(path), path.read_bytes()
             target = results / "runs" / f"{record['run_id']}.json"
-            if target.is_file() and key_of(read_record(target)) != key_of(record):
+            if (known := _readable(target)) is not None and key_of(known) != key_of(record):
                 raise KdbenchError(f"{path} is left, {target} is another run of the same name")
         except KdbenchError as error:
             problems.append(str(error))
@@ -93,6 +93,13 @@ def take(folder: Path, results: Path) -> tuple[int, list[str]]:
             write_atomically(target, content)
             changed += 1
     return changed, problems
+
+
+def _readable(path: Path) -> Record | None:
+    try:
+        return read_record(path) if path.is_file() else None
+    except KdbenchError:  # damaged: a whole one takes its place
+        return None
 
 
 def differing(results: Path, files: Mapping[str, str]) -> list[str]:
