@@ -6,27 +6,31 @@ They show what `logger=wandb` and `kdbench-sync` send; the report has a section 
 and protocol of the records at PATHS.
 """
 
-import argparse
 from pathlib import Path
 
+from kdbench.arguments import Parser
 from kdbench.config.hydra_cli import fail
 from kdbench.errors import KdbenchError
 from kdbench.records.record import find_records
 from kdbench.tracking.wandb_mirror import read_own_settings
 from kdbench.tracking.workspace import pairs_of, report, workspace
+from kdbench.wandb_names import place_of
 
 
 def main() -> None:
     """`kdbench-dashboards`."""
     summary = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="kdbench-dashboards", description=summary)
+    parser = Parser(prog="kdbench-dashboards", description=summary)
     parser.add_argument(
         "paths", nargs="*", type=Path, default=[Path("runs")], help="folders of runs or of records"
     )
-    parser.add_argument("--project", default="kdbench", help="of W&B (default: %(default)s)")
-    parser.add_argument("--entity", required=True, help="user or team")
+    parser.add_argument("--project", help="of W&B (default: WANDB_PROJECT, or kdbench)")
+    parser.add_argument("--entity", help="user or team (default: WANDB_ENTITY)")
     given = parser.parse_args()
-    place = given.entity, given.project
+    project, entity = place_of(given.project, given.entity)
+    if entity is None:
+        fail("dashboards are somebody's: give --entity NAME, a user or a team", 2)
+    place = entity, project
     try:
         read_own_settings()
         made = workspace(*place), report(*place, pairs_of(find_records(given.paths)))

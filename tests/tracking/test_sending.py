@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from kdbench import sync as entry
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.record import write_record
 from kdbench.tracking.sending import sync
-from kdbench.tracking.wandb_mirror import Target, UnreachableError
+from kdbench.tracking.wandb_mirror import Target, UnreachableError, WandbLogger
+from kdbench.wandb_names import safe
 from support import records, wandb_files
 
 OFFLINE = Target("kdbench", None, "offline", Path("sync"))
@@ -216,3 +218,97 @@ def test_without_a_way_to_wandb_the_call_ends_with_one_line(monkeypatch, capsys)
     assert code == 1
     (line,) = said.err.splitlines()
     assert "No API key configured. Use `wandb login`." in line
+
+
+@pytest.mark.parametrize("name", ["fruits:v2", "Früchte", "a b#c", "x/y", "ü" * 60, "%41?;,'"])
+def test_names_that_wandb_does_not_take_are_made_safe(name):
+    """Readable, another for another name, and the same every time."""
+    made = safe(name)
+    assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,128}", made)
+    assert made == safe(name)
+    assert made != safe(name + "!")
+    assert safe("fruits:v2").startswith("fruits_v2-")
+    assert safe("Früchte").startswith("Fruchte-")
+    record = records.make_record(dataset=name.replace("/", "_"), cell=f"{name.replace('/', '_')}-x")
+    record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
+    other = records.make_record("dkd")
+    folder = records.write(Path("results"), record, other)
+    assert sync([folder], OFFLINE) == (2, 0, [])
+    entries = wandb_files.written(OFFLINE.folder, safe(record["run_id"]))
+    run = next(entry.run for entry in entries if entry.HasField("run"))
+    assert (run.run_id, run.run_group) == (safe(record["run_id"]), safe(record["cell"]))
+
+
+def test_names_that_wandb_takes_stay_and_long_ones_are_cut():
+    for name in (records.make_record()["run_id"], "cifar100-a+b-c-kd-s0-0123abcd"):
+        assert safe(name) == name
+    long = [safe("x" * 190 + end) for end in "ab"]
+    assert [len(name) for name in long] == [128, 128]
+    assert long[0] != long[1]
+
+
+def test_one_run_that_wandb_refuses_keeps_no_other_back(monkeypatch, capsys):
+    first, *others = (records.make_record(method) for method in ("at", "kd", "dkd"))
+    records.write(Path("results"), first, *others)
+    init = wandb.init
+
+    def refuse(**facts):
+        if facts["id"] == first["run_id"]:
+            raise wandb.errors.CommError("run was deleted")
+        return init(**facts)
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    code, said = command(monkeypatch, capsys, "results", "--dir", "sync")
+    assert (code, "2 runs written, 0 written before" in said.out) == (1, True)
+    (line,) = said.err.splitlines()
+    assert f"{first['run_id']}.json was not sent: " in line
+    assert "run was deleted" in line
+
+
+def test_runs_of_two_protocols_are_no_failure(monkeypatch, capsys):
+    kinds = (records.make_record(epochs=240), records.make_record(epochs=12))
+    records.write(Path("results"), *kinds)
+    code, said = command(monkeypatch, capsys, "results", "--dir", "sync")
+    assert code == 0, said.err
+    assert said.err.startswith("kdbench: warning: runs of resnet8x4 on cifar100 follow 2 protocols")
+    assert "2 runs written" in said.out
+
+
+def test_failed_runs_are_left_out_where_only_done_ones_are_asked_for(monkeypatch, capsys):
+    done, failed = records.make_record(), records.fail(records.make_record("dkd"))
+    records.write(Path("results"), done, failed)
+    code, said = command(monkeypatch, capsys, "results", "--dir", "sync", "--only", "done")
+    assert (code, "1 runs written, 0 written before" in said.out) == (0, True)
+    assert not list(Path("sync").glob(f"wandb/*{failed['run_id']}"))
+
+
+def test_another_run_s_folder_is_never_removed():
+    """A run's id may hold what a pattern means, or be the end of another's."""
+    star = records.make_record(cell="*")
+    star["run_id"] = f"*-s0-{star['hash']}"
+    other = records.make_record(cell="other")
+    other |= {"hash": star["hash"], "run_id": f"other-s0-{star['hash']}"}
+    ends = records.make_record(cell="x-other", hash=star["hash"])
+    ends["run_id"] = f"x-other-s0-{star['hash']}"
+    for changes in ({}, {"top1_last": 60.0}):
+        write_again = [{**record, **changes} for record in (other, ends, star)]
+        folder = records.write(Path("results"), *write_again)
+        assert sync([folder], OFFLINE)[0] == 3
+    assert len(list(Path("sync/wandb").glob("offline-run-*-s0-*"))) == 3
+
+
+def test_what_is_set_wins_over_wandb_s_variables(monkeypatch, capsys):
+    records.write(Path("results"), records.make_record())
+    for name, value in {"PROJECT": "ours", "ENTITY": "us", "DIR": "elsewhere"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert command(monkeypatch, capsys, "results")[0] == 0
+    assert json.loads(Path("elsewhere/state.json").read_text()).keys() == {"offline us/ours"}
+    assert command(monkeypatch, capsys, "results", "--dir", "here", "--project", "p")[0] == 0
+    assert json.loads(Path("here/state.json").read_text()).keys() == {"offline us/p"}
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    code, said = command(monkeypatch, capsys, "results")
+    assert (code, "WANDB_MODE=disabled" in said.err) == (2, True)
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert "did you mean 'offline'?" in command(monkeypatch, capsys, "results")[1].err
+    logger = WandbLogger(project="mine", mode="offline")
+    assert logger._target[:3] == ("mine", "us", "offline")

@@ -54,6 +54,14 @@ def test_the_report_has_the_ledger_and_a_section_a_pair(report):
     assert LEDGER in found(grids[0], "val")
 
 
+@pytest.mark.parametrize("pair", ["a' or Config('x') = 'b", 'a=b<c"', "within_last 5 days", "ü\\"])
+def test_a_name_is_no_part_of_a_filter(pair):
+    expr = pytest.importorskip("wandb_workspaces.expr")
+    (found,) = expr.expr_to_filters(f"Config('pair') = {dashboards.quoted(pair)}").filters or [None]
+    found = found or expr.expr_to_filters(f"Config('pair') = {dashboards.quoted(pair)}")
+    assert found.value == pair
+
+
 def test_every_value_that_is_shown_is_one_that_runs_log(workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = records.make_record()

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.arguments import tell
 from kdbench.errors import KdbenchError
 from kdbench.ledger.formats import numbers
 from kdbench.ledger.ledger import Ledger, open_ledger
@@ -19,10 +20,12 @@ from kdbench.records.record import RECORD_FILE, Record, checksum, read_record, r
 from kdbench.system.files import read_small, write_atomically
 from kdbench.tracking.run_logger import METRICS_FILE
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, describe, log_table
+from kdbench.wandb_names import safe
 
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"
 LEDGER = "ledger"  # the run that holds the table of cells
+STUCK = 5  # runs that W&B refuses for one reason, before it took any: it is the reason of all
 
 
 class State:
@@ -49,15 +52,23 @@ class State:
         write_atomically(self._path, (json.dumps(self._sent, indent=1) + "\n").encode())
 
 
-def sync(paths: Sequence[Path], target: Target) -> tuple[int, int, list[str]]:
+def sync(
+    paths: Sequence[Path], target: Target, only: str | None = None
+) -> tuple[int, int, list[str]]:
     """Send the runs at and below `paths`, then the table of their cells.
 
+    One run that W&B does not take keeps no other back.
+
+    Args:
+        paths: folders of runs or of records, or records.
+        target: where they go.
+        only: the status of those that are sent; None: all.
+
     Returns:
-        How many were sent, how many the target has already, and a line for each whose files are
-        damaged.
+        How many were sent, how many the target has already, and a line for each that was not sent.
 
     Raises:
-        KdbenchError: a path does not exist, or W&B cannot be reached.
+        KdbenchError: a path does not exist, or W&B takes none of the runs.
     """
     found: dict[str, Path] = {}
     for path in record_files(paths):
@@ -66,28 +77,40 @@ def sync(paths: Sequence[Path], target: Target) -> tuple[int, int, list[str]]:
             found[name] = path
     target.folder.mkdir(parents=True, exist_ok=True)
     state = State(target)
-    sent, problems = 0, []
+    sent = known = 0
+    problems, refused = [], []
     for name, path in found.items():
         try:
             record = read_record(path)
-            if not state.has(name, record["checksum"]):
-                send(record, path, target)
-                state.keep(name, record["checksum"])
-                sent += 1
-        except UnreachableError:
-            raise
+            if only not in (None, record["status"]):
+                continue
+            if state.has(name, record["checksum"]):
+                known += 1
+                continue
+            send(record, path, target)
+            state.keep(name, record["checksum"])
+            sent += 1
+        except UnreachableError as error:
+            refused.append(error)
+            problems.append(f"{path} was not sent: {error}")
+            if not sent and len(refused) == STUCK and len(set(map(str, refused))) == 1:
+                raise
         except KdbenchError as error:
             problems.append(str(error))
         except Exception as error:  # W&B's
             problems.append(
                 f"{path} was not sent ({describe(error)}): the same command tries again"
             )
-    known = len(found) - sent - len(problems)
+    if refused and not sent and len(set(map(str, refused))) == 1 and len(refused) == len(problems):
+        raise refused[0]
     ledger = open_ledger(paths, usual())
-    for line in ledger.problems:  # of the table alone: every run of it was sent
+    for line in ledger.problems:
         if line not in problems:
-            print(f"kdbench: warning: {line}", file=sys.stderr)
-    send_ledger(ledger, target, state)
+            tell(f"warning: {line}")
+    try:
+        send_ledger(ledger, target, state)
+    except UnreachableError as error:
+        problems.append(f"the table of cells was not sent: {error}")
     return sent, known, problems
 
 
@@ -114,8 +137,11 @@ def send(record: Record, path: Path, target: Target) -> None:
 
 def forget(run_id: str, target: Target) -> None:
     """Remove what an earlier call wrote of a run, so that only its last version can be sent."""
-    for old in target.folder.glob(f"wandb/offline-run-*-{run_id}"):
-        shutil.rmtree(old)
+    written = re.compile(rf"offline-run-\d+_\d+-{re.escape(safe(run_id))}")
+    folder = target.folder / "wandb"
+    for old in list(folder.iterdir()) if folder.is_dir() else []:
+        if written.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
 
 
 def history(record: Record, folder: Path | None) -> list[dict[str, float]]:

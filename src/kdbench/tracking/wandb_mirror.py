@@ -1,10 +1,9 @@
 """Weights & Biases mirrors a run: config, history, summary, and lineage from teacher to student."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import wandb
 
@@ -18,10 +17,9 @@ from kdbench.records.weights import STUDENT_FILE, find_checkpoint
 from kdbench.system.console import Console
 from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
+from kdbench.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
 
-Mode = Literal["offline", "online"]
-
-TAG_LENGTH, NAME_LENGTH = 64, 128  # the longest tag and artifact name that W&B takes
+TAG_LENGTH = 64  # the longest tag that W&B takes
 # Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
 # by; its other single values are results and go to the summary.
 MADE = ("data", "commit", "versions", "hardware")
@@ -46,7 +44,7 @@ class Target(NamedTuple):
         """A W&B run.
 
         Args:
-            run_id: its id and name; W&B replaces a run of the same id.
+            run_id: its name, and its id once made safe; W&B replaces a run of the same id.
             live: whether it trains now, so that W&B's watch on this machine says something of it.
             facts: further arguments of `wandb.init`.
 
@@ -62,7 +60,8 @@ class Target(NamedTuple):
         )
         place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
         # Its service has a working directory of its own: a relative path would be another place.
-        names: dict[str, Any] = {"id": run_id, "name": run_id, "dir": self.folder.resolve()}
+        names: dict[str, Any] = {"id": safe(run_id), "name": run_id[:NAME_LENGTH]}
+        names["dir"] = self.folder.resolve()
         if (self.folder / "wandb").is_symlink():
             raise UnreachableError(f"{self.folder / 'wandb'} is a link: remove it")
         try:
@@ -103,9 +102,9 @@ class Mirror:
         self._run = target.start(
             identity.run_id,
             live,
-            group=identity.cell,
+            group=safe(identity.cell),
             job_type="distil" if config["teacher"] else "train",
-            tags=[name[:TAG_LENGTH] for name in names],
+            tags=list(dict.fromkeys(name[:TAG_LENGTH] for name in names)),
             config={**config, "hash": identity.hash, "pair": pair, "protocol": protocol},
         )
         task = task_of({"config": config})
@@ -149,25 +148,29 @@ class Mirror:
 class WandbLogger(RunLogger):
     """`logger=wandb`: one W&B run a run, grouped by cell.
 
-    Offline by default: `wandb sync` sends the folder later. A failure of W&B is reported once and
-    never touches the training; `kdbench-sync` sends the whole run afterwards.
+    Offline by default: `wandb sync` sends the folder later. What is not set follows W&B's own
+    variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE and WANDB_DIR. A failure of W&B is reported
+    once and never touches the training; `kdbench-sync` sends the whole run afterwards.
     """
 
     def __init__(
         self,
-        project: str = "kdbench",
+        project: str | None = None,
         entity: str | None = None,
-        mode: Mode = "offline",
+        mode: Mode | None = None,
     ) -> None:
-        self._target = Target(project, entity, mode, Path())
+        self._target = Target(*place_of(project, entity), mode_of(mode), Path())
+        self._folder = Path()  # the run's
         self._mirror: Mirror | None = None
         self._name = ""
         self._config: dict[str, Any] = {}
 
     def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
         """Start the W&B run under the run's own id."""
-        self._target = self._target._replace(folder=folder)
-        self._name, self._config = identity.run_id, config
+        self._folder, self._name, self._config = folder, identity.run_id, config
+        if self._target.mode == "disabled":
+            return
+        self._target = self._target._replace(folder=folder_of(None, folder))
         try:
             self._mirror = Mirror(self._target, identity, recorded(config), live=True)
         except Exception as error:
@@ -184,7 +187,7 @@ class WandbLogger(RunLogger):
 
     def record(self, record: Record) -> None:
         """Take over the results, the weights and whom they were learned from."""
-        self._try(lambda mirror: mirror.record(record, self._target.folder, self._config))
+        self._try(lambda mirror: mirror.record(record, self._folder, self._config))
 
     def finish(self, exit_code: int) -> None:
         """Close the W&B run."""
@@ -281,8 +284,9 @@ def model_artifact(weights: Path) -> wandb.Artifact:
     source = read_passport(passport).source if passport.is_file() else None
     ours = (source or "").startswith("kdbench run ")
     name = (source or "").removeprefix("kdbench run ") if ours else f"{weights.stem}-{sha256[:8]}"
-    name = re.sub(r"[^\w.-]", "_", name)[-NAME_LENGTH:]
-    artifact = wandb.Artifact(name, "model", metadata={"sha256": sha256, "source": source})
+    artifact = wandb.Artifact(
+        safe(name, also=""), "model", metadata={"sha256": sha256, "source": source}
+    )
     for path in (weights, passport) if passport.is_file() else (weights,):
         # Immutable: W&B reads the file where it lies when it sends, and makes no copy before.
         artifact.add_file(str(path.resolve()), name=path.name, policy="immutable", skip_cache=True)

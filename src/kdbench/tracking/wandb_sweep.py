@@ -8,6 +8,7 @@ import yaml
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
+from kdbench.wandb_names import place_of
 
 # An agent starts one job at a time and takes W&B's word for which; both need W&B online.
 AGENT = ["hydra.mode=RUN", "logger=wandb", "logger.mode=online"]
@@ -31,11 +32,12 @@ def sweep(arguments: Sequence[str]) -> dict[str, Any]:
         raise ConfigError("nothing is swept: give a key several values, such as seed=0,1,2")
     fixed = [values[0] for values in by_key.values() if len(values) == 1]
     logger = configs[0]["logger"]
+    project, entity = place_of(logger["project"], logger["entity"])
     return {
         "program": "kdbench.train",
         "method": "grid",
-        "project": logger["project"],
-        **({"entity": logger["entity"]} if logger["entity"] else {}),
+        "project": project,
+        **({"entity": entity} if entity else {}),
         "parameters": parameters,
         "command": ["${env}", "${interpreter}", "-m", "${program}", *fixed, "${args_no_hyphens}"],
     }

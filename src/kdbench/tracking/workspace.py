@@ -94,9 +94,15 @@ def report(entity: str, project: str, pairs: Sequence[tuple[str, str]]) -> "Repo
         ),
     ]
     for pair, protocol in pairs:
-        filters = f"Config('pair') = '{pair}' and Config('protocol') = '{protocol}'"
+        filters = f"Config('pair') = {quoted(pair)} and Config('protocol') = {quoted(protocol)}"
         blocks += [wr.H2(f"{pair}, {protocol}"), grid(pair, filters, result_panels())]
     return wr.Report(entity=entity, project=project, title="kdbench", blocks=blocks)
+
+
+def quoted(text: str) -> str:
+    """Text in a filter; W&B rewrites signs such as = wherever they stand, unless they are codes."""
+    plain = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
+    return f"'{''.join(plain)}'"
 
 
 def pairs_of(records: Iterable[Record]) -> list[tuple[str, str]]:

@@ -1,0 +1,63 @@
+"""What things are called in Weights & Biases, and what its variables say where nothing is set."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Literal
+
+from kdbench.errors import ConfigError, nearest
+
+Mode = Literal["offline", "online", "disabled"]
+
+NAME_LENGTH = 128  # the longest id, and the longest name of an artifact, that W&B takes
+PROJECT = "kdbench"  # where neither configuration nor environment names one
+MODES: dict[str, Mode] = {  # as WANDB_MODE may say them
+    "offline": "offline",
+    "online": "online",
+    "disabled": "disabled",
+    "dryrun": "offline",
+    "run": "online",
+}
+
+
+def place_of(project: str | None, entity: str | None) -> tuple[str, str | None]:
+    """Project and entity: what is set, else what W&B's variables say, else ours."""
+    return (
+        project or os.environ.get("WANDB_PROJECT") or PROJECT,
+        entity or os.environ.get("WANDB_ENTITY") or None,
+    )
+
+
+def mode_of(mode: Mode | None) -> Mode:
+    """What is set, else what WANDB_MODE says, else offline.
+
+    Raises:
+        ConfigError: WANDB_MODE is no mode.
+    """
+    said = os.environ.get("WANDB_MODE") or "offline"
+    if mode is None and said not in MODES:
+        raise ConfigError(f"WANDB_MODE={said} is no mode of W&B: {nearest(said, MODES)}")
+    return mode or MODES[said]
+
+
+def folder_of(folder: Path | None, usual: Path) -> Path:
+    """Where W&B's files go: what is set, else WANDB_DIR, else the usual place."""
+    said = os.environ.get("WANDB_DIR")
+    return folder or (Path(said) if said else usual)
+
+
+def safe(name: str, also: str = "+") -> str:
+    """A name as W&B takes it: as it is where it can be, else readable and with its own digest.
+
+    Args:
+        name: of a run, a cell or an artifact.
+        also: what it may hold besides ASCII letters, digits, dot, dash and underscore.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(rf"[^A-Za-z0-9_.{re.escape(also)}-]", "_", plain)
+    if plain == name and 0 < len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain[: NAME_LENGTH - 9]}-{digest}"
