@@ -1,10 +1,11 @@
 """The one way in from a shell: Hydra composes, and every mistake becomes one clear line."""
 
+import io
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice, product
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdbench.arguments import tell
 from kdbench.config.command_line import arranged, refuse_several, spelt
 from kdbench.config.composing import (
     VERSION_BASE,
@@ -32,12 +34,14 @@ from kdbench.config.run_config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.recipes import without_inferred
-from kdbench.schema.secrets import masked
+from kdbench.schema.secrets import masked, variable
 
 INTERRUPTED = 130
 MISTAKES = ("Only one of --", "The --resolve flag")  # how Hydra's own errors of a command begin
 SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that have Hydra print
 TRIED = 64  # jobs of a sweep, to find the one with a mistake
+# Wherever a configuration is resolved, Hydra's own printing of it included.
+OmegaConf.register_new_resolver("oc.env", variable, replace=True)
 
 
 def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
@@ -66,7 +70,8 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         sys.argv[1:] = understood(config_name, sys.argv[1:])
         given = read_command(sys.argv[1:])
         if any(getattr(given, name) for name in SHOWN):
-            show(config_name, given)
+            with masked_output():
+                show(config_name, given)
             return
         command = compose_command(config_name, given)
         if command.cohorts:
@@ -77,6 +82,17 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         failures = run_jobs(command.jobs, run_job, print_error, fail_fast)
     if failures:
         sys.exit(failures[0].exit_code)
+
+
+@contextmanager
+def masked_output() -> Iterator[None]:
+    """Print what Hydra prints of a configuration without secrets and passwords."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        print(masked(text.getvalue()), end="")
 
 
 def run_together(config_name: str, check: Check, task: Callable[[list[Config]], None]) -> None:
@@ -188,6 +204,9 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
     Hydra does not say which key was meant. Composing once more with every override forced in
     lets the schema check find the mistaken key and name its neighbour, in whichever job it is.
     """
+    for cause in (error.__cause__, error.__context__):
+        if isinstance(cause, KdbenchError):  # of a resolver of ours
+            return str(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
         options = error.options or [path.stem for path in (conf_dir() / group).glob("*.yaml")]
@@ -222,9 +241,7 @@ def forced(override: Override) -> list[str]:
 def print_error(line: str) -> None:
     """One line on standard error, without the secrets of the environment; of all ranks once."""
     if speaks(line):
-        text = masked(" ".join(line.split()))
-        shown = "".join(letter if letter.isprintable() else "?" for letter in text)  # no escapes
-        print(f"kdbench: error: {shown}", file=sys.stderr)
+        tell(f"error: {line}")
 
 
 def fail(line: str, exit_code: int) -> NoReturn:

@@ -3,12 +3,53 @@
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from kdbench.errors import ConfigError
 
-_WORDS = "KEYS?|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PAT|CREDENTIALS?"
-_NAMES = re.compile(rf"(^|_)({_WORDS})$", re.IGNORECASE)
+# What variables are called that hold secrets: some words wherever they stand, others where they
+# are a whole word, or the last one.
+_ANYWHERE = (
+    "TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASSCODE|CREDENTIAL|API_?KEY|ACCESS_?KEY"
+    "|PRIVATE_?KEY|AUTHORIZATION|WEBHOOK|COOKIE|DATABASE_?URL"
+)
+_NAMES = re.compile(
+    rf"{_ANYWHERE}|(^|[_.-])(KEYS?|PWD)([_.-]|$)|(^|[_.-])(PAT|PASS|AUTH|DSN|PIN|SAS|JWT)$"
+    r"|[A-Z]PWD$",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NO_SECRET = ("PWD", "OLDPWD")  # the shell's folders
+# User and password of an address, or a token in their place.
+_ADDRESS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"]+@", re.IGNORECASE)
+# A secret as the value of an address's query.
+_QUERY = re.compile(rf"(?P<name>[?&;]([\w.-]*({_ANYWHERE}|KEY|SIG|SIGNATURE|PWD|PASS|AUTH))=)"
+                    r"[^\s&;#'\"]+", re.IGNORECASE)  # fmt: skip
+UNSET = object()
 SHORTEST = 8  # characters; a shorter value, such as "true", would be found in honest text
+
+
+def looks_secret(name: str) -> bool:
+    """Whether an environment variable is called as secrets are."""
+    return name not in _NO_SECRET and bool(_NAMES.search(_CAMEL.sub("_", name)))
+
+
+def variable(name: str, default: object = UNSET) -> object:
+    """What `${oc.env:NAME}` stands for in a configuration, which is written to files and to W&B.
+
+    Raises:
+        ConfigError: the variable is called as secrets are, whatever it holds, or is not set.
+    """
+    if looks_secret(name):
+        raise ConfigError(
+            f"${{oc.env:{name}}} is not allowed: {name} is called as secrets are, and a "
+            "configuration is written to the run's files: leave it out"
+        )
+    if name in os.environ:
+        return os.environ[name]
+    if default is UNSET:
+        raise ConfigError(f"${{oc.env:{name}}}: the environment variable {name} is not set")
+    return None if default is None else str(default)
 
 
 def secrets() -> dict[str, str]:
@@ -16,15 +57,25 @@ def secrets() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if _NAMES.search(name) and len(value) >= SHORTEST
+        if looks_secret(name) and len(value) >= SHORTEST
     }
 
 
 def masked(text: str) -> str:
-    """The text with the name of the variable in the place of each secret."""
+    """The text with the name of the variable in the place of each secret, and no password in it."""
     for name, value in secrets().items():
         text = text.replace(value, f"<{name}>")
-    return text
+    text = _ADDRESS.sub(lambda found: f"{found['scheme']}<user>@", text)
+    return _QUERY.sub(lambda found: f"{found['name']}<secret>", text)
+
+
+def masked_node(node: Any) -> Any:
+    """A configuration as it may be shown and kept, without passwords in the addresses in it."""
+    if isinstance(node, Mapping):
+        return {key: masked_node(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [masked_node(item) for item in node]
+    return masked(node) if isinstance(node, str) else node
 
 
 def refuse_secrets(node: object) -> None:

@@ -13,6 +13,7 @@ from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.events import failure, forget_failure
 from kdbench.parallel.torchrun import place
 from kdbench.records.identity import canonical
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
@@ -110,7 +111,7 @@ class Sweep:
         self.failures: list[Failure] = []
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []
-        self.named: dict[str, str] = {}  # failures that a log told of while others trained on
+        self.named: dict[str, str] = {}  # failures that were told while others trained on
         self.jobs: Sequence[Job] = ()
         self.done = self.number = 0
         self.epochs, self.seconds = 0, 0.0  # of the cohorts that have ended
@@ -155,6 +156,8 @@ class Sweep:
     def begin(self, task: Task) -> None:
         """Start a cohort, and say so."""
         task.started = time.monotonic()
+        for job in task.jobs:
+            forget_failure(job.folder)
         self.executor.start(task)
         self.running.append(task)
         again = "tried once more, " if task.again else ""
@@ -162,13 +165,13 @@ class Sweep:
         self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
 
     def listen(self, task: Task) -> None:
-        """Report the failures that the cohort's log tells of before it ends."""
-        for line in task.new_lines():
-            for job in task.jobs:
-                name = job.identity.run_id
-                if name not in self.named and line.startswith(f"{name} failed: "):
-                    self.named[name] = line.removeprefix(f"{name} failed: ")
-                    print_error(line)
+        """Report the failures of runs whose cohort trains on."""
+        for job in task.jobs:
+            name = job.identity.run_id
+            error = None if name in self.named else failure(job.folder)
+            if error is not None:
+                self.named[name] = error
+                print_error(f"{name} failed: {error}")
 
     def end(self, ended: Ended) -> None:
         """Count a cohort's results, and queue what is worth another try."""
@@ -192,6 +195,7 @@ class Sweep:
             again = self.fail(task, failed, hopeless)
         for job in task.jobs:
             self.named.pop(job.identity.run_id, None)
+            forget_failure(job.folder)
         if again:
             self.add(again, again=True)
         parts = [f"cohort {task.number} has ended: {self.done} of {runs(len(self.jobs))} done"]

@@ -35,7 +35,6 @@ class Task:
     jobs: list[Job]
     again: bool = False  # the second try
     log: Path | None = None  # where its output goes; None: to the terminal
-    read: int = 0  # bytes of the log that were read, or were there before
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -47,16 +46,6 @@ class Task:
     def epochs(self) -> int:
         """Epochs of all runs, as a measure of work."""
         return sum(config["schedule"]["epochs"] for config in self.configs)
-
-    def new_lines(self) -> list[str]:
-        """Whole lines that its log got since the last call."""
-        if self.log is None or not self.log.is_file():
-            return []
-        with self.log.open("rb") as file:
-            file.seek(self.read)
-            whole = file.read().rpartition(b"\n")[0]
-        self.read += len(whole) + bool(whole)
-        return whole.decode(errors="replace").splitlines()
 
 
 class Ended(NamedTuple):
@@ -115,7 +104,6 @@ class Worker:
         """Hand over a cohort."""
         assert self.process.stdin is not None
         task.log = self.log
-        task.read = self.log.stat().st_size if self.log is not None else 0
         self.task, self._answer = task, b""
         line = json.dumps(task.configs).encode() + b"\n"
         # A pipe takes 64 KiB before it is read, which it is when the process has imported torch.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kdbench.schema.secrets import masked
+from kdbench.escapes import for_terminal, printable
 
 
 class Display:
@@ -15,7 +15,7 @@ class Display:
 
     def __init__(self, names: Sequence[str], epochs: int, images: int, progress: Progress) -> None:
         self._epochs, self._images, self._progress = epochs, images, progress
-        self._labels = {name: f"  {name}" if len(names) > 1 else "" for name in names}
+        self._labels = {name: f"  {printable(name)}" if len(names) > 1 else "" for name in names}
         self._task = progress.add_task("", total=epochs * images, state="", metrics="")
         self._last: tuple[float, int] | None = None  # time, images seen in all
 
@@ -56,7 +56,7 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line."""
-        self._console.print(masked(text), highlight=False, markup=False)
+        self._console.print(for_terminal(text), highlight=False, markup=False)
 
     @contextmanager
     def display(self, names: Sequence[str], epochs: int, images: int) -> Iterator[Display]:

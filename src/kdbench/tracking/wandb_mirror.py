@@ -14,6 +14,7 @@ from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.protocol import protocol_of
 from kdbench.records.record import Record
 from kdbench.records.weights import STUDENT_FILE, find_checkpoint
+from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
 from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
@@ -105,7 +106,12 @@ class Mirror:
             group=safe(identity.cell),
             job_type="distil" if config["teacher"] else "train",
             tags=list(dict.fromkeys(name[:TAG_LENGTH] for name in names)),
-            config={**config, "hash": identity.hash, "pair": pair, "protocol": protocol},
+            config={
+                **masked_node(config),
+                "hash": identity.hash,
+                "pair": pair,
+                "protocol": protocol,
+            },
         )
         task = task_of({"config": config})
         self._axis = task.length.removesuffix("s")  # epoch, or step
@@ -127,8 +133,8 @@ class Mirror:
         """
         made = {key: record[key] for key in MADE}
         facts = {teacher["name"]: teacher for teacher in record["teachers"]}
-        self._run.config.update({**made, "teachers": facts})
-        self._run.summary.update(summary(record))
+        self._run.config.update(masked_node({**made, "teachers": facts}))
+        self._run.summary.update(masked_node(summary(record)))
         if folder is None:
             return
         if config is not None and self._mode == "online":  # W&B takes no inputs offline

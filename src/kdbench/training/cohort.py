@@ -16,6 +16,7 @@ from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Split
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import Interrupted, KdbenchError, RankError
+from kdbench.events import tell_failure
 from kdbench.seeds import derive
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests
@@ -207,6 +208,8 @@ class Cohort:
                 member.error = error
                 if len(self.members) > 1:
                     self.console.message(f"{member.run.run_id} failed: {error}")
+                    if self.ranks.first:
+                        tell_failure(member.run.folder, error)
 
     def running_means(self, done: int) -> tuple[int, float, float]:
         """Images seen in the epoch so far; mean loss and top-1 in percent on them, over members."""

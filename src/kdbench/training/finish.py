@@ -23,7 +23,7 @@ from kdbench.records.protocol import protocol_of
 from kdbench.records.record import FORMAT, RECORD_FILE, Record, code_version, write_record
 from kdbench.records.reproducibility import EXACT_FILE, Facts
 from kdbench.records.weights import STUDENT_FILE, save_weights
-from kdbench.schema.secrets import masked
+from kdbench.schema.secrets import masked, masked_node
 from kdbench.system.console import Console
 from kdbench.system.files import write_atomically
 from kdbench.system.hardware import hardware, peak_memory_mb, versions
@@ -94,7 +94,7 @@ def write_facts(folder: Path, config: Config, exact: Facts | None) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    facts = {"config.json": config} | ({EXACT_FILE: exact} if exact else {})
+    facts = {"config.json": masked_node(config)} | ({EXACT_FILE: exact} if exact else {})
     with writing(folder):
         for name, content in facts.items():
             text = json.dumps(content, indent=1) + "\n"
@@ -139,7 +139,7 @@ def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime)
         "cell": identity.cell,
         "hash": identity.hash,
         "seed": identity.seed,
-        "config": recorded(config),
+        "config": masked_node(recorded(config)),
         "protocol": protocol_of(config),
         "data": data,
         "commit": code_version(),
@@ -161,7 +161,7 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
         "sha256": passport.sha256,
         "top1": teacher.top1,
         "passport_top1": passport.top1,
-        "source": passport.source,
+        "source": passport.source and masked(passport.source),
     }
 
 

@@ -9,6 +9,7 @@ from kdbench.errors import KdbenchError
 from kdbench.records.identity import canonical, teacher_label
 from kdbench.records.record import Record
 from kdbench.records.weights import load_weights
+from kdbench.schema.secrets import masked
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
@@ -87,5 +88,5 @@ def teacher_facts(file: TeacherFile, scores: Scores) -> Record:
         "sha256": passport.sha256,
         "ap": scores.ap,
         "passport_ap": passport.ap,
-        "source": passport.source,
+        "source": passport.source and masked(passport.source),
     }
