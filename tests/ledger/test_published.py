@@ -98,6 +98,7 @@ def test_a_row_is_read(tmp_path):
         ({"seeds_or_trials": "0"}, "its seeds_or_trials is 0"),
         ({"protocol": "mean"}, "its protocol is 'mean', not one of last, best, unknown"),
         ({"student": ""}, "its student is missing"),
+        ({"quoted": "no"}, "its quoted is 'no', not yes or nothing"),
         ({"note": "\x1b[2J"}, "its note holds characters that cannot be printed"),
     ],
 )
@@ -127,7 +128,7 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path):
 
 def test_a_method_s_own_number_comes_first_then_one_that_is_not_quoted():
     own = replace(ROW, source="mdistiller-DKD", top1=76.3)
-    quoted = replace(ROW, source="RepDistiller", note="quoted from the method paper", top1=76.2)
+    quoted = replace(ROW, source="RepDistiller", quoted=True, top1=76.2)
     rerun = replace(ROW, source="ND", top1=75.44)
     single = replace(ROW, source="KD-Zoo", top1=75.0)
     other = replace(ROW, method="kd", source="RepDistiller")

@@ -20,6 +20,7 @@ import kdbench.sweeps.local
 import kdbench.sweeps.worker
 from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.events import failure, tell_failure
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.record import read_record
 from kdbench.sweeps.launch import Sweep
@@ -388,7 +389,6 @@ class OneByOne:
 
     def start(self, task: Task) -> None:
         self.task, task.log = task, self.log
-        task.read = self.log.stat().st_size if self.log.exists() else 0
 
     def ended(self) -> list[Ended]:
         found, ended = next(self.script), self.task
@@ -401,12 +401,15 @@ class OneByOne:
 def test_a_failure_is_said_while_the_others_train(here, capsys, monkeypatch):
     jobs = plan([config("method=ce"), config("method=label_smoothing")]).todo
     name, log = jobs[0].identity.run_id, Path("1.log")
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+    tell_failure(jobs[1].folder, OSError("of an earlier try"))
 
     def script():
-        log.write_text(f"epoch 1\n{name} failed: the disk is f")
+        log.write_text(f"{name} failed: a line of anybody's\n")
         yield None
-        assert not capsys.readouterr().err, "half a line"
-        log.write_text(f"epoch 1\n{name} failed: the disk is full\nepoch 2\n")
+        assert not capsys.readouterr().err, "a log is read by people alone"
+        tell_failure(jobs[0].folder, OSError("the disk is full"))
         yield None
         yield None
         assert capsys.readouterr().err == f"kdbench: error: {name} failed: the disk is full\n"
@@ -420,6 +423,13 @@ def test_a_failure_is_said_while_the_others_train(here, capsys, monkeypatch):
     assert sweep.train(jobs) == 1
     assert sweep.failures == [(name, "the disk is full")]
     assert name in capsys.readouterr().err, "the second failure is said too"
+    assert [failure(job.folder) for job in jobs] == [None, None]
+
+
+def test_what_is_no_event_is_none(tmp_path):
+    for content in ("{", "[]", '{"error": 1}', "null", "[" * 100_000):
+        (tmp_path / "failure.json").write_text(content)
+        assert failure(tmp_path) is None
 
 
 def fake_job(name: str, epochs: int) -> Job:

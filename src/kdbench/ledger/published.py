@@ -24,7 +24,16 @@ COLUMNS: tuple[str, ...] = (
     "top1",
     "top1_std",
 )
-COLUMNS += ("gain_over_kd", "top5", "epochs", "seeds_or_trials", "protocol", "url", "note")
+COLUMNS += (
+    "gain_over_kd",
+    "top5",
+    "epochs",
+    "seeds_or_trials",
+    "protocol",
+    "quoted",
+    "url",
+    "note",
+)
 
 # Whose numbers count first: a method's own source, by source key. Without one a number that is not
 # quoted, from the sources in FIRST, then from any other, and single runs last.
@@ -74,11 +83,7 @@ class Published:
     source: str
     url: str
     note: str
-
-    @property
-    def quoted(self) -> bool:
-        """Whether the source copies the number from another one."""
-        return any(word in self.note for word in ("quoted", "as listed", "re-listed", "as cited"))
+    quoted: bool = False  # whether the source copies the number from another one
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,8 @@ def _row(fields: dict[str | None, str | None]) -> Published:
         raise ValueError("its url is missing: name a page that shows the number")
     if text["protocol"] not in PROTOCOLS:
         raise ValueError(f"its protocol is {text['protocol']!r}, not one of {', '.join(PROTOCOLS)}")
+    if text["quoted"] not in ("", "yes"):
+        raise ValueError(f"its quoted is {text['quoted']!r}, not yes or nothing")
     top1, gain = _percent(text, "top1"), _points(text, "gain_over_kd")
     if top1 is None and gain is None:
         raise ValueError("its top1 is missing")
@@ -187,6 +194,7 @@ def _row(fields: dict[str | None, str | None]) -> Published:
         source=text["source"],
         url=text["url"],
         note=text["note"],
+        quoted=text["quoted"] == "yes",
     )
 
 
