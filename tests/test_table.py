@@ -150,9 +150,33 @@ def test_nothing_to_show_says_how_to_make_some(command, tmp_path):
     assert "nowhere does not exist" in command("table", "nowhere").error_line
 
 
-def test_what_cannot_be_used_is_why_there_is_nothing(command, tmp_path):
-    write(tmp_path / "runs", make_record("kd"), make_record("kd", 1, settings={"temperature": 2}))
-    assert "mixes runs of different settings (method.temperature)" in command("table").error_line
+def test_settings_that_are_not_conf_s_are_marked_and_explained(command, tmp_path):
+    changed = make_record("kd", settings={"temperature": 2.0})
+    renamed = make_record("dynamickd", 1, 71.0)
+    renamed["config"]["method"]["name"] = "mine"
+    faster = make_record("dkd")
+    faster["config"]["schedule"]["lr"] = 0.1
+    write(tmp_path / "runs", changed, renamed, faster)
+    out = command("table").out
+    assert fields(out, "kd*")["top-1 last epoch"] == "70.00 (1)"
+    assert "\n- kd*: temperature 2.0 where conf/method/kd.yaml has 4.0.\n" in out
+    assert fields(out, "mine†")["top-1 last epoch"] == "71.00 (1)"
+    assert "- dkd*: schedule.lr 0.1 where conf/schedule/cifar100.yaml has 0.05.\n" in out
+
+
+def test_a_table_says_what_its_teachers_score(folder, scores):
+    table = made(folder, scores)
+    note = "teacher's top-1, measured here: resnet32x4 (11111111): 79.42%."
+    assert f"\n- {note}" in markdown(table)
+    assert f"\n% {note}" in latex(table)
+
+
+def test_the_baseline_is_chosen(command, folder):
+    result = command("table", str(folder), "--baseline", "at")
+    assert fields(result.out, "dkd")["gain over at"].startswith("+2.90 (")
+    assert "gain over at: points over the same seeds" in result.out
+    wrong = command("table", str(folder), "--baseline", "ak")
+    assert (wrong.code, "no cell is called 'ak'" in wrong.error_line) == (2, True)
 
 
 def test_a_damaged_record_leaves_the_rest(command, folder):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.errors import ConfigError
 from kdbench.ledger.ledger import Ledger, open_ledger, tables
 from kdbench.ledger.significance import Verdict
 from kdbench.records.record import write_record
@@ -153,15 +154,90 @@ def test_reconstructed_methods_are_marked(tmp_path):
     assert marked == {"dynamickd": True, "dkd": False, "my_own": False}
 
 
-def test_two_hashes_in_a_cell_name_the_differing_keys_and_are_left_out(tmp_path, scores):
-    folder = write(tmp_path / "runs", *runs("kd", KD), *runs("dkd", DKD[:2]))
-    write(folder, make_record("dkd", 2, 76.5, settings={"beta": 2.0}))
+def test_a_method_s_settings_are_rows_named_by_what_differs(tmp_path, scores):
+    folder = write(tmp_path / "runs", *runs("kd", KD), *runs("dkd", DKD))
+    for value in (2.0, 4.0):
+        write(folder, *runs("dkd", DKD, settings={"nckd_weight": value}))
     ledger = open_ledger([folder], scores)
-    (problem,) = ledger.problems
-    assert "cifar100-resnet32x4-resnet8x4-dkd is left out" in problem
-    assert "different settings (method.beta), hashes " in problem
-    assert "dkd" not in {c.method for c in ledger.cells}
-    assert cell(ledger, "kd").top1.n == 3
+    assert ledger.problems == ()
+    (table,) = [table for table in tables(ledger) if table.run]
+    found = {c.row: ([str(d) for d in c.departures], c.verdict) for c in table.cells if c.records}
+    file = "where conf/method/dkd.yaml has 8.0"
+    assert found == {
+        "kd": ([], Verdict.REPRODUCED),
+        "dkd (nckd_weight 8.0)": ([], Verdict.REPRODUCED),
+        "dkd (nckd_weight 2.0)": ([f"nckd_weight 2.0 {file}"], Verdict.NO_CLAIM),
+        "dkd (nckd_weight 4.0)": ([f"nckd_weight 4.0 {file}"], Verdict.NO_CLAIM),
+    }
+    assert all(c.gain.n == 3 for c in table.cells if c.method == "dkd"), "all are compared with KD"
+
+
+OTHER = [{"name": "resnet32x4", "sha256": "9" * 64, "top1": 60.83}]
+PIXELS = {"name": "cifar100", "sha256": "8" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teachers": OTHER}, "had 2 teachers of that name, which are never compared"),
+        ({"data": PIXELS}, "saw 2 kinds of data, which are never compared"),
+    ],
+)
+def test_another_teacher_or_other_pixels_are_another_table(tmp_path, changes, words):
+    folder = write(tmp_path / "runs", *runs("kd", KD), *runs("dkd", DKD, hash="0" * 8, **changes))
+    for record in runs("dkd", DKD, hash="0" * 8, **changes):
+        (folder / f"{record['run_id']}.json").unlink()
+        record["run_id"] = f"{record['cell']}-s{record['seed']}-{record['hash']}"
+        write(folder, record)
+    ledger = open_ledger([folder], None)
+    made = tables(ledger)
+    assert sorted([c.method for c in table.cells] for table in made) == [["dkd"], ["kd"]]
+    assert len({table.name for table in made}) == len({table.mark for table in made}) == 2
+    assert all(c.gain is None for c in ledger.cells)
+    assert any(words in line for line in ledger.problems)
+
+
+def test_the_baseline_is_kd_as_conf_has_it_or_the_one_that_is_named(tmp_path):
+    folder = write(tmp_path / "runs", *runs("dkd", DKD), *runs("at", KD))
+    assert all(c.gain is None for c in open_ledger([folder], None).cells)
+    chosen = open_ledger([folder], None, "at")
+    assert (cell(chosen, "dkd").baseline, cell(chosen, "at").gain) == ("at", None)
+    assert cell(chosen, "dkd").gain.mean == pytest.approx(2.9333, abs=1e-4)
+    with pytest.raises(ConfigError, match="no cell is called 'akd': did you mean 'dkd'"):
+        open_ledger([folder], None, "akd")
+    for value in (2.0, 4.0, 8.0):
+        write(folder, *runs("kd", KD, settings={"temperature": value}))
+    assert cell(open_ledger([folder], None), "dkd").baseline == "kd (temperature 4.0)"
+    named = open_ledger([folder], None, "kd (temperature 2.0)")
+    assert cell(named, "dkd").baseline == "kd (temperature 2.0)"
+
+
+def test_of_several_kds_none_is_taken_where_conf_s_is_not_there(tmp_path):
+    folder = write(tmp_path / "runs", *runs("dkd", DKD))
+    for value in (2.0, 8.0):
+        write(folder, *runs("kd", KD, settings={"temperature": value}))
+    ledger = open_ledger([folder], None)
+    assert cell(ledger, "dkd").gain is None
+    assert "baseline could be kd (temperature 2.0), kd (temperature 8.0)" in ledger.problems[0]
+
+
+def test_a_gain_over_another_kd_reproduces_no_claim(tmp_path, scores):
+    folder = write(tmp_path / "runs", *runs("dkd", DKD))
+    write(folder, *runs("kd", KD, settings={"temperature": 2.0}))
+    found = cell(open_ledger([folder], scores), "dkd")
+    assert (found.gain.n, found.claimed_gain, found.verdict) == (3, None, Verdict.NO_CLAIM)
+
+
+def test_tables_of_names_that_make_one_file_s_name_have_two(tmp_path):
+    one = make_record(dataset="cifar100-a", student="b", teacher="none", cell="x")
+    two = make_record(dataset="cifar100", student="a-b", teacher="none", cell="y")
+    for record in (one, two):
+        record["protocol"] = f"{record['data']['name']}-last"
+        record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
+    made = tables(open_ledger([write(tmp_path / "runs", one, two)], None))
+    names = {table.name.casefold() for table in made if table.run}
+    assert len(names) == 2
+    assert all(name.startswith("cifar100-a-b-last-") for name in names)
 
 
 def damage(folder: Path, how: str) -> Path:

@@ -115,7 +115,7 @@ def test_a_row_cut_short_is_left_out(tmp_path):
     path.write_text(path.read_text() + "DKD-paper,cifar100,resnet32x4\n")
     rows, (problem,) = read_published(path)
     assert len(rows) == 1
-    assert "line 3: left out, it has not 15 cells" in problem
+    assert "line 3: left out, it has not 16 cells" in problem
 
 
 def test_a_file_that_is_no_such_table_is_refused(tmp_path):

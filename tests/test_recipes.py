@@ -1,0 +1,107 @@
+"""What conf has for a run, and where the run departs from it."""
+
+import copy
+
+import pytest
+from support.commands import ROOT, compose_method
+
+from kdbench.recipes import compose, names, read, recipe_of, reconstructed, without_inferred
+from support.records import make_record
+
+PAIR = "pair=resnet32x4_resnet8x4"  # of hand-made records
+
+
+def config(method: str = "kd", **settings):
+    return copy.deepcopy(make_record(method, settings=settings)["config"])
+
+
+@pytest.mark.parametrize("method", [*names("method")[::6], "ea_ls_kd", "er_dkd", "kd_pp"])
+def test_files_are_composed_as_hydra_does(method):
+    ours, hydra = without_inferred(compose("method", method)), compose_method(method, PAIR)
+    found = recipe_of({**config(), "method": {**hydra, "name": method}})
+    assert ours.keys() == hydra.keys()
+    assert (found.method, found.departures) == (method, ())
+
+
+def test_a_recipe_is_what_a_run_calls_not_its_name():
+    assert recipe_of(config("dynamickd")).reconstructed
+    renamed = config("dynamickd")
+    renamed["method"]["name"] = "mine"
+    assert recipe_of(renamed)[::2] == ("dynamickd", True)
+    false = config("dkd")
+    false["method"]["name"] = "kd"
+    assert recipe_of(false).method == "dkd"
+    mine = config("kd")
+    mine["method"]["_target_"] = "mylab.methods.KD"
+    (departure,) = recipe_of(mine).departures
+    assert (departure.key, departure.ours) == ("_target_", "mylab.methods.KD")
+
+
+def test_settings_of_a_pair_are_conf_s():
+    tuned, plain = config("dkd", nckd_weight=6.0), config("dkd")
+    for one in (tuned, plain):
+        one["student"]["name"] = "vgg8"
+        one["teacher"] = {"vgg13": {"network": {"name": "vgg13"}}}
+    assert recipe_of(tuned).departures == ()
+    (departure,) = recipe_of(plain).departures
+    assert str(departure) == "nckd_weight 8.0 where conf/tuned/dkd/vgg13_vgg8.yaml has 6.0"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"lr": 0.1}, ["schedule.lr"]),
+        ({"epochs": 12, "batch_size": 8, "precision": "bf16"}, []),  # the protocol says them
+        ({"weight_decay": 5e-4, "micro_batches": 1}, []),
+        ({"micro_batches": 4, "gamma": 0.2}, ["schedule.gamma", "schedule.micro_batches"]),
+    ],
+)
+def test_a_schedule_departs_in_what_the_protocol_does_not_say(schedule, expected):
+    changed = config()
+    changed["schedule"] |= schedule
+    assert sorted(one.key for one in recipe_of(changed).departures) == expected
+
+
+def test_settings_that_a_student_has_are_conf_s():
+    small = config()
+    small["student"]["name"] = "ShuffleV1"
+    small["schedule"]["lr"] = 0.01
+    assert recipe_of(small).departures == ()
+
+
+def listed(node, path=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from listed(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+FILES = sorted((ROOT / "conf" / "method").glob("*.yaml"))
+FILES += sorted((ROOT / "conf" / "tuned").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_inferred_settings_are_listed_where_a_comment_says_so(path):
+    if path.parent.name == "method":
+        whole, own = compose("method", path.stem), read("method", path.stem)
+    else:
+        own = read(f"tuned/{path.parent.name}", path.stem)["method"]
+        whole = compose("method", path.parent.name)
+    inferred = own.get("inferred", [])
+    assert set(inferred) <= set(listed(whole))
+    assert bool(inferred) == ("INFERRED" in path.read_text())
+
+
+def test_the_word_in_a_comment_is_no_field(tmp_path, monkeypatch):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "prose.yaml").write_text(
+        "# X: a paper.\n# kind: logit; status: as published\n"
+        "# not INFERRED; status: reconstructed\nname: prose\n_target_: x.Y\na: 1  # INFERRED: no\n"
+    )
+    monkeypatch.setattr("kdbench.recipes.conf_dir", lambda: tmp_path)
+    for cached in (compose, read, reconstructed):
+        cached.cache_clear()
+    assert not reconstructed("prose", None)
+    for cached in (compose, read, reconstructed):
+        cached.cache_clear()
