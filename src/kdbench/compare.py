@@ -9,10 +9,10 @@ also without the hash, its folder or its record. docs/statistics.md says what th
 import sys
 from pathlib import Path
 
-from kdbench.arguments import Parser, tell
+from kdbench.config.arguments import Parser, tell
 from kdbench.errors import KdbenchError
-from kdbench.escapes import for_terminal
 from kdbench.ledger.comparison import RUNS, compare
+from kdbench.system.escapes import for_terminal
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ and protocol of the records at PATHS.
 
 from pathlib import Path
 
-from kdbench.arguments import Parser
+from kdbench.config.arguments import Parser
 from kdbench.config.hydra_cli import fail
 from kdbench.errors import KdbenchError
 from kdbench.records.record import find_records
 from kdbench.tracking.wandb_mirror import read_own_settings
+from kdbench.tracking.wandb_names import place_of
 from kdbench.tracking.workspace import pairs_of, report, workspace
-from kdbench.wandb_names import place_of
 
 
 def main() -> None:

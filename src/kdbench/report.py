@@ -9,7 +9,7 @@ runs, without published scores.
 import sys
 from pathlib import Path
 
-from kdbench.arguments import Parser, tell
+from kdbench.config.arguments import Parser, tell
 from kdbench.errors import KdbenchError
 from kdbench.ledger.results_folder import PAGE, TABLES, differing, made, stale, take
 from kdbench.records.record import record_files

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from kdbench.arguments import Parser
+from kdbench.config.arguments import Parser
 from kdbench.config.hydra_cli import fail, print_error
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.escapes import for_terminal
+from kdbench.system.escapes import for_terminal
 from kdbench.tracking.sending import sync, unfinished
 from kdbench.tracking.wandb_mirror import Target
-from kdbench.wandb_names import folder_of, mode_of, place_of
+from kdbench.tracking.wandb_names import folder_of, mode_of, place_of
 
 
 def main() -> None:

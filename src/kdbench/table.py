@@ -6,13 +6,13 @@ python -m kdbench.table runs/quickstart
 import sys
 from pathlib import Path
 
-from kdbench.arguments import Parser, tell
+from kdbench.config.arguments import Parser, tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.escapes import for_terminal
 from kdbench.ledger.ap_table import ap_tables
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Table, open_ledger, tables
 from kdbench.ledger.published import FILE, usual
+from kdbench.system.escapes import for_terminal
 
 
 def selected(made: list[Table], protocol: str | None) -> list[Table]:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kdbench.recipes import compose, without_inferred
+from kdbench.config.recipes import compose, without_inferred
 from kdbench.records.identity import canonical
 from kdbench.records.record import FORMAT, Record, write_record
 

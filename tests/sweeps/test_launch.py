@@ -20,8 +20,8 @@ import kdbench.sweeps.local
 import kdbench.sweeps.worker
 from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.events import failure, tell_failure
 from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.records.failures import failure, tell_failure
 from kdbench.records.record import read_record
 from kdbench.sweeps.launch import Sweep
 from kdbench.sweeps.local import Ended, LocalExecutor, Task, Worker, claim_log, death, environments

@@ -14,7 +14,7 @@ from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.record import write_record
 from kdbench.tracking.sending import sync
 from kdbench.tracking.wandb_mirror import Target, UnreachableError, WandbLogger
-from kdbench.wandb_names import safe
+from kdbench.tracking.wandb_names import safe
 from support import records, wandb_files
 
 OFFLINE = Target("kdbench", None, "offline", Path("sync"))

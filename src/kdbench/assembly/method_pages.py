@@ -13,12 +13,12 @@ from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
 from kdbench.config.hydra_cli import compose_group
+from kdbench.config.recipes import HEAD
 from kdbench.config.run_config import conf_dir
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
-from kdbench.recipes import HEAD
 from kdbench.schema.check import check_node, locate
 
 SETTING = re.compile(r"( *)(\w+): ?([^#]*?)(?:  # (.*))?$")

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.arguments import tell
+from kdbench.config.arguments import tell
 from kdbench.config.command_line import arranged, refuse_several, spelt
 from kdbench.config.composing import (
     VERSION_BASE,
@@ -30,10 +30,10 @@ from kdbench.config.composing import (
 )
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.one_by_one import run_jobs
+from kdbench.config.recipes import without_inferred
 from kdbench.config.run_config import Check, Config, conf_dir
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
-from kdbench.recipes import without_inferred
 from kdbench.schema.secrets import masked, variable
 
 INTERRUPTED = 130

@@ -3,12 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from kdbench.escapes import as_markdown
+from kdbench.config.recipes import Departure, recipe_of
 from kdbench.ledger.cells import ALONE, Key, cost, key_of, machines, rows_of, teachers_of
 from kdbench.ledger.formats import STAR, cost_text, drawn, score_text
 from kdbench.ledger.significance import Estimate, estimate
-from kdbench.recipes import Departure, recipe_of
 from kdbench.records.record import Record
+from kdbench.system.escapes import as_markdown
 
 COLUMNS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
 FIELDS = ("ap_last", "ap50_last", "ap75_last", "ap_small_last", "ap_medium_last", "ap_large_last")

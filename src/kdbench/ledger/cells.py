@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from kdbench.config.recipes import shown
 from kdbench.errors import KdbenchError
-from kdbench.recipes import shown
 from kdbench.records.fields import detects
 from kdbench.records.identity import without_later
 from kdbench.records.record import Record, read_record, record_files

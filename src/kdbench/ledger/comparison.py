@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kdbench.arguments import tell
+from kdbench.config.arguments import tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.ledger.cells import Key, apart, key_of, read_records, split_tasks
 from kdbench.ledger.formats import signed

@@ -4,11 +4,11 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from kdbench.escapes import as_csv, as_latex, as_markdown, printable
 from kdbench.ledger.cells import BASELINE, Cost, cost, machines, teachers_of
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate
 from kdbench.records.record import Record
+from kdbench.system.escapes import as_csv, as_latex, as_markdown, printable
 
 FORMATS = ("md", "csv", "tex")
 DAGGER = "†"

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from kdbench.escapes import as_html as _e
 from kdbench.ledger.cells import cost, machines
 from kdbench.ledger.formats import DAGGER, STAR
 from kdbench.ledger.formats import signed as plain
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
+from kdbench.system.escapes import as_html as _e
 
 NOTHING = ""
 MARKS = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from kdbench.baselines import Gain, gains_of
-from kdbench.claims import COMMON, published_keys
+from kdbench.config.recipes import Departure, Recipe, recipe_of, reconstructed
 from kdbench.errors import KdbenchError
+from kdbench.ledger.baselines import Gain, gains_of
 from kdbench.ledger.cells import (
     ALONE,
     BASELINE,
@@ -22,6 +22,7 @@ from kdbench.ledger.cells import (
     rows_of,
     split_tasks,
 )
+from kdbench.ledger.claims import COMMON, published_keys
 from kdbench.ledger.published import Published, choose, claim, read_published
 from kdbench.ledger.significance import (
     Difference,
@@ -31,7 +32,6 @@ from kdbench.ledger.significance import (
     verdict_of_gain,
     verdict_of_score,
 )
-from kdbench.recipes import Departure, Recipe, recipe_of, reconstructed
 from kdbench.records.identity import canonical
 from kdbench.records.record import Record
 

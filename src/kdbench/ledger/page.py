@@ -7,13 +7,13 @@ from collections import Counter
 from importlib.resources import files
 from string import Template
 
-from kdbench.commands import commands
-from kdbench.escapes import as_html as _e
 from kdbench.ledger.cells import machines, teachers_of
 from kdbench.ledger.charts import charts
+from kdbench.ledger.commands import commands
 from kdbench.ledger.leaderboard import badge, best, evidence, leaderboard, named, ranked
 from kdbench.ledger.ledger import Ledger, Table, tables
 from kdbench.ledger.significance import Verdict
+from kdbench.system.escapes import as_html as _e
 
 JUDGED = (Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.TIE)
 EMPTY = """<p><b>There are no results yet.</b> <code>make quickstart</code> trains the first

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
-from kdbench.escapes import as_markdown
 from kdbench.ledger.cells import key_of
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
 from kdbench.records.record import RECORD_FILE, Record, read_record, record_files
+from kdbench.system.escapes import as_markdown
 from kdbench.system.files import write_atomically
 
 TABLES = "tables"

@@ -13,8 +13,8 @@ from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.events import failure, forget_failure
 from kdbench.parallel.torchrun import place
+from kdbench.records.failures import failure, forget_failure
 from kdbench.records.identity import canonical
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kdbench.escapes import for_terminal, printable
+from kdbench.system.escapes import for_terminal, printable
 
 
 class Display:

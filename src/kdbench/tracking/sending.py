@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.arguments import tell
+from kdbench.config.arguments import tell
 from kdbench.errors import KdbenchError
 from kdbench.ledger.formats import numbers
 from kdbench.ledger.ledger import Ledger, open_ledger
@@ -20,7 +20,7 @@ from kdbench.records.record import RECORD_FILE, Record, checksum, read_record, r
 from kdbench.system.files import read_small, write_atomically
 from kdbench.tracking.run_logger import METRICS_FILE
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, describe, log_table
-from kdbench.wandb_names import safe
+from kdbench.tracking.wandb_names import safe
 
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"

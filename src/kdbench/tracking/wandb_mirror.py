@@ -18,7 +18,7 @@ from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
 from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
-from kdbench.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
+from kdbench.tracking.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
 # Of a record: how the run was made goes to the configuration, which runs are filtered and grouped

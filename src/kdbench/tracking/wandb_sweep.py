@@ -8,7 +8,7 @@ import yaml
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
-from kdbench.wandb_names import place_of
+from kdbench.tracking.wandb_names import place_of
 
 # An agent starts one job at a time and takes W&B's word for which; both need W&B online.
 AGENT = ["hydra.mode=RUN", "logger=wandb", "logger.mode=online"]

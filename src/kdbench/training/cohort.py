@@ -16,7 +16,7 @@ from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Split
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import Interrupted, KdbenchError, RankError
-from kdbench.events import tell_failure
+from kdbench.records.failures import tell_failure
 from kdbench.seeds import derive
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests

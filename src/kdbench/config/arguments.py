@@ -5,7 +5,7 @@ import sys
 from typing import NoReturn
 
 from kdbench.errors import ConfigError
-from kdbench.escapes import one_line
+from kdbench.system.escapes import one_line
 
 
 class Parser(argparse.ArgumentParser):

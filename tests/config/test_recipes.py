@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-from support.commands import ROOT, compose_method
 
-from kdbench.recipes import compose, names, read, recipe_of, reconstructed, without_inferred
+from kdbench.config.recipes import compose, names, read, recipe_of, reconstructed, without_inferred
+from support.commands import ROOT, compose_method
 from support.records import make_record
 
 PAIR = "pair=resnet32x4_resnet8x4"  # of hand-made records
@@ -99,7 +99,7 @@ def test_the_word_in_a_comment_is_no_field(tmp_path, monkeypatch):
         "# X: a paper.\n# kind: logit; status: as published\n"
         "# not INFERRED; status: reconstructed\nname: prose\n_target_: x.Y\na: 1  # INFERRED: no\n"
     )
-    monkeypatch.setattr("kdbench.recipes.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("kdbench.config.recipes.conf_dir", lambda: tmp_path)
     for cached in (compose, read, reconstructed):
         cached.cache_clear()
     assert not reconstructed("prose", None)

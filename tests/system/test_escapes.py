@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from kdbench.commands import commands
-from kdbench.escapes import as_csv, as_html, as_latex, as_markdown, for_terminal
+from kdbench.ledger.commands import commands
 from kdbench.ledger.formats import latex, markdown, render
 from kdbench.ledger.ledger import open_ledger, tables
+from kdbench.system.escapes import as_csv, as_html, as_latex, as_markdown, for_terminal
 from support.records import fail, make_record, write
 
 LIVE = [

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from kdbench.config.recipes import Recipe
 from kdbench.errors import ConfigError, nearest
 from kdbench.ledger.cells import ALONE, BASELINE, Key
 from kdbench.ledger.significance import Difference, holm, paired
-from kdbench.recipes import Recipe
 from kdbench.records.record import Record
 
 Groups = Mapping[Key, Sequence[Record]]

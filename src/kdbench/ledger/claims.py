@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kdbench.config.recipes import named_pairs
 from kdbench.ledger.cells import ALONE, Key
 from kdbench.ledger.published import Published
-from kdbench.recipes import named_pairs
 from kdbench.records.protocol import protocol_of
 
 # Epochs and batch size of published tables: CIFAR's recipe, conf/schedule/cifar100.yaml.
