@@ -47,7 +47,7 @@ DOORS = {
     "scipy": {"ledger.significance"},
     "statsmodels": {"ledger.significance"},
     "matplotlib": {"ledger.svg", "ledger.charts"},
-    "yaml": {"sweep_yaml", "tracking.wandb_sweep"},
+    "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.recipes"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -103,15 +103,30 @@ def sync(
             )
     if refused and not sent and len(set(map(str, refused))) == 1 and len(refused) == len(problems):
         raise refused[0]
+    problems += send_cells(paths, target, state, problems)
+    return sent, known, problems
+
+
+def send_cells(
+    paths: Sequence[Path], target: Target, state: State, told: Sequence[str]
+) -> list[str]:
+    """Send the table of cells; what it leaves out is a warning, for every run of it was sent.
+
+    Args:
+        told: lines that are said already.
+
+    Returns:
+        Why it was not sent, if so.
+    """
     ledger = open_ledger(paths, usual())
     for line in ledger.problems:
-        if line not in problems:
+        if line not in told:
             tell(f"warning: {line}")
     try:
         send_ledger(ledger, target, state)
     except UnreachableError as error:
-        problems.append(f"the table of cells was not sent: {error}")
-    return sent, known, problems
+        return [f"the table of cells was not sent: {error}"]
+    return []
 
 
 def send(record: Record, path: Path, target: Target) -> None:
