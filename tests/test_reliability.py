@@ -34,7 +34,7 @@ from kdbench.training.jobs import Job
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.training.together import train, train_together
-from kdbench.types import Losses
+from kdbench.types import Losses, Stream
 from support.commands import ROOT, compose_method
 from support.kills import Killed, at_step, kill
 from support.runs import CE, assert_same_runs, config, runs, same, taught, weights
@@ -55,7 +55,8 @@ def teachers(here) -> list[str]:
 
 def optimizer(kind: str, weight: nn.Parameter) -> Optimizer:
     method = Method()
-    method.momentum_gap = 0.05 if kind == "dot" else 0.0
+    if kind == "dot":
+        method.streams = (Stream("label", ("ce",), -0.05), Stream("distillation", (), 0.05))
     network = nn.Module()
     network.weight = weight
     made = Optimizer(Schedule(1, 1, 0.1, []), network, method)
@@ -73,7 +74,8 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_remembered(kind, first, 
     training = optimizer(kind, weight)
 
     def step(extra: Callable[[], torch.Tensor]) -> None:
-        training.update(Losses(weight.sum() + extra(), weight.square().sum()))
+        losses = weight.sum() + extra(), weight.square().sum()
+        training.update(Losses(*losses, losses))
 
     def sound() -> torch.Tensor:
         return torch.zeros(())
@@ -112,7 +114,7 @@ def spoil(method: str, step: int, monkeypatch) -> None:
         if isinstance(recipe, spoilt):
             count += 1
             if count == step:
-                losses = Losses(losses.label * float("nan"), losses.distillation)
+                losses = losses._replace(label=losses.label * float("nan"))
         return losses, sums
 
     monkeypatch.setattr(kdbench.training.step, "losses_and_sums", losses_and_sums)

@@ -66,6 +66,17 @@ def dkd_losses(
     return target_class, other_classes
 
 
+def masked_log_probs(logits: Tensor, kept: Tensor) -> Tensor:
+    """log softmax over the kept classes of each sample, 0 at the others.
+
+    Shapes: logits [B, K], kept [B, K] bool -> [B, K]. The sentinel is half the smallest number, so
+    that a difference of two of them is finite too; a sample without a kept class is 0 throughout.
+    """
+    sentinel = torch.finfo(logits.dtype).min / 2
+    log_probs = torch.log_softmax(torch.where(kept, logits, sentinel), dim=1)
+    return torch.where(kept, log_probs, 0.0)
+
+
 def smoothed_labels(logits: Tensor, labels: Tensor, smoothing: float, spread: str) -> Tensor:
     """The label's distribution with `smoothing` spread over "all" K classes or the K-1 "others".
 
@@ -151,3 +162,41 @@ def entropy_shares(entropies: Tensor) -> Tensor:
     total = entropies.sum(dim=0)
     certain = total <= 0
     return torch.where(certain, 1 / len(entropies), entropies / torch.where(certain, 1.0, total))
+
+
+def ab_divergence(
+    teacher_log_probs: Tensor, student_log_probs: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """The alpha-beta divergence of p from q of each sample, in its analytic form everywhere.
+
+    D = -sum_k (p^a q^b - a / (a + b) p^(a+b) - b / (a + b) q^(a+b)) / (a b), and its limits where
+    a, b or a + b is 0: (1, 0) is KL(p || q), (0, 1) is KL(q || p), (0, 0) half the squared
+    difference of the logarithms. Shapes: both [B, K], log-probabilities of p (teacher) and q ->
+    [B]. Powers are exponentials of logarithms; where a or b is negative they grow without bound.
+    Source: Cichocki, Cruces & Amari 2011, equations 8 to 11.
+    """
+    p, q = teacher_log_probs, student_log_probs
+    if alpha == 0 and beta == 0:
+        terms = (p - q).square() / 2
+    elif beta == 0:
+        terms = ((alpha * p).exp() * (alpha * (p - q) - 1) + (alpha * q).exp()) / alpha**2
+    elif alpha == 0:
+        terms = ((beta * q).exp() * (beta * (q - p) - 1) + (beta * p).exp()) / beta**2
+    elif alpha + beta == 0:
+        terms = (alpha * (q - p) + (alpha * (p - q)).exp() - 1) / alpha**2
+    else:
+        both = alpha + beta
+        own = alpha / both * (both * p).exp() + beta / both * (both * q).exp()
+        terms = (own - (alpha * p + beta * q).exp()) / (alpha * beta)
+    return terms.sum(dim=1)
+
+
+def weighted_margins(difference: Tensor, weights: Tensor) -> Tensor:
+    """sum_jk c_j c_k (d_j - d_k)^2 / 4 of each sample, without the K x K pairs.
+
+    Shapes: differences of logits d and weights c, both [B, K] -> [B]. With m the c-mean of d it is
+    (sum c) sum c (d - m)^2 / 2, in which nothing cancels. Source: arXiv 2305.13948.
+    """
+    mass = weights.sum(dim=1, keepdim=True)
+    mean = (weights * difference).sum(dim=1, keepdim=True) / mass
+    return mass.squeeze(1) * (weights * (difference - mean).square()).sum(dim=1) / 2

@@ -31,6 +31,14 @@ class Output(NamedTuple):
 Network = Callable[[Tensor], Output]  # an nn.Module, a compiled one, or a frozen teacher
 
 
+class Stream(NamedTuple):
+    """Loss terms whose gradient has a momentum buffer of its own."""
+
+    name: str
+    terms: tuple[str, ...]  # () : every term that no other stream names
+    gap: float  # added to the schedule's momentum, where more than one stream reaches a parameter
+
+
 class Affine(NamedTuple):
     """The weight and bias of a layer, detached copies on the CPU."""
 
@@ -47,6 +55,8 @@ class NetworkProbe(NamedTuple):
     image: torch.Size = torch.Size()  # [C, H, W] of the data set
     class_means: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, D], means per class
     #                                                     over the training images, unaugmented
+    class_features: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, N, D], of the first
+    #                                                        N of each class, N the smallest's size
 
 
 class Probe(NamedTuple):
@@ -64,16 +74,24 @@ class Probe(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """A step's loss in its two parts, each [] or None where a recipe has no such term."""
+    """A step's loss in its two parts, each [] or None where a recipe has no such term.
+
+    The same loss again, cut by gradient streams, where the method has any.
+    """
 
     label: Tensor | None
     distillation: Tensor | None
+    streams: tuple[Tensor | None, ...] = ()
 
     def total(self) -> Tensor:
         """The label loss plus the distillation loss."""
-        parts = [part for part in self if part is not None]
+        parts = [part for part in (self.label, self.distillation) if part is not None]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def times(self, share: float) -> "Losses":
-        """Both parts times a number."""
-        return Losses(*(None if part is None else part * share for part in self))
+        """All parts times a number."""
+        label, distillation, *streams = (
+            None if part is None else part * share
+            for part in (self.label, self.distillation, *self.streams)
+        )
+        return Losses(label, distillation, tuple(streams))

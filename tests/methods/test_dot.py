@@ -25,12 +25,12 @@ class Three(nn.Module):
 
     def losses(self) -> Losses:
         label = (self.both**2 + 3 * self.label**2).sum()
-        return Losses(label, (5 * self.both + self.teacher**3).sum())
+        other = (5 * self.both + self.teacher**3).sum()
+        return Losses(label, other, (label, other))
 
 
 def optimizer(network: nn.Module, gap: float) -> Optimizer:
-    method = Method()
-    method.momentum_gap = gap
+    method = DOT(KD(), gap) if gap > 0 else Method()
     schedule = Schedule(1, 1, LR, [], momentum=MOMENTUM, weight_decay=DECAY)
     return Optimizer(schedule, network, method)
 
@@ -66,8 +66,9 @@ def test_without_a_gap_it_is_sgd():
 
 def test_needs_both_losses():
     network = Three()
-    with pytest.raises(ConfigError, match="a label and a teacher term"):
-        optimizer(network, GAP).update(Losses(network.losses().label, None))
+    label = network.losses().label
+    with pytest.raises(ConfigError, match=r"'distillation': choose a method\.inner with a label"):
+        optimizer(network, GAP).update(Losses(label, None, (label, None)))
     with pytest.raises(ConfigError, match="reads no teacher"):
         DOT(CE())
     with pytest.raises(ConfigError, match=r"method.momentum_gap must be between 0 and 1"):

@@ -257,7 +257,7 @@ def test_wraps_recipes_of_one_teacher_and_wrappers():
     several.num_teachers = None
     with pytest.raises(ConfigError, match=r"method\.inner reads several teachers"):
         EntropyWeight(several)
-    assert EntropyWeight(DOT(KD())).momentum_gap == 0.075
+    assert [stream.gap for stream in EntropyWeight(DOT(KD())).streams] == [-0.075, 0.075]
     with pytest.raises(ConfigError, match=r"method\.bound must be above 0"):
         EntropyWeight(KD(), bound=0.0)
 

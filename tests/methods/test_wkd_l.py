@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from kdbench.errors import ConfigError
-from kdbench.methods.wkd_l import WKDL, class_costs, transport_cost
+from kdbench.methods.wkd_l import WKDL
 from kdbench.types import Affine, Batch, NetworkProbe, Output, Probe
+from kdbench.wasserstein import cka_distances, cosine_distances, sharpened, transport_cost
 
 K = 5
 
@@ -15,9 +16,14 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
     return 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def prepared(weights: torch.Tensor, **settings) -> WKDL:
-    teacher = NetworkProbe({}, Affine(weights, weights[:, 0]), class_means=lambda _: weights.abs())
-    method = WKDL(**settings)
+def prepared(weights: torch.Tensor, images: int = 7, **settings) -> WKDL:
+    teacher = NetworkProbe(
+        {},
+        Affine(weights, weights[:, 0]),
+        class_means=lambda _: weights.abs(),
+        class_features=lambda _: draw(9, K, 7, 3)[:, :images],
+    )
+    method = WKDL(**{"prototypes": "classifier"} | settings)
     method.setup(Probe(NetworkProbe({}), (teacher,), K, torch.arange(K)))
     return method
 
@@ -64,7 +70,8 @@ def test_approaches_the_exact_distance_of_two_classes():
 
 
 def test_costs_lie_between_classes_only():
-    costs = class_costs(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]), 1.0)
+    prototypes = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    costs = sharpened(cosine_distances(prototypes), 1.0)
     expected = [0.0, 0.0, 1 - math.exp(-1), 1 - math.exp(-2)]
     assert costs[0].tolist() == pytest.approx(expected, rel=1e-6)
     assert torch.equal(costs, costs.T)
@@ -94,11 +101,31 @@ def test_the_transport_weight_falls_to_nothing():
 def test_prototypes_are_the_classifier_or_class_means():
     weights = draw(0, K, 3)
     means = prepared(weights, prototypes="class_means").costs
-    torch.testing.assert_close(means, class_costs(weights.abs(), 1.0))
+    torch.testing.assert_close(means, sharpened(cosine_distances(weights.abs()), 1.0))
     assert "costs" in prepared(weights).state_dict()
     probe = Probe(NetworkProbe({}), (NetworkProbe({}),), K, torch.arange(K))
     with pytest.raises(ConfigError, match="no linear classifier"):
-        WKDL().setup(probe)
+        WKDL(prototypes="classifier").setup(probe)
+
+
+def test_the_published_costs_are_linear_cka():
+    """<X_i' X_j, X_i' X_j> / (|X_i' X_i| |X_j' X_j|) of centred features, written out."""
+    features = draw(9, K, 7, 3)
+    centred = features - features.mean(dim=1, keepdim=True)
+    expected = torch.zeros(K, K).double()
+    for i in range(K):
+        for j in range(K):
+            own, both, other = (
+                (centred[a].T @ centred[b]).norm() for a, b in ((i, i), (i, j), (j, j))
+            )
+            expected[i, j] = 1 - both**2 / (own * other)
+    torch.testing.assert_close(cka_distances(features), expected, rtol=1e-9, atol=1e-12)
+    costs = prepared(draw(0, K, 3), prototypes="cka").costs
+    torch.testing.assert_close(costs, sharpened(expected, 1.0).float())
+    flat = torch.cat([features[:1] * 0, features[1:]])
+    assert cka_distances(flat)[0].tolist() == [0.0] + [1.0] * (K - 1)
+    with pytest.raises(ConfigError, match="CKA needs two or more training images of every class"):
+        prepared(draw(0, K, 3), prototypes="cka", images=1)
 
 
 def test_refuses_settings_without_meaning():

@@ -111,7 +111,7 @@ def networks() -> tuple[Dataset, nn.Module, nn.Module]:
     """A data set of 100 classes, a teacher and a student; made once."""
     dataset = synthetic(
         num_classes=100,
-        num_train=100,
+        num_train=200,
         num_test=100,
         image_size=32,
         seed=0,

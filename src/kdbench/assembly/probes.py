@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.augmentation.views import normalise
+from kdbench.assembly.build import class_features, unaugmented
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, nearest
 from kdbench.methods.base import Method
@@ -36,6 +36,7 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
         stage_norms=tuple(_affine(norm) for norm in norms()),
         image=dataset.train.images.shape[1:],
         class_means=partial(class_means, network, dataset),
+        class_features=partial(class_features, network, dataset),
     )
 
 
@@ -53,17 +54,12 @@ def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
 
 def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
     """Mean of a tap [B, D] over each class's training images, unaugmented: [K, D] on the CPU."""
-    parameter = next(network.parameters())
     sums = torch.zeros(0)
     labels = dataset.train.labels
-    with torch.no_grad():
-        for rows in torch.arange(len(labels)).split(EVALUATION_BATCH):
-            images = dataset.train.images[rows].to(parameter.device)
-            images = normalise(images, dataset.mean, dataset.std)
-            feature = network(images).taps[tap].double().cpu()
-            if not sums.numel():
-                sums = torch.zeros(dataset.num_classes, feature.shape[1], dtype=torch.float64)
-            sums.index_add_(0, labels[rows], feature)
+    for rows, feature in unaugmented(network, dataset, tap, torch.arange(len(labels))):
+        if not sums.numel():
+            sums = torch.zeros(dataset.num_classes, feature.shape[1], dtype=torch.float64)
+        sums.index_add_(0, labels[rows], feature.double())
     counts = torch.bincount(labels, minlength=dataset.num_classes).clamp(min=1)
     return (sums / counts[:, None]).float()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
 from kdbench.losses import cross_entropy, total
-from kdbench.types import Batch, Output, Probe
+from kdbench.types import Batch, Output, Probe, Stream
 
 Terms = dict[str, Tensor]
 
@@ -30,7 +30,7 @@ class Method(nn.Module):
     banks: tuple[str, ...] = ()  # buffers with a row for each training sample, of which `forward`
     #                              changes those of its batch and no other
     ce_weight: float = 1.0
-    momentum_gap: float = 0.0  # above 0: trained by DOT, with a buffer for each of the two losses
+    streams: tuple[Stream, ...] = ()  # parts of the loss with a momentum buffer each, none left out
 
     def setup(self, probe: Probe) -> None:
         """Make modules and buffers from probed shapes; called once, before `param_groups`."""
@@ -89,7 +89,7 @@ class Wrapper(Method):
         self.inner = inner
         self.num_teachers = inner.num_teachers  # type: ignore[misc]  # a ClassVar
         self.views, self.taps, self.batch_terms = inner.views, inner.taps, inner.batch_terms
-        self.momentum_gap = inner.momentum_gap
+        self.streams = inner.streams
 
     def setup(self, probe: Probe) -> None:
         """As the inner recipe."""
@@ -141,3 +141,14 @@ def check_weights(**values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"method.{name} must be 0 or more, not {value}")
+
+
+def check_finite(**values: float) -> None:
+    """Refuse hyper-parameters that are not finite.
+
+    Raises:
+        ConfigError: names the first that is not.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"method.{name} must be a finite number, not {value}")

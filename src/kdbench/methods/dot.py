@@ -4,14 +4,14 @@ from torch import Tensor
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, Terms, Wrapper
-from kdbench.types import Batch, Output
+from kdbench.types import Batch, Output, Stream
 
 
 class DOT(Wrapper):
     """The inner recipe's terms, trained with one momentum buffer for labels and one for teachers.
 
     The label loss has momentum m - momentum_gap, the distillation loss m + momentum_gap; the rule
-    and its equations are in `kdbench.training.dot.DOT`. The step differentiates twice.
+    and its equations are in `kdbench.streams`. The step differentiates twice.
 
     Departures: none known; the released code matches parameters to gradients by a linear search,
     ours by position.
@@ -21,7 +21,10 @@ class DOT(Wrapper):
         super().__init__(inner)
         if not 0 < momentum_gap < 1:
             raise ConfigError(f"method.momentum_gap must be between 0 and 1, not {momentum_gap}")
-        self.momentum_gap = momentum_gap
+        self.streams = (
+            Stream("label", ("ce",), -momentum_gap),
+            Stream("distillation", (), momentum_gap),
+        )
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]

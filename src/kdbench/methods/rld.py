@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdbench.losses import kl_divergence, split_log_probs
+from kdbench.losses import kl_divergence, masked_log_probs, split_log_probs
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output
 
@@ -19,17 +19,6 @@ def confidence_loss(
     student, _ = split_log_probs(student_logits, labels, temperature)
     teacher, _ = split_log_probs(teacher_logits, teacher_logits.argmax(dim=1), temperature)
     return temperature**2 * kl_divergence(teacher, student)
-
-
-def masked_log_probs(logits: Tensor, kept: Tensor) -> Tensor:
-    """log softmax over the kept classes of each sample, 0 at the others.
-
-    Shapes: logits [B, K], kept [B, K] bool -> [B, K]. The sentinel is half the smallest number, so
-    that a difference of two of them is finite too; a sample without a kept class is 0 throughout.
-    """
-    sentinel = torch.finfo(logits.dtype).min / 2
-    log_probs = torch.log_softmax(torch.where(kept, logits, sentinel), dim=1)
-    return torch.where(kept, log_probs, 0.0)
 
 
 def correlation_loss(

@@ -2,61 +2,12 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdbench.errors import ConfigError
-from kdbench.losses import cross_entropy
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.types import Batch, Output, Probe
-
-LEAST = 0.0125  # exp(-1 / LEAST) is the smallest kernel entry; below it float32 has no room
-
-
-def class_costs(prototypes: Tensor, sharpness: float) -> Tensor:
-    """What it costs to move probability between two classes: 1 - exp(-sharpness (1 - cosine)).
-
-    Shapes: prototypes [K, D] -> [K, K], symmetric, 0 on the diagonal, below 1.
-    """
-    directions = F.normalize(prototypes, dim=1)
-    distances = (1 - directions @ directions.T).clamp(min=0).fill_diagonal_(0)
-    return 1 - torch.exp(-sharpness * distances)
-
-
-def log_matmul(log_weights: Tensor, matrix: Tensor) -> Tensor:
-    """log(exp(log_weights) @ matrix), shifted by each row's largest weight.
-
-    Shapes: log_weights [B, K] (may hold -inf), matrix [K, K] of positive numbers -> [B, K].
-    """
-    shift = log_weights.detach().amax(dim=1, keepdim=True)
-    return torch.log(torch.exp(log_weights - shift) @ matrix) + shift
-
-
-def transport_cost(
-    student_log_probs: Tensor,
-    teacher_log_probs: Tensor,
-    costs: Tensor,
-    regularization: float,
-    iterations: int,
-) -> Tensor:
-    """sum_ij P_ij C_ij of each sample, P the plan after some Sinkhorn iterations in log space.
-
-    Shapes: log-probabilities [B, K], -inf for a class that takes no part, costs [K, K] -> [B].
-    P = diag(u) K diag(v) with K = exp(-C / regularization); v meets the teacher's marginal, then u
-    the student's, so P's rows sum to the student's probabilities exactly.
-    """
-    kernel = torch.exp(-costs / regularization)
-    absent = student_log_probs == -torch.inf
-    log_u = torch.zeros_like(student_log_probs).masked_fill(absent, -torch.inf)
-    log_v = log_u
-    for _ in range(iterations):
-        log_v = teacher_log_probs - log_matmul(log_u, kernel)
-        log_u = student_log_probs - log_matmul(log_v, kernel.T)
-    # The last u is p / (K v), so the plan's cost is p (C K v) / (K v), in which v's scale cancels.
-    v = torch.exp(log_v - log_v.detach().amax(dim=1, keepdim=True))
-    means = (v @ (kernel * costs).T) / (v @ kernel.T)
-    return (student_log_probs.exp() * means).sum(dim=1)
+from kdbench.wasserstein import LEAST, class_costs, half_cosine, logit_losses
 
 
 class WKDL(Method):
@@ -68,12 +19,15 @@ class WKDL(Method):
     all Sinkhorn iterations. After `decay_start` the weight of W falls along a half cosine, to 0 at
     `decay_end`: the schedule's last epoch in the released code, to be set with it here.
 
-    Departures: the published numbers use linear CKA between the teacher's features of two
-    classes' training images as similarity; that pairs their images in file order, so it depends
-    on the order. Ours is the cosine between two classes' `prototypes`: the teacher's classifier
-    weights (an option of the released code), or its mean pooled features (ours, for a teacher
-    without a linear classifier). The Sinkhorn iterations have no guard of 1e-8 in their
-    denominators and the costs none of 1e-8 either.
+    The similarity of two classes is the linear CKA between the teacher's pooled features of their
+    training images ("cka", as published), or the cosine between two classes' `prototypes`: the
+    teacher's "classifier" weights (an option of the released code), or its mean pooled features
+    ("class_means", ours, for a teacher without a linear classifier). Until 2026 the default here
+    was the classifier's cosine; runs of then say so in their configuration.
+
+    Departures: linear CKA pairs the images of two classes in the data set's order, so it depends
+    on that order; where classes differ in size, the first images of each are taken. The Sinkhorn
+    iterations have no guard of 1e-8 in their denominators and the costs none of 1e-8 either.
     """
 
     costs: Tensor  # [K, K]
@@ -84,7 +38,7 @@ class WKDL(Method):
         ce_weight: float = 1.0,
         target_weight: float = 1.0,
         transport_weight: float = 800.0,
-        prototypes: Literal["classifier", "class_means"] = "classifier",
+        prototypes: Literal["cka", "classifier", "class_means"] = "cka",
         sharpness: float = 1.0,
         regularization: float = 0.05,
         iterations: int = 10,
@@ -107,33 +61,18 @@ class WKDL(Method):
         self.decay_start, self.decay_end = decay_start, decay_end
 
     def setup(self, probe: Probe) -> None:
-        """Compute the costs between the classes from the teacher's prototypes of them."""
-        teacher = probe.teachers[0]
-        if self.prototypes == "class_means":
-            assert teacher.class_means is not None
-            prototypes = teacher.class_means("pooled")
-        elif teacher.classifier is not None:
-            prototypes = teacher.classifier.weight
-        else:
-            raise ConfigError("the teacher has no linear classifier: method.prototypes=class_means")
-        self.register_buffer("costs", class_costs(prototypes, self.sharpness))
+        """Compute the costs between the classes from what the teacher makes of them."""
+        costs = class_costs(probe.teachers[0], self.prototypes, self.sharpness)
+        self.register_buffer("costs", costs)
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
         """Terms "ce", "target" and "transport", each [B]."""
         (teacher,) = teachers
-        labels = batch.labels.unsqueeze(1)
-        is_label = F.one_hot(batch.labels, student.logits.shape[1]).bool()
-        own, theirs = (
-            torch.log_softmax((logits / self.temperature).masked_fill(is_label, -torch.inf), dim=1)
-            for logits in (student.logits, teacher.logits)
-        )
-        cost = transport_cost(own, theirs, self.costs, self.regularization, self.iterations)
-        passed = (batch.epoch - self.decay_start) / (self.decay_end - self.decay_start)
-        decay = (1 + torch.cos(torch.pi * passed.clamp(0, 1))) / 2
-        teacher_target = torch.softmax(teacher.logits, dim=1).gather(1, labels).squeeze(1)
-        target = teacher_target * cross_entropy(student.logits, batch.labels)
+        settings = self.costs, self.temperature, self.regularization, self.iterations
+        target, cost = logit_losses(student.logits, teacher.logits, batch.labels, *settings)
+        decay = half_cosine(batch.epoch, self.decay_start, self.decay_end)
         return {
             "ce": self.label_term(batch, student),
             "target": self.target_weight * target,

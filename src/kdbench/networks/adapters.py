@@ -118,6 +118,32 @@ def conv_regressor(student: tuple[int, int, int], teacher: tuple[int, int, int])
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+def bottleneck_regressor(
+    student: tuple[int, int, int], teacher: tuple[int, int, int], hidden: int
+) -> nn.Sequential:
+    """1x1, 3x3 and 1x1 convolutions with bias over `hidden` channels, then BN and a ReLU.
+
+    Shapes: both C, H, W, of one size. Source: JiamingLv/WKD's bottleneck projector, which has
+    nothing between its convolutions.
+
+    Raises:
+        ConfigError: the sizes differ.
+    """
+    (inputs, *size), (outputs, *wanted) = student, teacher
+    if size != wanted:
+        raise ConfigError(
+            f"the bottleneck takes maps of one size, not {size[0]}x{size[1]} and "
+            f"{wanted[0]}x{wanted[1]}: set method.projector=conv1x1"
+        )
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 1),
+        nn.Conv2d(hidden, hidden, 3, padding=1),
+        nn.Conv2d(hidden, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
 class MapProjection(nn.Module):
     """A student's map in the shape of a teacher's: resized, 1x1 convolution, BN, ReLU.
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import Method
+from kdbench.streams import MomentumStreams
 from kdbench.training.divergence import Guard
-from kdbench.training.dot import DOT, align_gradients
+from kdbench.training.dot import align_gradients
 from kdbench.training.schedule import Schedule
 from kdbench.types import Losses
 
@@ -14,7 +15,7 @@ class Optimizer:
     """SGD without Nesterov over a student's and its method's parameters.
 
     A method's parameter groups may carry their own `lr` and `weight_decay`; the schedule's factor
-    applies to them too. A method with a `momentum_gap` is trained by DOT's rule.
+    applies to them too. A method with gradient `streams` has a momentum buffer for each.
 
     On a GPU the update is one fused kernel and the learning rates are tensors there, so that a
     recorded step reads the one of its epoch. On the CPU it is torch's plain loop: the fused kernel
@@ -37,8 +38,8 @@ class Optimizer:
             fused=device.type == "cuda" or None,
         )
         self.guard = Guard(device)
-        gap = method.momentum_gap
-        self.dot = DOT(self.sgd, gap, self.guard) if gap > 0 else None
+        streams = method.streams
+        self.streams = MomentumStreams(self.sgd, streams, self.guard) if streams else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
         self._factor = 1.0  # of the running epoch
         self.lr = schedule.lr  # of the student, in the running epoch; in a warm-up, step
@@ -75,30 +76,30 @@ class Optimizer:
     def clear(self) -> None:
         """Before a step: no gradients."""
         self.sgd.zero_grad(set_to_none=True)
-        if self.dot is not None:
-            self.dot.clear()
+        if self.streams is not None:
+            self.streams.clear()
 
     def accumulate(self, losses: Losses) -> Tensor:
         """Add the gradients of the losses to those of the step; returns their sum []."""
         total = losses.total()
-        if self.dot is not None:
-            self.dot.accumulate(losses)
+        if self.streams is not None:
+            self.streams.accumulate(losses.streams)
         else:
             total.backward()
         return total.detach()
 
     def gradients(self) -> list[Tensor]:
-        """Those of the step so far; of DOT both losses'."""
-        if self.dot is not None:
-            return self.dot.gradients()
+        """Those of the step so far; of streams each one's."""
+        if self.streams is not None:
+            return self.streams.gradients()
         params = (param for group in self.sgd.param_groups for param in group["params"])
         return [param.grad for param in params if param.grad is not None]
 
     def apply(self, loss: Tensor) -> None:
         """The update by the step's gradients; `loss` [] is the step's."""
         self.guard.watch(loss, self.gradients())
-        if self.dot is not None:
-            self.dot.step()
+        if self.streams is not None:
+            self.streams.step()
             return
         if self.sgd.defaults["fused"]:
             align_gradients(self.sgd)

@@ -1,12 +1,14 @@
 """One training step: a pure function of tensors, then the update. Nothing waits for the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of
 from kdbench.training.optimizer import Optimizer
-from kdbench.types import Batch, Losses, Network, Output
+from kdbench.types import Batch, Losses, Network, Output, Stream
 
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 
@@ -22,7 +24,11 @@ def losses_and_sums(
     terms, seen = method.terms_and_curves(batch, output, teachers)
     means = {name: term.mean() for name, term in terms.items()}
     distillation = [mean for name, mean in means.items() if name != "ce"]
-    losses = Losses(means.get("ce"), torch.stack(distillation).sum() if distillation else None)
+    losses = Losses(
+        means.get("ce"),
+        torch.stack(distillation).sum() if distillation else None,
+        stream_losses(method.streams, means),
+    )
     count = len(batch.labels)
     logits = output.logits.detach().reshape(-1, count, output.logits.shape[-1])[0]  # first view
     sums = {
@@ -34,6 +40,17 @@ def losses_and_sums(
         f"method/{name}": value.detach().double().mean() * count for name, value in seen.items()
     }
     return losses, sums
+
+
+def stream_losses(streams: Sequence[Stream], means: Sums) -> tuple[Tensor | None, ...]:
+    """The sum of each stream's terms; None where the recipe has none of them."""
+    named = {name for stream in streams for name in stream.terms}
+    losses = []
+    for stream in streams:
+        terms = stream.terms or [name for name in means if name not in named]
+        found = [means[name] for name in terms if name in means]
+        losses.append(torch.stack(found).sum() if found else None)
+    return tuple(losses)
 
 
 def update(

@@ -1,6 +1,14 @@
 """From a case's parameters and inputs to our losses, by the references' method names."""
 
-from support.adapters import entropy, feature, logit, multi_teacher, relation
+from support.adapters import (
+    entropy,
+    feature,
+    logit,
+    multi_teacher,
+    recent_feature,
+    recent_logit,
+    relation,
+)
 
 LOSSES = {
     **logit.LOSSES,
@@ -8,6 +16,8 @@ LOSSES = {
     **feature.LOSSES,
     **relation.LOSSES,
     **multi_teacher.LOSSES,
+    **recent_logit.LOSSES,
+    **recent_feature.LOSSES,
 }
 
 # Where a released code adds a guard such as 1e-10 inside a logarithm, ours has none: the relative
