@@ -32,7 +32,7 @@ TEACHER_EPOCHS = 3
 # label weight of 0.05 a larger one, and MLKD on standardised logits MLKD's own weight besides.
 LR = 0.02
 LRS = {"dot": 0.005, "nkd": 0.005, "ls_mlkd": 0.005, "ea_ls_mlkd": 0.005}
-LRS |= {"dr_kd": 0.1, "tfkd_self": 0.1, "normkd": 0.005}
+LRS |= {"dr_kd": 0.1, "tfkd_self": 0.1}
 SETTINGS = {
     "ls_mlkd": ["method.inner.kd_weight=0.9"],
     "ea_ls_mlkd": ["method.inner.inner.kd_weight=0.9"],
