@@ -331,3 +331,23 @@ def test_a_tap_that_gives_no_tensor_is_one_line():
             pairs(image)
         with pytest.raises(ConfigError, match="the network does not run its module"):
             unused(image)
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_goes_on_from_any_stage(name):
+    """Resumed with a stage's map it gives what the whole network gave, tap by tap."""
+    torch.manual_seed(0)
+    network = constructor(name)(num_classes=5).eval()
+    sizes = (32,) if name != "vgg8" else (32, 64)
+    for size in sizes:
+        with torch.no_grad():
+            whole = network(torch.rand(2, 3, size, size))
+            stages = [tap for tap in whole.taps if tap[:-1] == "stage"]
+            assert len(stages) >= 3
+            for number, tap in enumerate(("stem", *stages)):
+                resumed = network.resume(number, whole.taps[tap])
+                later = list(whole.taps)[0 if number == 0 else list(whole.taps).index(tap) + 2 :]
+                assert list(resumed.taps) == later
+                torch.testing.assert_close(resumed.logits, whole.logits)
+                for key in later:
+                    torch.testing.assert_close(resumed.taps[key], whole.taps[key])

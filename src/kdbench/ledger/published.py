@@ -58,7 +58,13 @@ OWN = {
     "EA-KD": {"ea_kd", "ea_mlkd", "ea_ls_mlkd"},
     "Tf-KD": {"tfkd_self", "tfkd_reg"},
     "AT-repo": {"at"},
-    "WKD": {"wkd_l"},
+    "WKD": {"wkd_l", "wkd_f", "wkd_lf"},
+    "LumiNet": {"luminet"},
+    "DKL": {"ikl", "gkl"},
+    "LDRLD": {"ldrld"},
+    "CRLD": {"crld"},
+    "SemCKD": {"semckd"},
+    "FCFD": {"fcfd"},
 }
 FIRST = ("RepDistiller", "mdistiller-DKD", "DKD-paper", "LSKD", "TTM", "SDD", "ND", "NORM")
 SINGLE_RUNS = ("KD-Zoo", "LSKD-log", "LSKD-reruns", "WSLD-reruns", "mdistiller-issues")

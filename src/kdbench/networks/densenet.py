@@ -59,15 +59,19 @@ class DenseNet121(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = self.conv1(images)
-        stages = []
-        for number, (block, norm) in enumerate(zip(self.blocks, self.norms, strict=True)):
-            gathered = block(feature)
-            normed = norm(gathered)
+        return self.resume(0, self.conv1(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        normed = self.norms[stage - 1](feature) if stage > 0 else feature
+        for number in range(stage, len(self.blocks)):
+            if number > 0:
+                feature = F.avg_pool2d(self.reductions[number - 1](normed), 2)
+            gathered = self.blocks[number](feature)
+            normed = self.norms[number](gathered)
             stages.append((gathered, normed))
-            if number < len(self.reductions):
-                feature = F.avg_pool2d(self.reductions[number](normed), 2)
-        return with_taps(self.linear, stem, stages, F.relu(normed))
+        return with_taps(self.linear, start, stages, F.relu(normed), stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output is each stageN_pre."""

@@ -87,14 +87,17 @@ class GoogLeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS; "pooled" is before the dropout."""
-        feature = stem = self.pre(images)
-        stages = []
-        for number, stage in enumerate(self.stages):
+        return self.resume(0, self.pre(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for number, layer in enumerate(self.stages[stage:], start=stage):
             if number > 0:
                 feature = F.max_pool2d(feature, 3, stride=2, padding=1)
-            assert isinstance(stage, nn.ModuleList)
-            for module in stage:
+            assert isinstance(layer, nn.ModuleList)
+            for module in layer:
                 before = module(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        return with_taps(self.classifier, stem, stages, feature)
+        return with_taps(self.classifier, start, stages, feature, stage)

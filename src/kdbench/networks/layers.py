@@ -28,15 +28,20 @@ FOUR_STAGES = (*THREE_STAGES[:-2], "stage4", "stage4_pre", "map", "pooled")
 
 
 def with_taps(
-    classifier: nn.Module, stem: Tensor, stages: list[tuple[Tensor, Tensor]], last_map: Tensor
+    classifier: nn.Module,
+    stem: Tensor,
+    stages: list[tuple[Tensor, Tensor]],
+    last_map: Tensor,
+    after: int = 0,
 ) -> Output:
     """Pool, classify, and name the taps in the order of THREE_STAGES or FOUR_STAGES.
 
     A stage is (feature, before). `last_map` [B, D, H, W] is what the classifier reads the average
-    of; "map" and "pooled" are their names.
+    of; "map" and "pooled" are their names. Where a network was resumed `after` a stage, there are
+    the taps of those that follow, and `stem` is what it was resumed with.
     """
-    taps = {"stem": stem}
-    for number, (feature, before) in enumerate(stages, start=1):
+    taps = {"stem": stem} if after == 0 else {}
+    for number, (feature, before) in enumerate(stages, start=after + 1):
         taps[f"stage{number}"] = feature
         taps[f"stage{number}_pre"] = before
     taps["map"], taps["pooled"] = last_map, global_average(last_map)

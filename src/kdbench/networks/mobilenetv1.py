@@ -51,14 +51,18 @@ class MobileNetV1(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.bn1(self.conv1(images)))
-        stages = []
-        for number, unit in enumerate(self.units):
+        return self.resume(0, F.relu(self.bn1(self.conv1(images))))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        first = STAGE_ENDS[stage - 1] + 1 if stage > 0 else 0
+        for number, unit in enumerate(self.units[first:], start=first):
             before = unit(feature)
             feature = F.relu(before)
             if number in STAGE_ENDS:
                 stages.append((feature, before))
-        return with_taps(self.fc, stem, stages, feature)
+        return with_taps(self.fc, start, stages, feature, stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN before each stage's last ReLU."""

@@ -73,10 +73,14 @@ class MobileNetV2(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = self.conv1(images)
-        stages = []
-        for number, group in enumerate(self.blocks):
+        return self.resume(0, self.conv1(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        first = STAGE_ENDS[stage - 1] + 1 if stage > 0 else 0
+        for number, group in enumerate(self.blocks[first:], start=first):
             feature = group(feature)
             if number in STAGE_ENDS:
                 stages.append((feature, feature))
-        return with_taps(self.classifier, stem, stages, self.conv2(feature))
+        return with_taps(self.classifier, start, stages, self.conv2(feature), stage)

@@ -67,10 +67,14 @@ class MobileNetV2Tiny(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = self.pre(images)
-        stages = []
-        for number, group in enumerate(self.groups):
+        return self.resume(0, self.pre(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        first = STAGE_ENDS[stage - 1] + 1 if stage > 0 else 0
+        for number, group in enumerate(self.groups[first:], start=first):
             feature = group(feature)
             if number in STAGE_ENDS:
                 stages.append((feature, feature))
-        return with_taps(self.linear, stem, stages, self.last(feature))
+        return with_taps(self.linear, start, stages, self.last(feature), stage)

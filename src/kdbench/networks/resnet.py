@@ -59,14 +59,17 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.bn1(self.conv1(images)))
-        stages = []
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for block in stage:
+        return self.resume(0, F.relu(self.bn1(self.conv1(images))))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for layer in (self.layer1, self.layer2, self.layer3)[stage:]:
+            for block in layer:
                 before = block(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        return with_taps(self.fc, stem, stages, feature)
+        return with_taps(self.fc, start, stages, feature, stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output reaches each stage's last ReLU."""

@@ -55,15 +55,18 @@ class ResNeXt29(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.bn1(self.conv1(images)))
-        stages = []
-        for stage in self.stages:
-            assert isinstance(stage, nn.Sequential)
-            for block in stage:
+        return self.resume(0, F.relu(self.bn1(self.conv1(images))))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for layer in self.stages[stage:]:
+            assert isinstance(layer, nn.Sequential)
+            for block in layer:
                 before = block(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        return with_taps(self.linear, stem, stages, feature)
+        return with_taps(self.linear, start, stages, feature, stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN that each stage's last residual sum adds."""

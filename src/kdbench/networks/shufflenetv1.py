@@ -66,14 +66,17 @@ class ShuffleV1(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.bn1(self.conv1(images)))
-        stages = []
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for unit in stage:
+        return self.resume(0, F.relu(self.bn1(self.conv1(images))))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for layer in (self.layer1, self.layer2, self.layer3)[stage:]:
+            for unit in layer:
                 before = unit(feature)
                 feature = F.relu(before)
             stages.append((feature, before))
-        return with_taps(self.linear, stem, stages, feature)
+        return with_taps(self.linear, start, stages, feature, stage)
 
 
 def _stage(in_channels: int, channels: int, units: int) -> nn.Sequential:

@@ -80,13 +80,16 @@ class ShuffleV2(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.bn1(self.conv1(images)))
-        stages = []
-        for stage in (self.layer1, self.layer2, self.layer3):
-            halving, *units = stage
+        return self.resume(0, F.relu(self.bn1(self.conv1(images))))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for layer in (self.layer1, self.layer2, self.layer3)[stage:]:
+            halving, *units = layer
             feature = halving(feature)
             for unit in units:
                 feature, before = unit(feature)
             stages.append((feature, before))
         last_map = F.relu(self.bn2(self.conv2(feature)))
-        return with_taps(self.linear, stem, stages, last_map)
+        return with_taps(self.linear, start, stages, last_map, stage)

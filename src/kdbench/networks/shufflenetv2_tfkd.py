@@ -79,13 +79,16 @@ class ShuffleNetV2(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = self.pre(images)
-        stages = []
-        for stage in self.stages:
-            assert isinstance(stage, nn.ModuleList)
-            halving, *units = stage
+        return self.resume(0, self.pre(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for layer in self.stages[stage:]:
+            assert isinstance(layer, nn.ModuleList)
+            halving, *units = layer
             feature = halving(feature)
             for unit in units:
                 feature, before = unit(feature)
             stages.append((feature, before))
-        return with_taps(self.linear, stem, stages, self.last(feature))
+        return with_taps(self.linear, start, stages, self.last(feature), stage)

@@ -41,16 +41,18 @@ class VGG(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        feature = stem = F.relu(self.block0(images))
-        pool = (True, True, True, images.shape[2] >= 64)  # before each of the blocks 1 to 4
-        stages = []
-        for block, pooling in zip(
-            (self.block1, self.block2, self.block3, self.block4), pool, strict=True
-        ):
+        return self.resume(0, F.relu(self.block0(images)))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        start, stages = feature, []
+        for block in (self.block1, self.block2, self.block3, self.block4)[stage:]:
+            # Before the last block only where the images have 64 pixels or more.
+            pooling = block is not self.block4 or feature.shape[2] >= 8
             before = block(F.max_pool2d(feature, 2) if pooling else feature)
             feature = F.relu(before)
             stages.append((feature, before))
-        return with_taps(self.classifier, stem, stages, feature)
+        return with_taps(self.classifier, start, stages, feature, stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output reaches each stage's last ReLU."""

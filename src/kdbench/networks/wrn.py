@@ -75,13 +75,18 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """[B, C, H, W] -> logits [B, K] and TAPS."""
-        stem = self.conv1(images)
-        stage1, _ = self.block1(stem)
-        stage2, stage1_pre = self.block2(stage1)
-        stage3, stage2_pre = self.block3(stage2)
-        stage3_pre = self.bn1(stage3)
-        stages = [(stage1, stage1_pre), (stage2, stage2_pre), (stage3, stage3_pre)]
-        return with_taps(self.fc, stem, stages, F.relu(stage3_pre))
+        return self.resume(0, self.conv1(images))
+
+    def resume(self, stage: int, feature: Tensor) -> Output:
+        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        maps, normed = [feature], []  # each map, and the BN that reads it
+        for block in (self.block1, self.block2, self.block3)[stage:]:
+            feature, before = block(feature)
+            maps.append(feature)
+            normed.append(before)
+        normed.append(self.bn1(feature))
+        stages = list(zip(maps[1:], normed[1:], strict=True))
+        return with_taps(self.fc, maps[0], stages, F.relu(normed[-1]), stage)
 
     def stage_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BN whose output is each stageN_pre."""
