@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
@@ -55,6 +55,7 @@ class NetworkProbe(NamedTuple):
     image: torch.Size = torch.Size()  # [C, H, W] of the data set
     class_means: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, D], means per class
     #                                                     over the training images, unaugmented
+    network: nn.Module | None = None  # itself, for what runs it from a stage on
     class_features: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, N, D], of the first
     #                                                        N of each class, N the smallest's size
 

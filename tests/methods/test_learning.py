@@ -32,10 +32,11 @@ TEACHER_EPOCHS = 3
 # label weight of 0.05 a larger one, and MLKD on standardised logits MLKD's own weight besides.
 LR = 0.02
 LRS = {"dot": 0.005, "nkd": 0.005, "ls_mlkd": 0.005, "ea_ls_mlkd": 0.005}
-LRS |= {"dr_kd": 0.1, "tfkd_self": 0.1}
+LRS |= {"dr_kd": 0.1, "tfkd_self": 0.1, "deepkd": 0.005}
 SETTINGS = {
     "ls_mlkd": ["method.inner.kd_weight=0.9"],
     "ea_ls_mlkd": ["method.inner.inner.kd_weight=0.9"],
+    "wkd_f": ["method.decay_start=2000", "method.decay_end=2001"],  # else it has ended at LATE
 }
 BEATS_CHANCE = 30.0  # percent; chance is 10, and its standard deviation on 360 images 1.6
 LATE = 1000.0  # an epoch after every warm-up

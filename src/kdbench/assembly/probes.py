@@ -37,6 +37,7 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
         image=dataset.train.images.shape[1:],
         class_means=partial(class_means, network, dataset),
         class_features=partial(class_features, network, dataset),
+        network=network,
     )
 
 

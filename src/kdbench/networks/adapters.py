@@ -144,6 +144,33 @@ def bottleneck_regressor(
     )
 
 
+def bridge(source: tuple[int, int, int], target: tuple[int, int, int]) -> nn.Sequential:
+    """A 3x3 convolution and BN from one map's shape to another's of the same, half or double side.
+
+    Shapes: both C, H, W. To half the side it has stride 2, to the double it is a transposed 4x4;
+    these two have a bias, as in FCFD's code.
+
+    Raises:
+        ConfigError: the sizes do not allow it.
+    """
+    (inputs, *size), (outputs, *wanted) = source, target
+    conv: nn.Module
+    if size == wanted:
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    elif size == [2 * side for side in wanted]:
+        conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    elif wanted == [2 * side for side in size]:
+        conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+    else:
+        raise ConfigError(
+            f"no bridge leads from a {size[0]}x{size[1]} map to one of {wanted[0]}x{wanted[1]}: "
+            "choose networks whose stages have equal, half or double sides"
+        )
+    if isinstance(conv, nn.Conv2d):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
 class MapProjection(nn.Module):
     """A student's map in the shape of a teacher's: resized, 1x1 convolution, BN, ReLU.
 

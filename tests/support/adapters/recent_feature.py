@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdbench.losses import cross_entropy, kd_loss
 from kdbench.methods.dcd import dcd_loss
+from kdbench.methods.fcfd import appearance
 from kdbench.methods.ickd import ickd_loss
 from kdbench.methods.semckd import SemCKD, attended_distance
 from kdbench.wasserstein import cka_distances, logit_losses, moment_distance, sharpened
@@ -95,12 +97,35 @@ def semckd_distance(params: dict, inputs: Inputs) -> Tensor:
     return attended_distance(attention, pairs)
 
 
+def fcfd(params: dict, inputs: Inputs) -> Tensor:
+    """The whole loss: the parts that the method weighs, with every given path drawn."""
+    teacher, count = maps(inputs, "teacher"), len(maps(inputs, "teacher"))
+    distance = appearance(maps(inputs, "student"), teacher).mean()
+    mixed = [key for key in inputs if key.startswith("logits_mixture_")]
+    logits, temperature = inputs["logits_teacher"], params["temperature"]
+    mixture = sum(kd_loss(inputs[key], logits, temperature).mean() for key in mixed)
+    starts = {int(key.split("_")[3]) for key in inputs if key.startswith("feat_mixture_")}
+    for start in starts:
+        later = [inputs[f"feat_mixture_{stage}_{start}"] for stage in range(start + 1, count)]
+        distance = distance + appearance(later, teacher).mean()
+    warmup = min(1.0, (params["epoch"] + 1) / 20)
+    label = cross_entropy(inputs["logits_student"], inputs["target"]).mean()
+    kd = kd_loss(inputs["logits_student"], logits, temperature).mean()
+    return (
+        params["feature_weight"] * warmup * distance
+        + params["ce_weight"] * label
+        + params["kd_weight"] * kd
+        + params["mixture_weight"] * mixture
+    )
+
+
 LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {
     "wkd_f": wkd_f,
     "wkd_l": wkd_l,
     "wkd_cost": wkd_cost,
     "ickd": ickd,
     "dcd": dcd,
+    "fcfd": fcfd,
     "semckd": semckd,
     "semckd_attention": semckd_attention,
     "semckd_distance": semckd_distance,
