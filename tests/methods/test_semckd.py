@@ -41,5 +41,5 @@ def test_says_what_to_set_for_a_larger_batch():
     method.build([3], [3])
     with pytest.raises(ConfigError, match=r"of 9: set it to schedule\.batch_size"):
         method.match([feature(0, 9, 3, 4, 4)], [feature(1, 9, 3, 4, 4)])
-    with pytest.raises(ConfigError, match=r"method.batch_size=2 must be method.factor=4 or more"):
+    with pytest.raises(ConfigError, match=r"method.batch_size=2 must be 4 \(factor\) or more"):
         SemCKD(batch_size=2)

@@ -36,18 +36,17 @@ def attention_of(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
     return torch.softmax(query @ key.transpose(1, 2), dim=2)
 
 
-def attended_distance(
-    attention: Tensor, pairs: Sequence[Sequence[tuple[Tensor, Tensor]]]
-) -> Tensor:
+Pairs = Sequence[Sequence[tuple[Tensor, Tensor]]]  # S x T maps [B, ...] of student and teacher
+
+
+def attended_distance(attention: Tensor, pairs: Pairs) -> Tensor:
     """mean over samples and student layers of sum_j attention_ij mean (s_ij - t_ij)^2.
 
     Shapes: attention [B, S, T], S x T pairs of maps [B, ...] -> [].
     """
-    rows = [
-        torch.stack([(s - t).square().flatten(1).mean(dim=1) for s, t in row], dim=1)
-        for row in pairs
-    ]
-    return (attention * torch.stack(rows, dim=1)).sum() / (attention.shape[0] * attention.shape[1])
+    errors = [[(s - t).square().flatten(1).mean(dim=1) for s, t in row] for row in pairs]
+    distances = torch.stack([torch.stack(row, dim=1) for row in errors], dim=1)
+    return (attention * distances).sum() / (attention.shape[0] * attention.shape[1])
 
 
 def regressor(inputs: int, outputs: int) -> nn.Sequential:
@@ -91,9 +90,7 @@ class SemCKD(Method):
         check_positive(temperature=temperature, factor=factor)
         check_weights(ce_weight=ce_weight, kd_weight=kd_weight, match_weight=match_weight)
         if batch_size < factor:
-            raise ConfigError(
-                f"method.batch_size={batch_size} must be method.factor={factor} or more"
-            )
+            raise ConfigError(f"method.batch_size={batch_size} must be {factor} (factor) or more")
         self.temperature, self.ce_weight = temperature, ce_weight
         self.kd_weight, self.match_weight = kd_weight, match_weight
         self.batch_size, self.width = batch_size, batch_size // factor
