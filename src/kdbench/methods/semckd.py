@@ -12,6 +12,8 @@ from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.networks.adapters import check_map, match_smaller, shared_stages
 from kdbench.types import Batch, Output, Probe
 
+Pairs = Sequence[Sequence[tuple[Tensor, Tensor]]]  # S x T maps [B, ...] of student and teacher
+
 
 class RelationEncoder(nn.Module):
     """A vector of length 1 for each sample, from its products with the others of the batch."""
@@ -34,9 +36,6 @@ def attention_of(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
     """softmax over the teacher's layers of query . key: S and T of [B, h] -> [B, S, T]."""
     query, key = torch.stack(list(queries), dim=1), torch.stack(list(keys), dim=1)
     return torch.softmax(query @ key.transpose(1, 2), dim=2)
-
-
-Pairs = Sequence[Sequence[tuple[Tensor, Tensor]]]  # S x T maps [B, ...] of student and teacher
 
 
 def attended_distance(attention: Tensor, pairs: Pairs) -> Tensor:
