@@ -33,14 +33,15 @@ Status: *as published* follows the paper, *as released code* the authors' code w
 or the paper was not at hand, *reconstructed* means that neither could be read in full: such a run
 must not be quoted as the paper's. Parameters are those that a method adds for resnet32x4 ->
 resnet8x4 on 100 classes, beside the student.
-
-Left out, with what would be needed: **MMKD**, whose equations were not at hand; weights learned by meta-learning take a step
-that differentiates through an update of the student (`kdbench.training.step` and the optimizer know first derivatives alone).
-**AB**, **FT** and **FSP**, which first train a part of the student on features alone, FT a paraphraser of the teacher too,
-and then the whole by other losses: that takes a schedule of two stages with an optimizer for each, and checkpoints that
-say which stage a run is in. The losses of AB and FSP are there and tested (`pretraining_losses`). TeKAP's feature form,
-see [tekap](#tekap); the exit heads of OFA-KD, see [ofa](#ofa).
 {costs}
+
+Left out, with what would be needed: **MMKD**, whose equations were not at hand; weights learned by
+meta-learning take a step that differentiates through an update of the student, and `kdbench.training.step`
+and the optimizer know first derivatives alone. **AB**, **FT** and **FSP** first train a part of the
+student on features alone, FT a paraphraser of the teacher too, and then the whole by other losses:
+that takes a schedule of two stages with an optimizer for each, and checkpoints that say which stage
+a run is in. The losses of AB and FSP are there and tested (`pretraining_losses`). TeKAP's feature
+form: see [tekap](#tekap). The exit heads of OFA-KD: see [ofa](#ofa).
 """
 
 
