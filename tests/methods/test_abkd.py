@@ -6,7 +6,7 @@ from kdbench.losses import ab_divergence, dkd_losses, kd_loss, kl_divergence, tt
 from kdbench.methods.ab_dkd import ABDKD
 from kdbench.methods.ab_ttm import ABTTM
 from kdbench.methods.abkd import ABKD
-from logit_batches import LABELS, check_warm_up, logits, terms_of
+from support.logit_batches import LABELS, check_warm_up, logits, terms_of
 
 P, Q = (torch.log_softmax(logits(seed), dim=1) for seed in (0, 1))
 

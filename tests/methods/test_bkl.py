@@ -4,7 +4,7 @@ import torch
 from kdbench.errors import ConfigError
 from kdbench.losses import kd_loss
 from kdbench.methods.bkl import BKL, bkl_loss
-from logit_batches import logits, terms_of
+from support.logit_batches import logits, terms_of
 
 
 def test_matches_the_formula_by_hand():

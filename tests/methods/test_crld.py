@@ -4,7 +4,7 @@ import torch
 from kdbench.errors import ConfigError
 from kdbench.losses import cross_entropy, kd_loss
 from kdbench.methods.crld import CRLD
-from logit_batches import LABELS, logits, terms_of
+from support.logit_batches import LABELS, logits, terms_of
 
 WEAK, STRONG = logits(0), logits(1)
 TEACHER = torch.stack([logits(2), logits(3)])

@@ -9,7 +9,7 @@ from kdbench.methods.dkd import DKD
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.types import Losses, NetworkProbe, Probe
-from logit_batches import LABELS, K, check_warm_up, logits, terms_of
+from support.logit_batches import LABELS, K, check_warm_up, logits, terms_of
 
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.1
 

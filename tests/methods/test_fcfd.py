@@ -8,9 +8,9 @@ from kdbench.errors import ConfigError
 from kdbench.losses import kd_loss
 from kdbench.methods.fcfd import FCFD
 from kdbench.networks.adapters import bridge
+from kdbench.networks.partial_forward import Tail, is_rectified
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.networks.wrn import wrn_16_1
-from kdbench.partial_forward import Tail, is_rectified
 from kdbench.types import Batch, NetworkProbe, Probe
 
 LABELS = torch.tensor([0, 2, 1, 1])

@@ -1,12 +1,12 @@
 import torch
 from torch.nn import functional as F
 
-from kdbench.class_memory import ClassMemory
 from kdbench.losses import weighted_margins
+from kdbench.methods.class_memory import ClassMemory
 from kdbench.methods.gkl import GKL
 from kdbench.methods.ikl import IKL
 from kdbench.types import NetworkProbe, Probe
-from logit_batches import LABELS, K, check_warm_up, logits, terms_of
+from support.logit_batches import LABELS, K, check_warm_up, logits, terms_of
 
 PROBE = Probe(NetworkProbe({}), (NetworkProbe({}),), K, LABELS)
 

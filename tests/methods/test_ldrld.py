@@ -6,7 +6,7 @@ import torch
 from kdbench.errors import ConfigError
 from kdbench.methods.ldrld import LDRLD, ldrld_losses, pair_weights
 from kdbench.types import NetworkProbe, Probe
-from logit_batches import LABELS, K, logits, terms_of
+from support.logit_batches import LABELS, K, logits, terms_of
 
 
 def divergence(own: list[float], theirs: list[float], temperature: float) -> float:

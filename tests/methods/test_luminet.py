@@ -3,7 +3,7 @@ import torch
 
 from kdbench.errors import ConfigError
 from kdbench.methods.luminet import LumiNet, perception
-from logit_batches import check_warm_up, logits, terms_of
+from support.logit_batches import check_warm_up, logits, terms_of
 
 
 def test_matches_the_formula_by_hand():

@@ -9,7 +9,7 @@ from kdbench.methods.kd import KD
 from kdbench.methods.luminet import LumiNet
 from kdbench.methods.matched_kd import MatchedKD
 from kdbench.methods.mlkd import MLKD
-from logit_batches import logits, terms_of
+from support.logit_batches import logits, terms_of
 
 
 def gradient_norm(method, student, teacher) -> float:

@@ -11,7 +11,7 @@ from kdbench.methods.kd import KD
 from kdbench.methods.logit_standardization import LogitStandardization
 from kdbench.methods.mlkd import MLKD
 from kdbench.methods.normkd import NormKD
-from logit_batches import LABELS, logits, terms_of
+from support.logit_batches import LABELS, logits, terms_of
 
 
 def test_over_kd_it_is_logit_standardization_weighted_by_the_teacher_s_variance():

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from kdbench.methods.ofa import OFA, ofa_loss
-from logit_batches import LABELS, logits, terms_of
+from support.logit_batches import LABELS, logits, terms_of
 
 
 def test_with_exponent_1_it_is_the_soft_labels_cross_entropy():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdbench.methods.pld import PLD, pld_loss
-from logit_batches import LABELS, K, logits, terms_of
+from support.logit_batches import LABELS, K, logits, terms_of
 
 
 def test_matches_the_formula_by_hand():

@@ -4,7 +4,7 @@ import torch
 from kdbench.errors import ConfigError
 from kdbench.losses import kd_loss
 from kdbench.methods.sld import SLD, swapped
-from logit_batches import LABELS, logits, terms_of
+from support.logit_batches import LABELS, logits, terms_of
 
 
 def test_a_wrong_top_changes_places_with_the_label():

@@ -3,7 +3,7 @@ import torch
 from kdbench.losses import kd_loss
 from kdbench.methods.tekap import TeKAP
 from kdbench.types import Batch, NetworkProbe, Probe
-from logit_batches import LABELS, B, K, logits, terms_of
+from support.logit_batches import LABELS, B, K, logits, terms_of
 
 
 def test_matches_the_formula_by_hand():

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from kdbench.errors import ConfigError
+from kdbench.methods.wasserstein import cell_edges, moment_distance
 from kdbench.methods.wkd_f import WKDF
 from kdbench.methods.wkd_l import WKDL
 from kdbench.methods.wkd_lf import WKDLF
 from kdbench.types import Affine, Batch, NetworkProbe, Output, Probe
-from kdbench.wasserstein import cell_edges, moment_distance
-from logit_batches import LABELS, B, K, logits
+from support.logit_batches import LABELS, B, K, logits
 
 
 def feature(seed: int, *shape: int) -> torch.Tensor:

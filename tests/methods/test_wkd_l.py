@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kdbench.errors import ConfigError
+from kdbench.methods.wasserstein import cka_distances, cosine_distances, sharpened, transport_cost
 from kdbench.methods.wkd_l import WKDL
 from kdbench.types import Affine, Batch, NetworkProbe, Output, Probe
-from kdbench.wasserstein import cka_distances, cosine_distances, sharpened, transport_cost
 
 K = 5
 

@@ -19,8 +19,7 @@ from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
 from kdbench.records.record import read_record
 from kdbench.system.precision import Precision, allow_tf32, at_precision
-from kdbench.training.dot import align_gradients
-from kdbench.training.optimizer import Optimizer
+from kdbench.training.optimizer import Optimizer, align_gradients
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
 from kdbench.training.together import train, train_together

@@ -36,12 +36,13 @@ resnet8x4 on 100 classes, beside the student.
 {costs}
 
 Left out, with what would be needed: **MMKD**, whose equations were not at hand; weights learned by
-meta-learning take a step that differentiates through an update of the student, and `kdbench.training.step`
-and the optimizer know first derivatives alone. **AB**, **FT** and **FSP** first train a part of the
-student on features alone, FT a paraphraser of the teacher too, and then the whole by other losses:
-that takes a schedule of two stages with an optimizer for each, and checkpoints that say which stage
-a run is in. The losses of AB and FSP are there and tested (`pretraining_losses`). TeKAP's feature
-form: see [tekap](#tekap). The exit heads of OFA-KD: see [ofa](#ofa).
+meta-learning take a step that differentiates through an update of the student, and
+`kdbench.training.step` and the optimizer know first derivatives alone. **AB**, **FT** and **FSP**
+first train a part of the student on features alone, FT a paraphraser of the teacher too, and then
+the whole by other losses: that takes a schedule of two stages with an optimizer for each, and
+checkpoints that say which stage a run is in. The losses of AB and FSP are there and tested
+(`pretraining_losses`). TeKAP's feature form: see [tekap](#tekap). The exit heads of OFA-KD: see
+[ofa](#ofa).
 """
 
 

@@ -12,7 +12,7 @@ from kdbench.errors import ConfigError
 from kdbench.losses import kd_loss, total
 from kdbench.methods.base import Method, check_positive, check_weights
 from kdbench.networks.adapters import bridge, check_map, shared_stages
-from kdbench.partial_forward import Tail, is_rectified, resumable
+from kdbench.networks.partial_forward import Tail, is_rectified, resumable
 from kdbench.types import Batch, Output, Probe
 
 STUDENT, TEACHER = 0, 1  # the networks

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kdbench.class_memory import ClassMemory
 from kdbench.losses import weighted_margins
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.methods.class_memory import ClassMemory
 from kdbench.types import Batch, Output, Probe
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.methods.wasserstein import half_cosine, moment_distance, moment_projector
 from kdbench.types import Batch, Output, Probe
-from kdbench.wasserstein import half_cosine, moment_distance, moment_projector
 
 
 class WKDF(Method):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, check_positive, check_weights
+from kdbench.methods.wasserstein import LEAST, class_costs, half_cosine, logit_losses
 from kdbench.types import Batch, Output, Probe
-from kdbench.wasserstein import LEAST, class_costs, half_cosine, logit_losses
 
 
 class WKDL(Method):

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method, check_positive, check_weights
-from kdbench.types import Batch, Output, Probe
-from kdbench.wasserstein import (
+from kdbench.methods.wasserstein import (
     LEAST,
     class_costs,
     half_cosine,
@@ -15,6 +14,7 @@ from kdbench.wasserstein import (
     moment_distance,
     moment_projector,
 )
+from kdbench.types import Batch, Output, Probe
 
 
 class WKDLF(Method):

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import Method
-from kdbench.streams import MomentumStreams
 from kdbench.training.divergence import Guard
-from kdbench.training.dot import align_gradients
 from kdbench.training.schedule import Schedule
+from kdbench.training.streams import MomentumStreams
 from kdbench.types import Losses
 
 
@@ -106,3 +105,14 @@ class Optimizer:
         elif self.guard.tripped:  # in the CPU's own memory: there is nothing to wait for
             return
         self.sgd.step()
+
+
+def align_gradients(sgd: torch.optim.SGD) -> None:
+    """Give each gradient its parameter's strides: the fused kernel walks both as flat memory.
+
+    They differ where the layout of a 1x1 convolution is ambiguous.
+    """
+    for group in sgd.param_groups:
+        for param in group["params"]:
+            if param.grad is not None and param.grad.stride() != param.stride():
+                param.grad = torch.empty_like(param, requires_grad=False).copy_(param.grad)

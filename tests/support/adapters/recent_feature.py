@@ -11,7 +11,7 @@ from kdbench.methods.dcd import dcd_loss
 from kdbench.methods.fcfd import appearance
 from kdbench.methods.ickd import ickd_loss
 from kdbench.methods.semckd import SemCKD, attended_distance
-from kdbench.wasserstein import cka_distances, logit_losses, moment_distance, sharpened
+from kdbench.methods.wasserstein import cka_distances, logit_losses, moment_distance, sharpened
 
 Inputs = dict[str, Tensor]
 
