@@ -31,10 +31,10 @@ from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.results_folder import take
 from kdbench.records.identity import Identity
 from kdbench.records.record import write_record
-from kdbench.records.weights import read_tensors
 from kdbench.schema import secrets
 from kdbench.system.files import LARGEST
 from kdbench.tracking.wandb_mirror import Mirror, Target
+from kdbench.weight_files import read_content
 from support.commands import ROOT, compose_method
 from support.records import make_record
 
@@ -261,7 +261,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, carrier, evil, f
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(KdbenchError) as caught:
-        read_tensors(path)
+        read_content(path)
     assert "\n" not in str(caught.value)
     assert not CANARY.exists()
 
@@ -291,7 +291,7 @@ def test_hand_made_pickles_never_run(tmp_path, monkeypatch, code, zipped):
             archive.writestr("teacher/version", "3\n")
             archive.writestr("teacher/byteorder", "little")
     with pytest.raises(KdbenchError) as caught:
-        read_tensors(path)
+        read_content(path)
     assert "\n" not in str(caught.value)
     assert not CANARY.exists()
 
@@ -421,13 +421,13 @@ def test_a_record_names_no_file_elsewhere(tmp_path, cell):
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
     """PyTorch writes none, and 5 MB of one are 1 GB of memory."""
     torch.save({"w": torch.zeros(1000)}, tmp_path / "stored.pth")
-    assert read_tensors(tmp_path / "stored.pth")["w"].shape == (1000,)
+    assert read_content(tmp_path / "stored.pth")["w"].shape == (1000,)
     stored = zipfile.ZipFile(tmp_path / "stored.pth")
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb, stored:
         for name in stored.namelist():
             bomb.writestr(name, stored.read(name))
     with pytest.raises(KdbenchError, match=r"is refused.*compressed"):
-        read_tensors(tmp_path / "bomb.pth")
+        read_content(tmp_path / "bomb.pth")
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path):

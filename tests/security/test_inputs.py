@@ -10,7 +10,7 @@ import torch
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from kdbench.records.passport import find_passport, read_passport
-from kdbench.records.weights import read_tensors
+from kdbench.weight_files import read_content
 from kdbench.schema.check import convert
 from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.sending import State
@@ -41,14 +41,14 @@ def test_an_archive_does_not_grow_in_memory(tmp_path, squeezed, tail):
     path = tmp_path / "teacher.pth"
     path.write_bytes(squeezed + b"x" * tail)
     with pytest.raises(KdbenchError, match="it is compressed, as PyTorch writes none"):
-        read_tensors(path)
+        read_content(path)
 
 
 def test_honest_files_are_read(tmp_path):
     for zipped in (True, False):
         path = tmp_path / f"{zipped}.pth"
         torch.save({"w": torch.ones(1000)}, path, _use_new_zipfile_serialization=zipped)
-        assert read_tensors(path)["w"].sum() == 1000
+        assert read_content(path)["w"].sum() == 1000
 
 
 # What a record could not hold is refused before the first step.

@@ -1,36 +1,19 @@
 """Weight files in and out: safetensors of ours, and checkpoints of other code bases."""
 
-import os
-import pickle
-import warnings
-from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import numpy as np
-import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from kdbench.errors import KdbenchError, first_line, nearest
+from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.state_dicts import StateDict, candidates, is_of_a_network, named
 from kdbench.system.files import write_atomically
+from kdbench.weight_files import read_content
 
 STUDENT_FILE = "student.safetensors"
-ZIP_START = b"PK\3\4"  # by which PyTorch knows an archive
-_WRAPPERS = ("model", "state_dict", "net", "student")
-# What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
-# the command line. None of these runs code when it is loaded.
-_numpy_scalar = np.float64(0).__reduce__()[0]
-_HARMLESS: list[Any] = [
-    Namespace,
-    np.dtype,
-    np.ndarray,
-    np.zeros(1).__reduce__()[0],
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
-    _numpy_scalar,
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
-]
+REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, no part of which stands alone
+SHOWN = 4  # names in one line of what a file holds besides weights
 
 
 def find_checkpoint(name: str, runs_dir: Path) -> Path:
@@ -58,98 +41,116 @@ def find_checkpoint(name: str, runs_dir: Path) -> Path:
     raise KdbenchError(f"no checkpoint {name}: no such file, and no such run in {runs_dir}; {hint}")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a weight file; nothing in it can run code.
-
-    Understands safetensors, plain state dicts, and the dictionaries of other code bases that hold
-    one under "model", "state_dict", "net" or "student"; strips DataParallel's "module." prefix.
-
-    Raises:
-        KdbenchError: unreadable, truncated, or with anything but plain data inside.
-    """
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
-    except KdbenchError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise KdbenchError(
-            f"{path} is refused: it holds more than plain data and could run code, or is no "
-            f"checkpoint ({first_line(error)}); save its state dict alone"
-        ) from None
-    except Exception as error:  # a broken file makes the unpickler raise nearly anything
-        raise KdbenchError(
-            f"{path} cannot be read ({first_line(error)}): is it truncated?"
-        ) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    tensors = {
-        str(key).removeprefix("module."): value
-        for key, value in (content.items() if isinstance(content, Mapping) else ())
-        if isinstance(value, Tensor)
-    }
-    if not tensors:
-        raise KdbenchError(f"{path} holds no weights: give a state dict")
-    return tensors
-
-
-def _unpickle(path: Path) -> Any:
-    with path.open("rb") as file:  # one descriptor, from the check to the use
-        if holds_more(file):
-            raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def holds_more(file: BinaryIO) -> bool:
-    """Whether a file is an archive that would fill more memory than its own bytes.
-
-    It is asked of the reader that PyTorch uses: Python's may see another archive in the file, or
-    none.
-    """
-    if file.read(len(ZIP_START)) != ZIP_START:
-        file.seek(0)
-        return False
-    file.seek(0)
-    reader = torch._C.PyTorchFileReader(file)
-    sizes = [reader.get_record_size(name) for name in reader.get_all_records()]
-    return sum(sizes) > file.seek(0, os.SEEK_END) + file.seek(0)
-
-
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    name: str,
+    key: str | None = None,
+    option: str = "checkpoint_key",
+    new_head: bool = False,
+) -> list[str]:
     """Load a weight file into a network; only `num_batches_tracked` may be missing from it.
+
+    The file may hold a state dict under any keys and one prefix, with whatever else beside it.
 
     Args:
         network: built for the data set's classes.
-        path: the file, see `read_tensors`.
+        path: the file, see `kdbench.weight_files`.
         name: the network's name, for error lines.
+        key: which set of weights is meant, where several fit.
+        option: how a user sets `key`.
+        new_head: whether a classifier of another number of classes may be left out.
+
+    Returns:
+        Lines that a user should see: what the file holds that the network has not.
 
     Raises:
+        ConfigError: several sets of weights fit, or none is called as `key` says.
         KdbenchError: the file is of another network or another number of classes.
     """
-    tensors = read_tensors(path)
     own = network.state_dict()
-    lacking = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
-    surplus = [key for key in tensors if key not in own]
-    if lacking and all(f"student.{key}" in tensors for key in lacking):
-        added = min((key for key in surplus if not key.startswith("student.")), default="a wrapper")
-        raise KdbenchError(
-            f"{path} is no {name} alone but what a method such as simkd made of one (it has "
-            f"{added}): its scores are in its run's record.json"
+    found = candidates(read_content(path), own)
+    if not any(one.tensors for one in found):
+        raise KdbenchError(f"{path} holds no weights: give a state dict")
+    meant = found if key is None else named(found, key)
+    fits = [one for one in meant if fits_network(one, own, new_head)]
+    if key is not None and not meant:
+        names = [one.name for one in found if fits_network(one, own, new_head)]
+        hint = nearest(key, names or [one.name for one in found])
+        raise ConfigError(f"{path} holds no weights of a {name} under {option}={key}: {hint}")
+    if len(fits) > 1:
+        names = [one.name for one in fits]
+        raise ConfigError(
+            f"{path} holds several sets of weights that fit a {name} ({', '.join(names)}): choose "
+            f"one with {option}=KEY, as {option}={names[0]}"
         )
-    if lacking or surplus:
-        example = f"it lacks {lacking[0]}" if lacking else f"it has {surplus[0]}"
-        raise KdbenchError(f"{path} is not of a {name} ({example}): name the network it is of")
-    odd = [key for key in own if key in tensors and tensors[key].shape != own[key].shape]
-    if odd and all(tensors[key].shape[1:] == own[key].shape[1:] for key in odd) and len(odd) <= 2:
-        theirs, ours = len(tensors[odd[0]]), len(own[odd[0]])
-        raise KdbenchError(f"{path} has {theirs} classes, the data set {ours}: they must agree")
-    if odd:
-        shapes = f"{odd[0]} is {list(tensors[odd[0]].shape)}, not {list(own[odd[0]].shape)}"
-        raise KdbenchError(f"{path} is not of a {name} ({shapes}): name the network it is of")
-    network.load_state_dict({key: tensors.get(key, own[key]) for key in own})
+    if not fits:
+        raise KdbenchError(f"{path} {why_not(meant[0], own, name)}")
+    (chosen,) = fits
+    refuse_attached(chosen, path, name, option, chosen_by_user=key is not None)
+    odd = chosen.other_shapes(own)
+    kept = {key: own[key] if key in odd else chosen.tensors.get(key, own[key]) for key in own}
+    network.load_state_dict(kept)
+    return notes(chosen, own, path, name)
+
+
+def fits_network(one: StateDict, own: Mapping[str, Tensor], new_head: bool) -> bool:
+    """Whether a set of weights is a network's, its classifier apart where `new_head` allows."""
+    if one.misfit(own) is not None:
+        return False
+    return not one.other_shapes(own) or (new_head and one.head(own) is not None)
+
+
+def why_not(one: StateDict, own: Mapping[str, Tensor], name: str) -> str:
+    """The end of the line for a file whose nearest set of weights is not of the network."""
+    misfit, head, odd = one.misfit(own), one.head(own), one.other_shapes(own)
+    if misfit is not None:
+        return f"is not of a {name} ({misfit}): name the network it is of"
+    if head is not None:
+        return f"has {head[0]} classes, the data set {head[1]}: they must agree"
+    shapes = f"{odd[0]} is {list(one.tensors[odd[0]].shape)}, not {list(own[odd[0]].shape)}"
+    return f"is not of a {name} ({shapes}): name the network it is of"
+
+
+def refuse_attached(
+    one: StateDict, path: Path, name: str, option: str, chosen_by_user: bool
+) -> None:
+    """Refuse a part of what a method has made of a network, unless a user means just that part.
+
+    Raises:
+        KdbenchError: there are weights beside it that are of no other network.
+    """
+    added = [key for key in one.beside if not is_of_a_network(key)]
+    if not added:
+        return
+    line = f"{path} is no {name} alone but what a method such as simkd made of one"
+    if any(
+        key.rpartition(".")[2] == "teacher_weight" for key in added
+    ):  # networks.heads.ReusedHead
+        raise KdbenchError(f"{line} (it has {min(added)}): its scores are in its run's record.json")
+    if not chosen_by_user:
+        raise KdbenchError(f"{line} (it has {min(added)}): take that part with {option}={one.name}")
+
+
+def notes(one: StateDict, own: Mapping[str, Tensor], path: Path, name: str) -> list[str]:
+    """What a user should know of weights that were loaded."""
+    lines = []
+    surplus = [k for k in one.surplus(own) if not k.endswith("num_batches_tracked")]
+    if surplus:
+        kinds = list(dict.fromkeys(key.rpartition(".")[2] for key in surplus))
+        lines.append(
+            f"{path}: {some(kinds)} ({len(surplus)} tensors) are no weights of a {name} and are "
+            "left out"
+        )
+    if one.other_shapes(own):
+        theirs, ours = one.head(own) or (0, 0)
+        lines.append(f"{path} has {theirs} classes, the data set {ours}: {name} gets a new head")
+    return lines
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -19,8 +19,9 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import FrozenBatchNorm2d
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.weights import read_tensors
+from kdbench.state_dicts import candidates
 from kdbench.types import NetworkProbe, Output
+from kdbench.weight_files import read_content
 
 LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}  # torchvision's name -> ours
 STAGES = 5  # of a backbone: what comes before stride 4, and up to strides 4, 8, 16, 32
@@ -214,21 +215,22 @@ def load_backbone(body: nn.Module, path: Path, name: str) -> None:
 
     Args:
         body: the backbone without a pyramid.
-        path: a file as `kdbench.records.weights.read_tensors` takes it, under torchvision's names.
+        path: a file as `kdbench.weight_files` takes it, under torchvision's names.
         name: the network's, for error lines.
 
     Raises:
         KdbenchError: the file cannot be read, or is of another network.
     """
-    tensors = {key.removeprefix("features."): value for key, value in read_tensors(path).items()}
     own = body.state_dict()
+    found = candidates(read_content(path), own)
+    tensors = found[0].tensors if found else {}
     for key, value in own.items():
         if key.endswith("num_batches_tracked"):
             continue
         if key not in tensors or tensors[key].shape != value.shape:
-            found = list(tensors[key].shape) if key in tensors else "nothing"
+            size = list(tensors[key].shape) if key in tensors else "nothing"
             raise KdbenchError(
-                f"{path} is not of a {name} ({key} should be {list(value.shape)}, is {found}): "
+                f"{path} is not of a {name} ({key} should be {list(value.shape)}, is {size}): "
                 "name a file of its ImageNet weights, as torchvision has them"
             )
     body.load_state_dict({key: tensors.get(key, value) for key, value in own.items()})

@@ -1,0 +1,215 @@
+"""What a weight file is, told by its content and never by its ending, and the plain data in it.
+
+Nothing in a file can run code: what holds more than plain data is refused, and named.
+"""
+
+import os
+import pickle
+import pickletools
+import re
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from kdbench.errors import KdbenchError, first_line
+
+ZIP_START = b"PK\3\4"  # by which PyTorch knows an archive
+# What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
+# the command line. None of these runs code when it is loaded.
+_numpy_scalar = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    Namespace,
+    np.dtype,
+    np.ndarray,
+    np.zeros(1).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
+    _numpy_scalar,
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
+]
+# Names that plain data is made of; whatever else a pickle names is what it is called after.
+_PLAIN = re.compile(
+    r"argparse\.Namespace|collections\.(OrderedDict|Counter)|_codecs\.encode|numpy\..*|torch\.\w+"
+    r"|torch\.(_utils|storage|_tensor|serialization|nn\.parameter)\..*"
+)
+_HEAD = 512  # bytes that tell what a file is
+_OPCODES = 10**6  # of a pickle that is searched for names
+_PICKLES = 4  # in files of old PyTorch the fourth is the object
+_FETCH = "fetch it again"
+_SAVE = "save a PyTorch state_dict()"
+# How files begin that are no weights, what they are, and what helps.
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "is a Git LFS pointer and not the file", "run git lfs pull"),
+    (b"/annex/objects/", "is a git-annex pointer and not the file", "run git annex get"),
+    (b"\x1f\x8b", "is compressed (gzip)", "unpack it first"),
+    (b"BZh", "is compressed (bzip2)", "unpack it first"),
+    (b"\xfd7zXZ\0", "is compressed (xz)", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd)", "unpack it first"),
+    (b"7z\xbc\xaf", "is a 7z archive", "unpack it first"),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes them", _SAVE),
+    (b"\x93NUMPY", "is a NumPy array", _SAVE),
+)
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<!--")
+
+
+def read_content(path: Path) -> Any:
+    """The plain data in a weight file: tensors by name, or containers that hold them.
+
+    Raises:
+        KdbenchError: it is unreadable, truncated, no weight file, or holds more than plain data.
+    """
+    refuse_others(path)
+    try:
+        return load_file(path) if is_safetensors(path) else _unpickle(path)
+    except KdbenchError:
+        raise
+    except pickle.UnpicklingError:
+        raise KdbenchError(f"{path} {what_it_holds(path)}") from None
+    except Exception as error:  # a broken file makes the unpickler raise nearly anything
+        said = first_line(error)
+        if "weights_only" in said:  # PyTorch's advice is to let the file run code
+            said = type(error).__name__
+        raise KdbenchError(f"{path} cannot be read ({said}): is it truncated?") from None
+
+
+def refuse_others(path: Path) -> None:
+    """Refuse what is no weight file, by how it begins.
+
+    Raises:
+        KdbenchError: it says what the file is, and what helps.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise KdbenchError(f"{path} is empty: was it truncated? {_FETCH}")
+    for beginning, kind, help_ in _BEGINNINGS:
+        if head.startswith(beginning):
+            raise KdbenchError(f"{path} {kind}: {help_}")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+        raise KdbenchError(f"{path} is a web page: {_FETCH}")
+    if head[257:262] == b"ustar":
+        raise KdbenchError(f"{path} is a tar archive: unpack it first")
+    if is_zipfile(path):
+        try:
+            _check_zip(path)
+        except (BadZipFile, NotImplementedError, ValueError) as error:
+            raise KdbenchError(
+                f"{path} cannot be read ({first_line(error)}): is it truncated?"
+            ) from None
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse a zip archive that is not one of torch.save.
+
+    Raises:
+        KdbenchError: it says what the archive is.
+    """
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+    names = {member.filename.rpartition("/")[2] for member in members}
+    if any(name.endswith(".npy") for name in names):
+        raise KdbenchError(f"{path} is a NumPy archive: {_SAVE}")
+    if "data.pkl" not in names:
+        raise KdbenchError(f"{path} is a zip archive: unpack it first")
+    if "constants.pkl" in names:
+        raise KdbenchError(f"{path} is a TorchScript module: save its state_dict()")
+    if any(member.compress_type != ZIP_STORED for member in members):
+        raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: with a length, and JSON of that length."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
+def _unpickle(path: Path) -> Any:
+    # Opened here, for PyTorch goes by a path's ending; one descriptor, from the check to the use.
+    with path.open("rb") as file, warnings.catch_warnings():
+        if holds_more(file):
+            raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def holds_more(file: BinaryIO) -> bool:
+    """Whether a file is an archive that would fill more memory than its own bytes.
+
+    It is asked of the reader that PyTorch uses: Python's may see another archive in the file, or
+    none.
+    """
+    if file.read(len(ZIP_START)) != ZIP_START:
+        file.seek(0)
+        return False
+    file.seek(0)
+    reader = torch._C.PyTorchFileReader(file)
+    sizes = [reader.get_record_size(name) for name in reader.get_all_records()]
+    return sum(sizes) > file.seek(0, os.SEEK_END) + file.seek(0)
+
+
+def what_it_holds(path: Path) -> str:
+    """The end of the line for a file that the unpickler refuses."""
+    try:
+        named = next((name for name in _names(path) if not _PLAIN.fullmatch(name)), None)
+    except Exception:  # of a damaged file
+        named = None
+    if named is not None:
+        shown = re.sub(r"^torch\.nn\.modules\.(\w+\.)*", "torch.nn.", named)
+        return (
+            f"is refused, for more than plain data could run code; it holds a {shown}: save its "
+            "state_dict() alone"
+        )
+    if is_text(path):
+        return f"is a text file and no checkpoint: {_FETCH}"
+    return "is no checkpoint, or a damaged one: is it truncated? Give a file of torch.save"
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file begins with text."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    text = head.decode(errors="replace")
+    return all(letter.isprintable() or letter.isspace() for letter in text.rstrip("\ufffd"))
+
+
+def _names(path: Path) -> Iterator[str]:
+    """The classes and functions that a file's pickles name, in order; nothing is loaded."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            inner = next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl")
+            with archive.open(inner) as file:
+                yield from _names_in(file)
+        return
+    with path.open("rb") as file:
+        for _ in range(_PICKLES):
+            yield from _names_in(file)
+
+
+def _names_in(file: IO[bytes]) -> Iterator[str]:
+    texts: list[str] = []  # as they come to lie on the unpickler's stack
+    memo: dict[object, object] = {}
+    last: object = None
+    for opcode, argument, _ in islice(pickletools.genops(file), _OPCODES):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif opcode.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = last
+        elif "PUT" in opcode.name:
+            memo[argument] = last
+        elif "GET" in opcode.name:
+            argument = memo.get(argument)
+        if "PUT" not in opcode.name and opcode.name != "MEMOIZE":
+            last = argument
+        if isinstance(argument, str) and opcode.name not in ("GLOBAL", "INST"):
+            texts.append(argument)
