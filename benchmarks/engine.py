@@ -82,7 +82,7 @@ class Contestant:
         if isinstance(answers, str):
             named, images = {"teacher": bench.teacher}, bench.images
             given = bench.data, images, self.runtime, bench.folder
-            self.answers = choose_answers(use_of(self.members), named, facts, *given, print)
+            self.answers, _ = choose_answers(use_of(self.members), named, facts, *given, print)
         else:
             self.answers = answers.answers
         self.cohort = Cohort(self.members, self.answers, bench.images, Console())

@@ -113,7 +113,11 @@ def teachers(ground: Ground) -> Fault:
         teacher = arena.folder / "teacher"
         shutil.copytree(kept, teacher)
         damage(teacher / STUDENT_FILE, arena.draw)
-        settings = [*arena.arguments("kd"), f"teacher.resnet14.checkpoint={teacher}"]
+        settings = [
+            *arena.arguments("kd"),
+            f"teacher.resnet14.checkpoint={teacher}",
+            "teacher.resnet14.allow_chance=true",
+        ]
         arena.refused(ground.command("train", *settings), "teacher")
         shutil.copy(kept / STUDENT_FILE, teacher / STUDENT_FILE)
         tear(beside(teacher / STUDENT_FILE), arena.draw)

@@ -140,6 +140,7 @@ class Ground:
         names = TEACHERS[: self.readers(method)]
         named = [f"teacher=[{','.join(names)}]"] if names else []
         named += [f"teacher.{name}.checkpoint={self.teacher(name)}" for name in names]
+        named += [f"teacher.{name}.allow_chance=true" for name in names]
         return [*SMALL, f"method={method}", f"seed={seed}", *named, f"runtime.teacher={teacher}"]
 
     def readers(self, method: str) -> int:

@@ -44,7 +44,13 @@ def command(count: int, folder: Path) -> list[str]:
     methods = next(n for n in range(min(SIDE_BY_SIDE, count), 0, -1) if count % n == 0)
     seeds = ",".join(str(seed) for seed in range(count // methods))
     teacher = f"teacher.resnet8.checkpoint={next((folder / 'teacher').glob('*-s*-*'))}"
-    words = [*TINY, "teacher=resnet8", teacher, f"method={','.join(names[:methods])}"]
+    words = [
+        *TINY,
+        "teacher=resnet8",
+        teacher,
+        "teacher.resnet8.allow_chance=true",
+        f"method={','.join(names[:methods])}",
+    ]
     words += [f"seed={seeds}", "hydra/launcher=cohort", f"hydra.launcher.size={methods}"]
     return [*train("-m"), *words, f"runs_dir={folder / 'runs'}"]
 

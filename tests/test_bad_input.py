@@ -33,7 +33,13 @@ def state(classes: int = 10) -> dict[str, torch.Tensor]:
 
 
 def distil(command, checkpoint: object, *more: str):
-    return command("train", *KD_RUN, f"teacher.resnet8.checkpoint={checkpoint}", *more)
+    return command(
+        "train",
+        *KD_RUN,
+        f"teacher.resnet8.checkpoint={checkpoint}",
+        "teacher.resnet8.allow_chance=true",
+        *more,
+    )
 
 
 @pytest.fixture

@@ -52,11 +52,11 @@ HOSTILE = [
     {"_target_": "kdbench.sweeps.local.subprocess.getoutput", "cmd": TOUCH},
     {"_target_": "builtins.eval", "_args_": [f"__import__('os').system('{TOUCH}')"]},
     {
-        "_target_": "kdbench.records.weights.pickle.loads",
+        "_target_": "kdbench.weight_files.pickle.loads",
         "_args_": [b"cos\nsystem\n(S'touch executed'\ntR."],
     },
     {"_target_": "torch.load", "f": "evil.pth", "weights_only": False},
-    {"_target_": "kdbench.records.weights.torch.load", "f": "evil.pth", "weights_only": False},
+    {"_target_": "kdbench.weight_files.torch.load", "f": "evil.pth", "weights_only": False},
     {
         "_target_": "pathlib.Path.touch",
         "_args_": [{"_target_": "pathlib.Path", "_args_": [CANARY]}],

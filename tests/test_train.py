@@ -70,7 +70,9 @@ def test_same_seed_same_bits_another_seed_others(command):
 
 
 def test_a_trained_run_is_a_teacher_at_once(command, teacher):
-    result = command("train", *KD, f"teacher.resnet14.checkpoint={teacher}")
+    result = command(
+        "train", *KD, f"teacher.resnet14.checkpoint={teacher}", "teacher.resnet14.allow_chance=true"
+    )
     assert result.code == 0, result.err
     record = read_record(runs()["synthetic-resnet14-resnet8-kd-s0"] / "record.json")
     assert record["teachers"][0]["source"].startswith("kdbench run synthetic-none-resnet14-ce-s0")
@@ -82,7 +84,11 @@ def test_a_trained_run_is_a_teacher_at_once(command, teacher):
 
 
 def test_a_foreign_network_teaches_under_its_own_name(command):
-    foreign = ["teacher=timm", "teacher.timm.network.model=resnet10t"]
+    foreign = [
+        "teacher=timm",
+        "teacher.timm.allow_chance=true",
+        "teacher.timm.network.model=resnet10t",
+    ]
     assert command("train", *SMALL, "student=timm", "student.model=resnet10t").code == 0
     checkpoint = "teacher.timm.checkpoint=synthetic-none-resnet10t-ce-s0"
     result = command("train", *SMALL, "method=kd", "student=resnet8", *foreign, checkpoint)
@@ -93,7 +99,11 @@ def test_a_foreign_network_teaches_under_its_own_name(command):
 
 def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
     command("train", *CE)
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]
+    named = [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={teacher}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     assert "is done" in command("train", *CE, *named).out
 
 
@@ -102,7 +112,10 @@ def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
 def test_ctrl_c_leaves_a_run_that_ends_with_the_same_bits(
     command, teacher, monkeypatch, arguments, step
 ):
-    named = [f"teacher.resnet14.checkpoint={Path('runs', runs()[teacher].name)}"]
+    named = [
+        f"teacher.resnet14.checkpoint={Path('runs', runs()[teacher].name)}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     arguments = arguments + (named if arguments is KD else [])
     command("train", *arguments, "runs_dir=undisturbed")
     with monkeypatch.context() as patch:

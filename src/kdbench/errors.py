@@ -1,6 +1,6 @@
 """The errors that a user can mend: each is one line that says what is wrong and how to mend it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,9 +68,14 @@ class Interrupted(KeyboardInterrupt):
 class DivergedError(KdbenchError):
     """Numbers that are not finite; the last checkpoint before them is kept."""
 
-    def __init__(self, run_id: str, epoch: int, step: int, what: str) -> None:
-        super().__init__(
-            f"{run_id} diverged in epoch {epoch}: {what} is not finite; lower schedule.lr or the "
-            "method's weights"
-        )
+    def __init__(
+        self, run_id: str, epoch: int, step: int, what: str, teachers: Sequence[str] = ()
+    ) -> None:
+        line = f"{run_id} diverged in epoch {epoch}: {what} is not finite"
+        if teachers:  # whose outputs were not finite before
+            names = " and ".join(teachers)
+            line += f", for outputs of teacher {names} are not: take another file or precision"
+        else:
+            line += "; lower schedule.lr or the method's weights"
+        super().__init__(line)
         self.step = step  # over all epochs, from 1

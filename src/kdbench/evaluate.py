@@ -7,13 +7,17 @@ import json
 
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import Config, check_evaluate
+from kdbench.system.escapes import for_terminal
 
 
 def run(config: Config) -> None:
     """Score; torch is imported here, once the command has been understood: it takes seconds."""
     from kdbench.assembly.scoring import score_checkpoint
 
-    print(json.dumps(score_checkpoint(config), allow_nan=False))
+    notices, scores = score_checkpoint(config)
+    for line in notices:
+        print(for_terminal(line))
+    print(json.dumps(scores, allow_nan=False))
 
 
 def main() -> None:

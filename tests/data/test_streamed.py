@@ -245,7 +245,11 @@ def test_a_live_teacher_teaches_two_views_and_a_table_is_refused(folder, command
     arguments = [*RUN, f"dataset.root={folder}", "schedule.epochs=1"]
     assert command("train", *arguments, "student=resnet14").code == 0
     (teacher,) = Path("runs").glob("imagenet-none-resnet14-*")
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]
+    named = [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={teacher}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     for method in ("kd", "mlkd"):
         result = command("train", *arguments, *named, f"method={method}")
         assert result.code == 0, result.err
@@ -278,7 +282,13 @@ def test_a_vision_transformer_learns_from_a_convolutional_teacher(folder, comman
     student = ["student=timm", "student.model=test_vit"]
     named = ["teacher=timm", "teacher.timm.network.model=test_resnet"]
     result = command(
-        "train", *arguments, *student, *named, "method=kd", f"teacher.timm.checkpoint={teacher}"
+        "train",
+        *arguments,
+        *student,
+        *named,
+        "method=kd",
+        f"teacher.timm.checkpoint={teacher}",
+        "teacher.timm.allow_chance=true",
     )
     assert result.code == 0, result.err
     (path,) = Path("runs").glob("imagenet-timm_test_resnet-test_vit-kd-s0-*")

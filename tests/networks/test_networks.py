@@ -157,7 +157,8 @@ def test_files_name_the_network(name):
     teacher = read_yaml(ROOT / f"conf/teacher/{name}.yaml")
     assert teacher.pop("defaults") == [{f"/student@{name}.network": name}, "_self_"]
     checkpoint = f"${{dataset.name}}-none-{name}-ce-s1000"
-    assert teacher == {name: {"checkpoint": checkpoint, "passport": None}}
+    further = {"passport": None, "checkpoint_key": None, "allow_chance": False}
+    assert teacher == {name: {"checkpoint": checkpoint, **further}}
 
 
 SMALL = [

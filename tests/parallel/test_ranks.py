@@ -98,7 +98,11 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 def cohort(runs_dir: str, micro_batches: int, names: list[str], teacher: Path) -> list[dict]:
     given = [*SMALL, f"runs_dir={runs_dir}", f"schedule.micro_batches={micro_batches}"]
-    given += ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher.resolve()}"]
+    given += [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={teacher.resolve()}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     return [config(*given, *f"method={name}".split()) for name in names]
 
 
@@ -134,6 +138,7 @@ def test_so_does_every_method(wanted):
     given = [
         *given,
         *(f"teacher.{name}.checkpoint={path.resolve()}" for name, path in paths.items()),
+        *(f"teacher.{name}.allow_chance=true" for name in paths),
     ]
     given = [*given, "schedule.micro_batches=2"]
 

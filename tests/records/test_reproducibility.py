@@ -44,6 +44,7 @@ def exact(method: str, teachers: dict[str, Path], *overrides: str) -> dict:
     names = TEACHERS[: len(TEACHERS) if count is None else count]
     named = [f"teacher=[{','.join(names)}]"] if names else []
     named += [f"teacher.{name}.checkpoint={teachers[name]}" for name in names]
+    named += [f"teacher.{name}.allow_chance=true" for name in names]
     return config(*EXACT, f"method={method}", *named, *overrides)
 
 
@@ -178,7 +179,11 @@ def test_an_exact_run_has_the_name_that_it_has_elsewhere():
 
 def test_tables_of_exact_runs_are_their_own(teachers):
     for overrides in (EXACT, ["dataset.num_train=64", "schedule.batch_size=24"]):
-        named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teachers['resnet14']}"]
+        named = [
+            "teacher=resnet14",
+            f"teacher.resnet14.checkpoint={teachers['resnet14']}",
+            "teacher.resnet14.allow_chance=true",
+        ]
         where = "exact" if overrides is EXACT else "fast"
         given = [f"runs_dir={where}", "runtime.table_dir=tables"]
         train(config(*overrides, "method=kd", *named, *given))

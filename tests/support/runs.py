@@ -65,7 +65,7 @@ def config(*overrides: str) -> dict:
 
 
 def taught(method: str, teachers: list[str], *overrides: str) -> dict:
-    named = [f"teacher.resnet14.checkpoint={teachers[0]}"]
+    named = [f"teacher.resnet14.checkpoint={teachers[0]}", "teacher.resnet14.allow_chance=true"]
     return config(f"method={method}", "teacher=resnet14", *named, *overrides)
 
 

@@ -68,7 +68,11 @@ def test_a_sweep_trains_side_by_side_to_the_bits_of_single_runs(command):
     Path("torch.py").write_text(OF_SOMEONE_ELSE)
     assert command("train", *SMALL, *TWO_EPOCHS, "student=resnet14").code == 0
     (teacher,) = runs().values()
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={teacher}"]
+    named = [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={teacher}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     sweep = [*SWEEP, *TWO_EPOCHS, *named, "method=ce,kd,dkd", "seed=0,1,0"]
     result = command("train", *sweep)
     assert result.code == 0, result.err
@@ -225,7 +229,7 @@ def test_fail_fast_trains_nothing_where_a_run_cannot_be_trained(command):
 def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):
     data = compose_group("dataset", "cifar100", "dataset.root=nowhere")
     nowhere = {**config("method=ce"), "dataset": data}
-    untaught = config("method=tfkd_self", "teacher=self")
+    untaught = config("method=tfkd_self", "teacher=self", "teacher.self.allow_chance=true")
     found = plan([nowhere, {**nowhere, "seed": 1}, untaught])
     assert (found.todo, found.done) == ([], 0)
     assert [failure.name.split("-")[0] for failure in found.failures] == ["cifar100"] * 2 + [
@@ -240,7 +244,14 @@ def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):
 
 def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command):
     """Two processes would otherwise train it at the same time, in one folder."""
-    sweep = [*SWEEP, *TWO_EPOCHS, "method=tfkd_self", "teacher=self", "seed=0,1"]
+    sweep = [
+        *SWEEP,
+        *TWO_EPOCHS,
+        "method=tfkd_self",
+        "teacher=self",
+        "teacher.self.allow_chance=true",
+        "seed=0,1",
+    ]
     result = command("train", *sweep, "hydra.launcher.processes=2")
     assert result.code == 0, result.err
     assert "teachers first: 1 run: 1 to train, 1 named twice" in result.out

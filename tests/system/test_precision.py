@@ -1,6 +1,7 @@
 """Precision is a setting of the recipe: it changes results and names, and little accuracy."""
 
 import statistics
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import get_args
 
@@ -10,18 +11,21 @@ import torch
 
 import kdbench.training.finish
 from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.make import make
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
 from kdbench.methods.ce import CE
+from kdbench.networks import resnet
 from kdbench.networks.resnet import resnet8
 from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
 from kdbench.records.record import read_record
-from kdbench.system.precision import Precision, allow_tf32, at_precision
+from kdbench.system.precision import Precision, allow_tf32, arithmetic, at_precision
 from kdbench.training.optimizer import Optimizer, align_gradients
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
+from kdbench.training.timings import time_run
 from kdbench.training.together import train, train_together
 from support.batches import batch_of, dataset
 from support.commands import ROOT
@@ -75,16 +79,41 @@ def test_bfloat16_is_of_the_forward_pass_alone():
 
 def test_tf32_is_off_unless_the_run_asks_for_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = []
-    import kdbench.training.together
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    seen: dict[str, set[bool]] = {}
+    forward = resnet.ResNet.forward
 
-    monkeypatch.setattr(
-        kdbench.training.together, "allow_tf32", lambda on: asked.append(on) or allow_tf32(on)
-    )
-    train(config("schedule.precision=tf32"))
-    assert asked == [False, True, False]
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+    def watched(network, images):
+        kind = "training" if network.training else f"scoring {len(images)}"
+        seen.setdefault(kind, set()).update(switch.allow_tf32 for switch in switches)
+        return forward(network, images)
+
+    monkeypatch.setattr(resnet.ResNet, "forward", watched)
+    for precision in ("tf32", "fp32"):
+        seen.clear()
+        settings = f"schedule.precision={precision}", f"runs_dir={precision}", "method=dr_kd"
+        train(config(*settings, "teacher=self", "teacher.self.allow_chance=true"))
+        on = precision == "tf32"
+        assert seen.pop("training") == {on}
+        assert {one for found in seen.values() for one in found} == {False, on}, "the teacher's"
+        seen.clear()
+        command = config(*settings, "teacher=self")
+        time_run(command, make(command["dataset"]), make(command["runtime"]))
+        assert seen.pop("training") == {on}, "timed as it trains"
+        assert seen.pop("scoring 20") == {on}, "the test set"
+        assert not any(switch.allow_tf32 for switch in switches)
+
+
+def test_tf32_ends_with_the_pass_that_asked_for_it():
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    allow_tf32(False)
+    with arithmetic("tf32"):
+        assert all(switch.allow_tf32 for switch in switches)
+        with suppress(ZeroDivisionError), arithmetic("fp32"):
+            assert not any(switch.allow_tf32 for switch in switches)
+            raise ZeroDivisionError
+        assert all(switch.allow_tf32 for switch in switches)
+    assert not any(switch.allow_tf32 for switch in switches)
 
 
 def test_a_passport_says_what_the_weights_score_in_fp32(tmp_path, monkeypatch):

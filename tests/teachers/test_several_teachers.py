@@ -8,7 +8,14 @@ from support.runs import SMALL, runs, same, weights
 
 def test_the_self_teacher_is_trained_first_and_found_again(command):
     for seed in (0, 1):
-        result = command("train", *SMALL, "method=kd", "teacher=self", f"seed={seed}")
+        result = command(
+            "train",
+            *SMALL,
+            "method=kd",
+            "teacher=self",
+            "teacher.self.allow_chance=true",
+            f"seed={seed}",
+        )
         assert result.code == 0, result.err
     assert sorted(runs()) == [
         "synthetic-none-resnet8-ce-s1000",
@@ -36,13 +43,17 @@ def test_teachers_of_other_architectures_and_of_other_seeds(command):
     mixed = [
         "teacher=[resnet14,wrn_16_1]",
         f"teacher.resnet14.checkpoint={found['synthetic-none-resnet14-ce-s0']}",
+        "teacher.resnet14.allow_chance=true",
         f"teacher.wrn_16_1.checkpoint={found['synthetic-none-wrn_16_1-ce-s0']}",
+        "teacher.wrn_16_1.allow_chance=true",
     ]
     seeds = [
         "teacher=resnet14",
         f"teacher.resnet14.checkpoint={found['synthetic-none-resnet14-ce-s0']}",
+        "teacher.resnet14.allow_chance=true",
         "+student@teacher.again.network=resnet14",
         f"+teacher.again.checkpoint={found['synthetic-none-resnet14-ce-s1']}",
+        "+teacher.again.allow_chance=true",
     ]
     for method, teachers in (("ca_mkd", mixed), ("aekd", mixed), ("de_mkd", seeds)):
         result = command("train", *SMALL, f"method={method}", *teachers)

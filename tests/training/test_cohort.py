@@ -68,7 +68,11 @@ def plain_loop(teacher: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
 def test_a_kd_run_ends_with_the_weights_of_a_plain_loop(command):
     assert command("train", *RUN, "student=resnet14", "seed=4").code == 0
     (folder,) = Path("runs").glob("synthetic-none-resnet14-ce-s4-*")
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={folder}"]
+    named = [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={folder}",
+        "teacher.resnet14.allow_chance=true",
+    ]
     assert command("train", *RUN, "method=kd", "student=resnet8", *named, "seed=7").code == 0
     (done,) = Path("runs").glob("synthetic-resnet14-resnet8-kd-s7-*")
     teacher = resnet14(num_classes=10).eval()
@@ -110,7 +114,12 @@ def test_methods_of_one_seed_see_the_same_batches(command, monkeypatch, seed):
 
     command("train", *RUN, "student=resnet14", f"seed={seed}")
     (folder,) = Path("runs").glob("synthetic-none-resnet14-*")
-    named = ["teacher=resnet14", f"teacher.resnet14.checkpoint={folder}", f"seed={seed}"]
+    named = [
+        "teacher=resnet14",
+        f"teacher.resnet14.checkpoint={folder}",
+        "teacher.resnet14.allow_chance=true",
+        f"seed={seed}",
+    ]
     monkeypatch.setattr(kdbench.training.member, "train_step", watched)
     result = command("train", "-m", *RUN, "method=ce,kd,dkd", "student=resnet8", *named)
     assert result.code == 0, result.err

@@ -76,6 +76,7 @@ def test_one_that_fails_leaves_the_others_untouched(teachers, monkeypatch):
         "method=logit_l2",
         "teacher=resnet14",
         f"teacher.resnet14.checkpoint={teachers[0]}",
+        "teacher.resnet14.allow_chance=true",
         "method.l2_weight=1e38",
         "runs_dir=broken",
     )

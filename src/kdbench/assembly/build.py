@@ -1,15 +1,18 @@
 """Students, teachers and methods from a checked configuration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.assembly.make import make
-from kdbench.assembly.probes import EVALUATION_BATCH, check_taps, probe_network, run_blank
+from kdbench.assembly.probes import (
+    check_taps,
+    probe_network,
+    run_blank,
+)
 from kdbench.data.augmentation.strong import check_views
-from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
@@ -48,33 +51,6 @@ def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Mo
     """A student whose first weights depend on the seed alone: methods of one seed start equal."""
     torch.manual_seed(derive(seed, "student"))
     return build_network(node, dataset)
-
-
-def class_features(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
-    """A tap [B, D] of each class's first training images, unaugmented: [K, N, D] on the CPU.
-
-    N is the size of the smallest class, so 0 where one has no image.
-    """
-    labels = dataset.train.labels
-    count = int(torch.bincount(labels, minlength=dataset.num_classes).min())
-    firsts = [(labels == label).nonzero()[:count, 0] for label in range(dataset.num_classes)]
-    chosen = torch.cat(firsts)
-    found = [feature for _, feature in unaugmented(network, dataset, tap, chosen)]
-    if not found:
-        return torch.zeros(dataset.num_classes, 0, 1)
-    return torch.cat(found).unflatten(0, (dataset.num_classes, count))
-
-
-def unaugmented(
-    network: nn.Module, dataset: Dataset, tap: str, chosen: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some training images, by rows [B] of `chosen`, and a tap of them [B, D] on the CPU."""
-    parameter = next(network.parameters())
-    for rows in chosen.split(EVALUATION_BATCH) if len(chosen) else ():
-        images = dataset.train.images[rows].to(parameter.device)
-        with torch.no_grad():
-            output: Output = network(normalise(images, dataset.mean, dataset.std))
-        yield rows, output.taps[tap].cpu()
 
 
 def build_method(node: Mapping[str, Any], seed: int) -> Method:

@@ -9,6 +9,7 @@ from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset, Split
 from kdbench.losses import cross_entropy
 from kdbench.parallel.ranks import Ranks
+from kdbench.system.precision import arithmetic
 
 BATCH = 500  # rows do not depend on it from 16 up
 ALONE = Ranks()
@@ -24,6 +25,7 @@ class Scores(NamedTuple):
     n: int
     chosen: Tensor  # [n] int64 on the CPU, the likeliest class of each image
     ece: float  # expected calibration error, percent; bins of equal width
+    infinite: int  # images with an output that is not finite
 
 
 @torch.inference_mode()
@@ -34,16 +36,18 @@ def evaluate(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
     ranks: Ranks = ALONE,
+    precision: str = "fp32",
 ) -> Scores:
     """Score a network on a split; it is in eval mode meanwhile and as before afterwards.
 
-    Ranks take batches in turn, and all have the scores that one would find.
+    Ranks take batches in turn, and all have the scores that one would find. `precision` says how
+    the network computes, as `kdbench.system.precision.arithmetic` has it.
     """
     training = network.training
     network.eval()
     n = len(split.labels)
     starts = range(0, n, BATCH)
-    sums = torch.zeros(len(starts), 3, dtype=torch.float64, device=device)  # a row for each batch
+    sums = torch.zeros(len(starts), 4, dtype=torch.float64, device=device)  # a row for each batch
     confidence = torch.zeros(n, dtype=torch.float64, device=device)
     chosen = torch.zeros(n, dtype=torch.int64, device=device)
     for row in range(ranks.number, len(starts), ranks.count):
@@ -51,22 +55,25 @@ def evaluate(
         images = split.images[start : start + BATCH].to(device, non_blocking=True)
         labels = split.labels[start : start + BATCH].to(device, non_blocking=True)
         images = normalise(images, dataset.mean, dataset.std)
-        logits = network(images.to(memory_format=memory_format)).logits.float()
+        with arithmetic(precision):
+            logits = network(images.to(memory_format=memory_format)).logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         ranked = best == labels[:, None]
         chosen[start : start + BATCH] = best[:, 0]
         confidence[start : start + BATCH] = logits.double().softmax(dim=1).amax(dim=1)
-        scores = ranked[:, 0].sum(), ranked.sum(), cross_entropy(logits, labels).double().sum()
+        losses = cross_entropy(logits, labels).double()
+        infinite = ~logits.isfinite().all(dim=1)
+        scores = ranked[:, 0].sum(), ranked.sum(), losses.sum(), infinite.sum()
         sums[row] = torch.stack([score.double() for score in scores])
     network.train(training)
     ranks.add_up([sums, confidence, chosen])
     total = torch.zeros_like(sums[0])
     for of_batch in sums:  # one after the other: the same bits with any number of ranks
         total += of_batch
-    hits1, hits5, loss = total.tolist()
+    hits1, hits5, loss, infinite = total.tolist()
     chosen = chosen.cpu()
     ece = calibration_error(confidence.cpu(), chosen == split.labels.cpu())
-    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, chosen, ece)
+    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, chosen, ece, int(infinite))
 
 
 def calibration_error(confidence: Tensor, hits: Tensor) -> float:

@@ -1,15 +1,16 @@
 """What a method learns of its networks before training: shapes, classifiers, class means."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.build import class_features, unaugmented
+from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, nearest
 from kdbench.methods.base import Method
+from kdbench.system.precision import arithmetic
 from kdbench.types import Affine, NetworkProbe, Output
 
 EVALUATION_BATCH = 500
@@ -19,7 +20,7 @@ def run_blank(network: nn.Module, dataset: Dataset) -> Output:
     """What a network answers to one blank image, in eval mode; it is left as it was."""
     training = network.training
     parameter = next(network.parameters())
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("fp32"):
         blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
         output: Output = network.eval()(blank)
     network.train(training)
@@ -75,3 +76,30 @@ def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
         for name, probe in probes.items():
             if tap not in probe.taps:
                 raise ConfigError(f"{name} has no tap '{tap}': {nearest(tap, probe.taps)}")
+
+
+def unaugmented(
+    network: nn.Module, dataset: Dataset, tap: str, chosen: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some training images, by rows [B] of `chosen`, and a tap of them [B, D] on the CPU."""
+    parameter = next(network.parameters())
+    for rows in chosen.split(EVALUATION_BATCH) if len(chosen) else ():
+        images = dataset.train.images[rows].to(parameter.device)
+        with torch.no_grad(), arithmetic("fp32"):
+            output: Output = network(normalise(images, dataset.mean, dataset.std))
+        yield rows, output.taps[tap].cpu()
+
+
+def class_features(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
+    """A tap [B, D] of each class's first training images, unaugmented: [K, N, D] on the CPU.
+
+    N is the size of the smallest class, so 0 where one has no image.
+    """
+    labels = dataset.train.labels
+    count = int(torch.bincount(labels, minlength=dataset.num_classes).min())
+    firsts = [(labels == label).nonzero()[:count, 0] for label in range(dataset.num_classes)]
+    chosen = torch.cat(firsts)
+    found = [feature for _, feature in unaugmented(network, dataset, tap, chosen)]
+    if not found:
+        return torch.zeros(dataset.num_classes, 0, 1)
+    return torch.cat(found).unflatten(0, (dataset.num_classes, count))

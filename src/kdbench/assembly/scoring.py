@@ -1,5 +1,6 @@
 """A checkpoint's scores on a data set's test images."""
 
+import math
 from pathlib import Path
 
 from kdbench.assembly.build import build_network
@@ -9,12 +10,14 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.records.weights import find_checkpoint, load_weights
-from kdbench.system.precision import allow_tf32
 from kdbench.system.runtime import Runtime
 
 
-def score_checkpoint(config: Config) -> dict[str, float]:
+def score_checkpoint(config: Config) -> tuple[list[str], dict[str, float | None]]:
     """The scores of the checkpoint that `config` names, as the command prints them.
+
+    Returns:
+        Lines that a user should see, and the scores; a loss that is not finite is None.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
@@ -23,16 +26,19 @@ def score_checkpoint(config: Config) -> dict[str, float]:
         raise ConfigError("no checkpoint is named: set checkpoint=FILE, or a run's folder or name")
     runtime: Runtime = make(config["runtime"], "runtime")
     runtime.apply()
-    allow_tf32(False)
     path = find_checkpoint(config["checkpoint"], Path(config["runs_dir"]))
     dataset: Dataset = make(config["dataset"], "dataset")
     network = build_network(config["student"], dataset)
-    load_weights(network, path, config["student"]["name"])
+    notices = load_weights(network, path, config["student"]["name"], config["checkpoint_key"])
     network.to(runtime.device).to(memory_format=runtime.memory_format)
     scores = evaluate(network, dataset.test, dataset, runtime.device, runtime.memory_format)
-    return {
+    if scores.infinite:
+        notices.append(
+            f"{path} has outputs that are not finite, for {scores.infinite} of {scores.n} images"
+        )
+    return notices, {
         "top1": round(scores.top1, 4),
         "top5": round(scores.top5, 4),
-        "loss": round(scores.loss, 6),
+        "loss": round(scores.loss, 6) if math.isfinite(scores.loss) else None,
         "n": scores.n,
     }

@@ -26,6 +26,12 @@ Config = dict[str, Any]
 Check = Callable[[Mapping[str, Any]], Config]
 
 _TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
+START = ("checkpoint", "checkpoint_key")  # of a student: which weights it starts from
+# Of a teacher: type and usual value, at which a key is left out.
+OPTIONAL: dict[str, tuple[Any, Any]] = {
+    "checkpoint_key": (str | None, None),
+    "allow_chance": (bool, False),
+}
 SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
 # What each node makes, by name: this room lies below theirs.
 KINDS = {
@@ -36,7 +42,12 @@ KINDS = {
     "logger": "kdbench.tracking.run_logger.RunLogger",
     "network": "torch.nn.Module",
 }
-OWN = {"seed": int, "runs_dir": str, "checkpoint": str | None}  # keys that stand in no node
+OWN = {  # keys that stand in no node
+    "seed": int,
+    "runs_dir": str,
+    "checkpoint": str | None,
+    "checkpoint_key": str | None,
+}
 # Where a detector's run has another kind.
 DETECTION = {
     "dataset": "kdbench.tasks.detection.coco.DetectionData",
@@ -62,7 +73,7 @@ def check_train(raw: Mapping[str, Any]) -> Config:
     keys: dict[str, Callable[[str, Any], Any]] = {
         "method": _node,
         "teacher": partial(_teachers, detects=detects),
-        "student": partial(_network, detects=detects),
+        "student": partial(_student, detects=detects),
         "dataset": partial(_node, detects=detects),
         "schedule": partial(_schedule, detects=detects),
         "runtime": _node,
@@ -75,7 +86,8 @@ def check_train(raw: Mapping[str, Any]) -> Config:
     config = _check_keys(raw, keys)
     if config["seed"] < 0:
         raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
-    return config
+    start = _start(raw["student"], detects)
+    return {**config, "start": start} if start else config
 
 
 def check_evaluate(raw: Mapping[str, Any]) -> Config:
@@ -91,6 +103,7 @@ def check_evaluate(raw: Mapping[str, Any]) -> Config:
             "dataset": _node,
             "runtime": _node,
             "checkpoint": _typed(OWN["checkpoint"]),
+            "checkpoint_key": _typed(OWN["checkpoint_key"]),
             "runs_dir": _typed(OWN["runs_dir"]),
         },
     )
@@ -188,6 +201,32 @@ def _network(path: str, node: Any, detects: bool = False) -> Config:
     return _named(path, check_node(path, node, SHAPED_BY_DATA, kind, listed("network")))
 
 
+def _student(path: str, node: Any, detects: bool = False) -> Config:
+    return _network(path, _without_start(node), detects)
+
+
+def _without_start(node: Any) -> Any:
+    """A student's node without the weights that it starts from, which are no setting of it."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if key not in START}
+
+
+def _start(student: Mapping[str, Any], detects: bool) -> Config:
+    """Where a student's first weights come from; nothing where they are random.
+
+    Raises:
+        ConfigError: a key is of the wrong type, or there is nothing that it is of.
+    """
+    given = {key: convert(f"student.{key}", student.get(key), str | None) for key in START}
+    start = {key: value for key, value in given.items() if value is not None}
+    if start and detects:
+        raise ConfigError("a detector starts from a backbone: set student.backbone=FILE instead")
+    if start and "checkpoint" not in start:
+        raise ConfigError("student.checkpoint_key is of a file: set student.checkpoint=FILE too")
+    return start
+
+
 def _kind(path: str, group: str, node: Any, detects: bool) -> type:
     """What a node must make.
 
@@ -243,7 +282,7 @@ def _check_name(path: str, name: str) -> None:
 
 def _teachers(path: str, node: Any, detects: bool = False) -> Config:
     teachers = convert(path, node, dict[str, object])
-    fields = ["network", "checkpoint", "passport"]
+    fields = ["network", "checkpoint", "passport", *OPTIONAL]
     for name, teacher in teachers.items():
         _check_name(f"a name in {path}", name)
         if not isinstance(teacher, Mapping):
@@ -254,12 +293,22 @@ def _teachers(path: str, node: Any, detects: bool = False) -> Config:
             raise ConfigError(f"{path}.{name}.network is missing: choose a file of conf/teacher")
     return {
         name: {
-            "network": _network(f"{path}.{name}.network", teacher["network"], detects),
+            "network": _student(f"{path}.{name}.network", teacher["network"], detects),
             "checkpoint": convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
             "passport": _passport(f"{path}.{name}.passport", teacher.get("passport")),
+            **_optional(f"{path}.{name}", teacher),
         }
         for name, teacher in teachers.items()
     }
+
+
+def _optional(path: str, teacher: Mapping[str, Any]) -> Config:
+    """A teacher's further keys, where they are not as every teacher has them."""
+    given = {
+        key: convert(f"{path}.{key}", teacher.get(key, usual), hint)
+        for key, (hint, usual) in OPTIONAL.items()
+    }
+    return {key: value for key, value in given.items() if value != OPTIONAL[key][1]}
 
 
 def _passport(path: str, node: Any) -> Config | None:

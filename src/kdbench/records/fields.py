@@ -67,6 +67,7 @@ OPTIONAL: dict[str, Any] = {  # of this type where they are there
     "hardware.gpu": str,
     "hardware.ranks": int,
     "agreement": dict[str, float],
+    "config.start": dict[str, str],
     "curve": dict[str, list[float]],
     "diverged_step": int,
     "student_sha256": str,

@@ -62,7 +62,7 @@ def identify(
     """Name a run.
 
     Args:
-        config: the checked configuration.
+        config: the checked configuration; weights that the student starts from with their sha256.
         dataset: the data set's name.
         data_sha256: the data set's fingerprint.
         teachers: sha256 of each teacher's file by the teacher's name, in order.
@@ -77,8 +77,14 @@ def identify(
         raise ConfigError(f"{cell} is too long for a folder's name: shorten the names in it")
     settings = without_later(recorded(config))
     del settings["seed"], settings["runtime"]
+    nodes = config["teacher"]
     settings["teacher"] = {
-        name: [settings["teacher"][name]["network"], sha256] for name, sha256 in teachers.items()
+        name: [
+            settings["teacher"][name]["network"],
+            sha256,
+            *filter(None, [nodes[name].get("checkpoint_key")]),
+        ]
+        for name, sha256 in teachers.items()
     }
     settings["data"] = data_sha256
     if others := packages_of(settings):  # their RESULTS_VERSION
@@ -117,9 +123,12 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in ("method", "student", "schedule", "runtime", "seed")}
     if "task" in config:  # of another than classification
         kept["task"] = config["task"]
+    if "start" in config:  # by what is in the file, and not where it is
+        kept["start"] = {k: value for k, value in config["start"].items() if k != "checkpoint"}
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in WHERE}
     kept["teacher"] = {
-        name: {"network": node["network"]} for name, node in config["teacher"].items()
+        name: {key: node[key] for key in ("network", "checkpoint_key") if key in node}
+        for name, node in config["teacher"].items()
     }
     return with_first_paths(kept)
 

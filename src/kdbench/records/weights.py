@@ -1,5 +1,6 @@
 """Weight files in and out: safetensors of ours, and checkpoints of other code bases."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

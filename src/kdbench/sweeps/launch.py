@@ -13,6 +13,7 @@ from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.events import told
 from kdbench.parallel.torchrun import place
 from kdbench.records.failures import failure, forget_failure
 from kdbench.records.identity import canonical
@@ -111,6 +112,7 @@ class Sweep:
         self.failures: list[Failure] = []
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []
+        self.noticed: set[str] = set()  # what runs told of their teachers
         self.named: dict[str, str] = {}  # failures that were told while others trained on
         self.jobs: Sequence[Job] = ()
         self.done = self.number = 0
@@ -165,8 +167,12 @@ class Sweep:
         self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
 
     def listen(self, task: Task) -> None:
-        """Report the failures of runs whose cohort trains on."""
+        """Report what the cohort's runs tell, and those that fail while it trains on."""
         for job in task.jobs:
+            for text in told(job.folder):
+                if text not in self.noticed and not task.shown:
+                    self.console.message(text)
+                self.noticed.add(text)
             name = job.identity.run_id
             error = None if name in self.named else failure(job.folder)
             if error is not None:

@@ -35,6 +35,7 @@ class Task:
     jobs: list[Job]
     again: bool = False  # the second try
     log: Path | None = None  # where its output goes; None: to the terminal
+    shown: bool = False  # whether its output goes to the launcher's own terminal
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -104,6 +105,7 @@ class Worker:
         """Hand over a cohort."""
         assert self.process.stdin is not None
         task.log = self.log
+        task.shown = self.log is None
         self.task, self._answer = task, b""
         line = json.dumps(task.configs).encode() + b"\n"
         # A pipe takes 64 KiB before it is read, which it is when the process has imported torch.

@@ -52,6 +52,7 @@ class Console:
     """The one place that writes to a terminal while runs go on."""
 
     def __init__(self, quiet: bool = False) -> None:
+        self.speaks = not quiet
         self._console = RichConsole(soft_wrap=True, quiet=quiet)
 
     def message(self, text: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import place
+from kdbench.system.precision import allow_tf32
 
 
 class Runtime:
@@ -78,6 +79,7 @@ class Runtime:
         if self.device.index is not None:
             torch.cuda.set_device(self.device)
         self.ranks.join(self.device)
+        allow_tf32(False)  # a pass that may use it says so
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if torch.are_deterministic_algorithms_enabled() != self.exact:

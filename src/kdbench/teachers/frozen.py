@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kdbench.errors import first_line
 from kdbench.networks.folding import fold_batch_norms
-from kdbench.system.precision import at_precision
+from kdbench.system.precision import arithmetic, at_precision
 from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Output
@@ -39,12 +39,27 @@ class FrozenTeacher:
         self, network: Callable[[Tensor], Output], facts: dict[str, Any], chunk: int | None = None
     ) -> None:
         self.network, self.facts, self.chunk = network, facts, chunk
+        self._infinite: Tensor | None = None  # [] bool on the device
 
     def __call__(self, images: Tensor) -> Output:
         """[B, C, H, W] -> the network's output."""
-        if self.chunk is None:
-            return self.network(images)
-        return in_chunks(self.network, images, self.chunk)
+        with arithmetic(self.facts["precision"]):
+            if self.chunk is None:
+                output = self.network(images)
+            else:
+                output = in_chunks(self.network, images, self.chunk)
+        self.watch(output.logits)
+        return output
+
+    def watch(self, logits: Tensor) -> None:
+        """Remember whether all logits were finite; nothing waits for the device."""
+        if self._infinite is None or self._infinite.device != logits.device:
+            self._infinite = torch.zeros((), dtype=torch.bool, device=logits.device)
+        self._infinite |= ~logits.isfinite().all()
+
+    def was_infinite(self) -> bool:
+        """Whether a logit was not finite."""
+        return self._infinite is not None and bool(self._infinite.item())
 
 
 def in_chunks(network: Callable[[Tensor], Output], images: Tensor, size: int) -> Output:
@@ -80,9 +95,23 @@ def freeze(
             this is the same alone and in a cohort, before and after a resume, live and tabled.
         report: takes one message where compiling fails.
     """
-    facts = {"precision": precision, "folded": 0, "compiled": False}
     if runtime.compile == "off":
+        facts = {"precision": precision, "folded": 0, "compiled": False}
         return FrozenTeacher(at_precision(network, precision), facts)
+    with arithmetic(precision):
+        return _rewritten(network, sample, precision, runtime, images, report)
+
+
+def _rewritten(
+    network: nn.Module,
+    sample: Tensor,
+    precision: str,
+    runtime: Runtime,
+    images: int,
+    report: Callable[[str], None],
+) -> FrozenTeacher:
+    """The teacher folded, and compiled where that pays; arguments as of `freeze`."""
+    facts = {"precision": precision, "folded": 0, "compiled": False}
     folded, facts["folded"] = fold_batch_norms(network, sample[:SAMPLE])
     folded.to(memory_format=runtime.memory_format)
     called = at_precision(folded, precision).eval()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from kdbench.system.private import is_sealed, private_folder, seal
 from kdbench.system.runtime import Runtime
 
 TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries
+STANDARD_ERRORS = 3  # around the top-1 of guessing, within which a teacher knows nothing
 
 
 class TeacherFile(NamedTuple):
@@ -32,6 +34,13 @@ class TeacherFile(NamedTuple):
     node: Mapping[str, Any]  # network
     path: Path
     passport: Passport  # with the file's own sha256
+    key: str | None = None  # which of several sets of weights in the file
+    allow_chance: bool = False  # whether it may teach though it scores as guessing does
+
+    @property
+    def contents(self) -> list[str]:
+        """What names its weights: the file's sha256, and the key where there is one."""
+        return [str(self.passport.sha256), *([] if self.key is None else [self.key])]
 
 
 class Teacher(NamedTuple):
@@ -40,6 +49,7 @@ class Teacher(NamedTuple):
     network: nn.Module
     top1: float  # percent, measured on the run's test set
     chosen: Tensor  # [n] int64 on the CPU, the class that it chooses for each test image
+    notices: tuple[str, ...] = ()  # what whoever trains with it should see
 
 
 def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
@@ -67,7 +77,9 @@ def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherF
             f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
             f"{passport.sha256[:12]}...; fetch it again"
         )
-    return TeacherFile(name, node["network"], path, dataclasses.replace(passport, sha256=sha256))
+    passport = dataclasses.replace(passport, sha256=sha256)
+    further = node.get("checkpoint_key"), node.get("allow_chance", False)
+    return TeacherFile(name, node["network"], path, passport, *further)
 
 
 def load_teacher(
@@ -81,11 +93,13 @@ def load_teacher(
 
     Raises:
         KdbenchError: it is of another network, data set or normalisation than its passport or the
-            run says, or scores more than `TOLERANCE` off its passport.
+            run says, scores more than `TOLERANCE` off its passport, or its outputs are not finite.
+        ConfigError: it scores as guessing does, and is not allowed to.
     """
     check_passport(file, dataset)
     network = build_network(file.node, dataset)
-    load_weights(network, file.path, file.name)
+    option = f"teacher.{file.name}.checkpoint_key"
+    notices = load_weights(network, file.path, file.name, file.key, option)
     network.requires_grad_(False).eval()
     network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
@@ -94,17 +108,20 @@ def load_teacher(
     if runtime.ranks.any(chosen is None):
         report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
         where = runtime.device, runtime.memory_format, runtime.ranks
-        chosen = evaluate(network, dataset.test, dataset, *where).chosen
+        scores = evaluate(network, dataset.test, dataset, *where)
+        check_finite(file, scores.infinite, f"{scores.n} test images")
+        chosen = scores.chosen
         runtime.ranks.by_first(partial(write_measurement, path, chosen))
     assert chosen is not None
     top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
-    compare(file, top1, len(labels), report)
-    return Teacher(network, top1, chosen)
+    notices += compare(file, top1, len(labels))
+    notices += check_chance(file, top1, len(labels), dataset.num_classes)
+    return Teacher(network, top1, chosen, tuple(notices))
 
 
 def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
     """Names everything that a teacher's score depends on."""
-    facts = [file.passport.sha256, file.node, dataset.fingerprint, dataset.mean, dataset.std]
+    facts = [*file.contents, file.node, dataset.fingerprint, dataset.mean, dataset.std]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
@@ -187,17 +204,58 @@ def check_passport(file: TeacherFile, dataset: Normalised) -> None:
             )
 
 
-def compare(file: TeacherFile, top1: float, n: int, report: Callable[[str], None]) -> None:
-    """Hold a teacher's measured top-1 against its passport.
+def compare(file: TeacherFile, top1: float, n: int) -> list[str]:
+    """Hold a teacher's measured top-1 against its passport; returns what is to be said of it.
 
     Raises:
         KdbenchError: they differ by more than the tolerance, or one image of a small test set.
     """
     expected = file.passport.top1
     if expected is None:
-        report(f"teacher {file.name}: no passport; its top-1 is {top1:.2f}, unverified")
-    elif abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
+        return [f"teacher {file.name}: no passport; its top-1 is {top1:.2f}, unverified"]
+    if abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
         raise KdbenchError(
             f"teacher {file.name} ({file.path}) scores {top1:.2f}, its passport says "
             f"{expected:.2f}: wrong file, data or normalisation"
         )
+    return []
+
+
+def check_finite(file: TeacherFile, infinite: int, images: str) -> None:
+    """Refuse a teacher whose outputs are not numbers.
+
+    Args:
+        file: the teacher's.
+        infinite: for how many images an output is not finite.
+        images: of which, for the error line.
+
+    Raises:
+        KdbenchError: there are some.
+    """
+    if infinite:
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) has outputs that are not finite, for {infinite} of "
+            f"{images}: its weights are damaged or were trained to overflow; take another file"
+        )
+
+
+def check_chance(file: TeacherFile, top1: float, n: int, classes: int) -> list[str]:
+    """Stop for a teacher that knows no more than guessing does; returns what is to be said of it.
+
+    Raises:
+        ConfigError: it is not allowed to teach.
+    """
+    chance = 1 / classes
+    margin = STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / n)
+    if top1 > 100 * (chance + margin):
+        return []
+    line = (
+        f"teacher {file.name} ({file.path}) scores as guessing does: its top-1 on {n} test images "
+        f"is {top1:.2f}, chance is {100 * chance:.2f} +- {100 * margin:.2f}"
+    )
+    if not file.allow_chance:
+        raise ConfigError(
+            f"{line}. Its weights, the order of its classes or the normalisation are wrong: mend "
+            f"that, or let it teach with teacher.{file.name}.allow_chance=true"
+        )
+    return [f"WARNING: {line}"]

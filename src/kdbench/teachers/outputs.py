@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +109,7 @@ class TabledTeachers:
         self.epoch = []
         for teacher in self.teachers:
             answers, holds = teacher.table.read(index, view.numpy())
+            teacher.network.watch(torch.from_numpy(answers[holds]))
             missing = index[~holds]
             for start in range(0, len(missing), FILL_BATCH):
                 if stopped():
@@ -183,7 +185,7 @@ def choose_answers(
     runtime: Runtime,
     runs_dir: Path,
     report: Callable[[str], None],
-) -> LiveTeachers | TabledTeachers:
+) -> tuple[LiveTeachers | TabledTeachers, Callable[[], list[str]]]:
     """Tables where `runtime.teacher` and the members' methods allow them, else the live networks.
 
     Args:
@@ -191,6 +193,9 @@ def choose_answers(
         teachers: the networks by name, in eval mode, probed and measured.
         facts: what names each teacher's table, besides data, device and how it is called.
         report: takes the lines that the user is to read.
+
+    Returns:
+        Where steps get the outputs from, and what names the teachers whose outputs were not finite.
 
     Raises:
         ConfigError: runtime.teacher=table, and a method reads what no table holds, or there are
@@ -201,9 +206,11 @@ def choose_answers(
     sample = _sample(images, count)
     settings = use.precision, runtime, count * use.epochs, report
     networks = [freeze(network, sample, *settings) for network in teachers.values()]
+    by_name = dict(zip(teachers, networks, strict=True))
+    watch = partial(infinite, by_name, runtime)
     live = LiveTeachers(networks, runtime, report)
     if not networks or not wants_tables(runtime, methods, dataset.views):
-        return live
+        return live, watch
     taps = sorted({tap for method in methods for tap in method.taps})
     widths = [_widths(network, sample, taps) for network in networks]
     root = table_root(runtime, runs_dir)
@@ -213,7 +220,7 @@ def choose_answers(
     rows = [number * sum(width.values()) + CHECKSUM_BYTES for width in widths]
     needed = sum(bytes_touched(count, views, row, use.epochs) for row in rows)
     if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
-        return live
+        return live, watch
     check_room(root, needed, "the teacher table", OTHER_TABLE)
     shared = _shared_facts(dataset, runtime, taps) | {"dtype": dtype}
     tabled = []
@@ -222,7 +229,7 @@ def choose_answers(
         table = TeacherTable(root, named, count, views, sum(width.values()))
         del width["logits"]
         tabled.append(TabledTeacher(network, table, width))
-    return TabledTeachers(tabled, images, runtime.memory_format)
+    return TabledTeachers(tabled, images, runtime.memory_format), watch
 
 
 def table_root(runtime: Runtime, runs_dir: Path) -> Path:
@@ -230,6 +237,11 @@ def table_root(runtime: Runtime, runs_dir: Path) -> Path:
     if runtime.table_dir is not None:
         return Path(runtime.table_dir)
     return private_folder(runs_dir, ".tables")
+
+
+def infinite(networks: Mapping[str, FrozenTeacher], runtime: Runtime) -> list[str]:
+    """The names of those whose outputs were not all finite, on any rank."""
+    return [name for name, one in networks.items() if runtime.ranks.any(one.was_infinite())]
 
 
 def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Facts:

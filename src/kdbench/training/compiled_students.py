@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import first_line
+from kdbench.system.precision import arithmetic
 from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Network, Output
@@ -88,7 +89,7 @@ def for_training(
     if runtime.device.type != "cuda" or not wanted:
         return network
     try:
-        with torch.random.fork_rng([runtime.device]):
+        with torch.random.fork_rng([runtime.device]), arithmetic(precision):
             try_out(network, taps, images, CLOSE[precision], runtime)
     except Exception as error:  # anything that the compiler or its tools may raise
         report(f"the student is not compiled ({first_line(error)}): it runs as it is")

@@ -27,7 +27,6 @@ from kdbench.schema.secrets import masked, masked_node
 from kdbench.system.console import Console
 from kdbench.system.files import write_atomically
 from kdbench.system.hardware import hardware, peak_memory_mb, versions
-from kdbench.system.precision import allow_tf32
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import Teacher, TeacherFile
 from kdbench.tracking.run_logger import lines
@@ -150,7 +149,8 @@ def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime)
 
 def table_facts(file: TeacherFile) -> dict[str, Any]:
     """What names a teacher's table, besides data and device."""
-    return {"teacher": file.passport.sha256, "network": without_names(file.node)}
+    key = {} if file.key is None else {"key": file.key}
+    return {"teacher": file.passport.sha256, **key, "network": without_names(file.node)}
 
 
 def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
@@ -170,11 +170,8 @@ def top1_as_a_teacher(member: Member, dataset: Dataset, runtime: Runtime) -> flo
     run = member.run
     if run.schedule.precision == "fp32":
         return member.position.history[-1]["test/top1"]
-    allow_tf32(False)
     where = runtime.device, runtime.memory_format, runtime.ranks
-    scores = evaluate(run.student, dataset.test, dataset, *where)
-    allow_tf32(run.schedule.precision == "tf32")
-    return scores.top1
+    return evaluate(run.student, dataset.test, dataset, *where).top1
 
 
 def finish(job: Job, facts: Record, ending: Record, top1: float, console: Console) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from kdbench.assembly.build import build_method, check_task, check_teachers
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
-from kdbench.errors import writing
+from kdbench.errors import KdbenchError, writing
 from kdbench.methods.base import Method
 from kdbench.records.identity import Identity, identify
+from kdbench.records.passport import sha256_of
 from kdbench.records.record import RECORD_FILE, Record, read_record
+from kdbench.records.weights import find_checkpoint
 from kdbench.system.files import own_folder, remove_leftovers
 from kdbench.system.locks import RunLock
 from kdbench.teachers.loading import TeacherFile, find_teacher
@@ -67,6 +69,23 @@ def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:
     check_task(config["method"], method, "classification")
     check_teachers(config["method"], method, list(config["teacher"]))
     files = [find_teacher(name, node, runs_dir) for name, node in config["teacher"].items()]
+    config = with_start(config, runs_dir)
     sha256 = {file.name: str(file.passport.sha256) for file in files}
     identity = identify(config, dataset.name, dataset.fingerprint, sha256)
     return Job(config, method, files, identity, runs_dir / identity.run_id)
+
+
+def with_start(config: Config, runs_dir: Path) -> Config:
+    """The configuration with the sha256 of the weights that its student starts from, if it does.
+
+    Raises:
+        KdbenchError: they are not there.
+    """
+    if "start" not in config:
+        return config
+    try:
+        path = find_checkpoint(config["start"]["checkpoint"], runs_dir)
+    except KdbenchError as error:
+        raise KdbenchError(f"{error}. Set student.checkpoint=FILE") from None
+    start = {**config["start"], "checkpoint": str(path), "sha256": sha256_of(path)}
+    return {**config, "start": start}

@@ -25,7 +25,7 @@ from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import Replayed, recorder_for
-from kdbench.system.precision import at_precision
+from kdbench.system.precision import arithmetic, at_precision
 from kdbench.system.runtime import Runtime
 from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
@@ -83,6 +83,7 @@ class Member:
         self.exact = exact_facts(run.runtime)
         self.error: Exception | None = None  # why it left its cohort
         self.companions = 0  # runs that trained beside it
+        self.infinite_teachers: Callable[[], list[str]] = list  # whose outputs were not all finite
 
     def ready_student(self) -> Network:
         """The student as steps call it."""
@@ -156,7 +157,8 @@ class Member:
 
         On a GPU it runs beside what follows, up to the next `check`.
         """
-        with self.replayed.recorder.aside() if self.replayed is not None else nullcontext():
+        aside = self.replayed.recorder.aside() if self.replayed is not None else nullcontext()
+        with aside, arithmetic(self.run.schedule.precision):
             self._step(batch, teachers)
 
     def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
@@ -194,7 +196,8 @@ class Member:
 
     def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
         """Compute one micro-batch of it; nothing moves yet."""
-        self.accumulation.add(part, batch, teachers)
+        with arithmetic(self.run.schedule.precision):
+            self.accumulation.add(part, batch, teachers)
 
     def finish_parts(self, index: Tensor) -> None:
         """End the step, on the images at `index` [B]: one update by all micro-batches."""
@@ -220,7 +223,7 @@ class Member:
         step = self.moving.optimizer.guard.read()
         if step is not None:
             what = f"the loss or a gradient of step {step}"
-            raise DivergedError(self.run.run_id, len(self.position.history) + 1, step, what)
+            raise self.diverged(len(self.position.history) + 1, step, what)
 
     def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
         """Score the epoch on splits by name and start its row, whose "seconds" are not in yet.
@@ -242,14 +245,18 @@ class Member:
             row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
-            raise DivergedError(run.run_id, epoch, self.position.step, f"its {odd[0]}")
+            raise self.diverged(epoch, self.position.step, f"its {odd[0]}")
         return row
+
+    def diverged(self, epoch: int, step: int, what: str) -> DivergedError:
+        """The error of numbers that are not finite, which names its cause."""
+        return DivergedError(self.run.run_id, epoch, step, what, self.infinite_teachers())
 
     def score(self, split: Split) -> Scores:
         """The student's scores on a split."""
         runtime = self.run.runtime
         where = runtime.device, runtime.memory_format, runtime.ranks
-        return evaluate(self.student, split, self.run.dataset, *where)
+        return evaluate(self.student, split, self.run.dataset, *where, self.run.schedule.precision)
 
     def close_epoch(self, row: Row) -> None:
         """Add a finished epoch's row, with the time so far, to the history and the logs."""

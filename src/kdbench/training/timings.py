@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.assembly.build import build_method, build_network, build_student, set_up
-from kdbench.assembly.evaluation import evaluate
 from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset, Split
@@ -80,8 +79,7 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     first = views[method.views]
     step = _median(lambda: _one_step(cohort), runtime.device)
     forward = _median(lambda: live.outputs(first), runtime.device) if networks else 0.0
-    where = runtime.device, runtime.memory_format
-    scored = _median(lambda: evaluate(member.student, data.test, data, *where), runtime.device)
+    scored = _median(lambda: member.score(data.test), runtime.device)
     return Timings(step, forward, scored / len(data.test.labels))
 
 

@@ -11,11 +11,12 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError, RankError
+from kdbench.events import tell
 from kdbench.parallel.ranks import Ranks
+from kdbench.records.weights import load_weights
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
-from kdbench.system.precision import allow_tf32
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import load_teacher
 from kdbench.teachers.outputs import Use, choose_answers
@@ -59,7 +60,6 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
     ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
     runs_dir = Path(configs[0]["runs_dir"])
     ranks.by_first(lambda: make_folder(runs_dir))
-    allow_tf32(False)
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
     dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"], "dataset"))
@@ -132,6 +132,8 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
     teachers = {
         file.name: load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files
     }
+    for name, teacher in teachers.items():
+        say([job for job in jobs if name in {f.name for f in job.files}], teacher.notices, console)
     networks = {name: teacher.network for name, teacher in teachers.items()}
     facts = {file.name: table_facts(file) for file in files}
     images = images_of(dataset, runtime.device)
@@ -144,16 +146,17 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
             except Exception as error:
                 job.error = error
         for members in by_step(job.member for job in jobs if job.member is not None):
-            allow_tf32(members[0].run.schedule.precision == "tf32")
             use = use_of(members)
             given = networks, facts, dataset, images, runtime, runs_dir, console.message
-            answers = choose_answers(use, *given)
+            answers, infinite_teachers = choose_answers(use, *given)
+            for member in members:
+                if member.run.method.num_teachers != 0:
+                    member.infinite_teachers = infinite_teachers
             Cohort(members, answers, images, console).train()
             for job in jobs:
                 if job.member in members:
                     close_job(job, dataset, runtime, teachers, console)
     finally:
-        allow_tf32(False)
         for job in jobs:
             if job.logger is not None:
                 job.logger.finish(1)
@@ -177,6 +180,8 @@ def open_member(
     config, seed = job.config, job.config["seed"]
     networks = {file.name: teachers[file.name] for file in job.files}
     student = build_student(config["student"], dataset, seed)
+    if "start" in config:
+        say([job], start_from(config, student), console)
     schedule: Schedule = make(config["schedule"], "schedule")
     student = set_up(job.method, student, networks, dataset, seed)
     name = job.identity.run_id
@@ -189,6 +194,31 @@ def open_member(
     job.logger = logger
     logger.open(job.identity, config, job.folder)
     return member
+
+
+def start_from(config: Config, student: nn.Module) -> list[str]:
+    """Load the weights that a student starts from; returns what is to be said of them.
+
+    Raises:
+        KdbenchError: they are of another network.
+    """
+    start, name = config["start"], config["student"]["name"]
+    option = "student.checkpoint_key"
+    path, key = Path(start["checkpoint"]), start.get("checkpoint_key")
+    return load_weights(student, path, name, key, option, new_head=True)
+
+
+def say(jobs: Sequence[Job], lines: Sequence[str], console: Console) -> None:
+    """Tell the terminal of these jobs, and whoever follows their sweep.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    for line in lines:
+        console.message(line)
+        for job in jobs:
+            if console.speaks:
+                tell(job.folder, line)
 
 
 def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:

@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.state_dicts import candidates
+from kdbench.system.precision import arithmetic
 from kdbench.types import NetworkProbe, Output
 from kdbench.weight_files import read_content
 
@@ -126,7 +127,7 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
     def probe(self) -> NetworkProbe:
         """The shapes of the maps of a blank image; the network is left as it was."""
         training, parameter = self.training, next(self.parameters())
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic("fp32"):
             maps = self.eval().backbone(torch.zeros(1, 3, SIDE, SIDE).to(parameter))
         self.train(training)
         return NetworkProbe({name: value.shape[1:] for name, value in _named(maps).items()})

@@ -16,7 +16,6 @@ from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
-from kdbench.system.precision import allow_tf32
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
@@ -152,13 +151,11 @@ def train_job(
     training = Training(run, console, [MetricsFile(job.folder), logger])
     training.resume()
     write_facts(job.folder, config, training.exact)
-    allow_tf32(schedule.precision == "tf32")
     logger.open(job.identity, job.config, job.folder)
     console.message(job.identity.run_id)
     try:
         conclude(job, training, facts, console)
     finally:
-        allow_tf32(False)
         logger.finish(1)  # unless it has been told better
 
 

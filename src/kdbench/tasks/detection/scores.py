@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import ConfigError
+from kdbench.system.precision import arithmetic
 from kdbench.tasks.detection.annotations import Annotations
 from kdbench.tasks.detection.batches import test_images
 from kdbench.tasks.detection.coco import DetectionData
@@ -48,9 +49,15 @@ def need_pycocotools() -> None:
 
 @torch.no_grad()
 def evaluate(
-    network: Detector, data: DetectionData, device: torch.device, memory_format: torch.memory_format
+    network: Detector,
+    data: DetectionData,
+    device: torch.device,
+    memory_format: torch.memory_format,
+    precision: str = "fp32",
 ) -> Scores:
     """The scores of a network on the images to score on; it is left in the mode that it was in.
+
+    `precision` says how it computes, as `kdbench.system.precision.arithmetic` has it.
 
     Raises:
         KdbenchError: an image cannot be read.
@@ -60,7 +67,8 @@ def evaluate(
     found = []
     for picture, images in test_images(data, device):
         images.tensors = images.tensors.contiguous(memory_format=memory_format)
-        (detected,) = network.detect(images)
+        with arithmetic(precision):
+            (detected,) = network.detect(images)
         height, width = images.image_sizes[0]
         across, down = picture.width / width, picture.height / height
         boxes = detected["boxes"].cpu() * torch.tensor([across, down, across, down])

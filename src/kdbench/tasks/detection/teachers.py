@@ -34,11 +34,20 @@ def load_teacher(
 
     Raises:
         KdbenchError: it is of another network, data set or normalisation than its passport or the
-            run says, or its AP is more than `TOLERANCE` off its passport's.
+            run says, its weights are not finite, or its AP is more than `TOLERANCE` off its
+            passport's.
     """
     check_passport(file, data)
     network: Detector = make(file.node, "network", num_classes=data.num_classes)
-    load_weights(network, file.path, file.name)
+    option = f"teacher.{file.name}.checkpoint_key"
+    for line in load_weights(network, file.path, file.name, file.key, option):
+        report(line)
+    odd = [key for key, value in network.state_dict().items() if not value.isfinite().all()]
+    if odd:
+        raise KdbenchError(
+            f"teacher {file.name} ({file.path}) has weights that are not finite ({odd[0]}): take "
+            "another file"
+        )
     network.requires_grad_(False).eval()
     network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, data)}.json"
@@ -54,7 +63,7 @@ def load_teacher(
 def measurement_key(file: TeacherFile, data: DetectionData) -> str:
     """Names everything that a teacher's scores depend on."""
     sizes = [data.test_size, data.max_size]
-    facts = [file.passport.sha256, file.node, data.fingerprint, data.mean, data.std, sizes]
+    facts = [*file.contents, file.node, data.fingerprint, data.mean, data.std, sizes]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 

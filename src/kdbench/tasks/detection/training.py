@@ -14,6 +14,7 @@ from kdbench.records.checkpoint import newest_sound, save_checkpoint
 from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
+from kdbench.system.precision import arithmetic
 from kdbench.system.runtime import Runtime
 from kdbench.system.signals import stop_requests
 from kdbench.tasks.detection.batches import DetectionBatch, steps_per_epoch, train_batches
@@ -109,7 +110,7 @@ class Training:
         moving.optimizer.set_rates(run.schedule.factor(position.step))
         layout = run.runtime.memory_format
         batch.images.tensors = batch.images.tensors.contiguous(memory_format=layout)
-        with own_randomness(moving):
+        with own_randomness(moving), arithmetic(run.schedule.precision):
             losses, sums = losses_and_sums(run.student, run.method, run.teachers, batch)
             moving.optimizer.update(losses)
         position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
@@ -149,7 +150,8 @@ class Training:
         row: Row = {"step": position.step, "epoch": epoch, "lr": self.moving.optimizer.lr}
         for name, value in self.means().items():
             row[name if name.startswith("method/") else f"train/{name}"] = value
-        scores = evaluate(run.student, run.data, run.runtime.device, run.runtime.memory_format)
+        where = run.runtime.device, run.runtime.memory_format
+        scores = evaluate(run.student, run.data, *where, run.schedule.precision)
         row |= {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
         row.setdefault("test/ap", 0.0)  # there is no object to find
         odd = [name for name, value in row.items() if not math.isfinite(value)]

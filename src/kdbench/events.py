@@ -1,0 +1,38 @@
+"""What a run tells beside its results while it trains: a file of its folder, a line of JSON each.
+
+The launcher of a sweep reads it, whose processes write to logs that nobody looks at.
+"""
+
+import json
+from pathlib import Path
+
+from kdbench.errors import writing
+
+EVENTS_FILE = "events.jsonl"
+
+
+def tell(folder: Path, text: str) -> None:
+    """Add a line that a user should see, once.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    if text in told(folder):
+        return
+    with writing(folder), (folder / EVENTS_FILE).open("a") as file:
+        file.write(json.dumps({"notice": text}) + "\n")
+
+
+def told(folder: Path) -> list[str]:
+    """The lines so far, whole ones only."""
+    path = folder / EVENTS_FILE
+    if not path.is_file():
+        return []
+    whole = path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    found = []
+    for line in whole:
+        try:
+            found.append(str(json.loads(line)["notice"]))
+        except (ValueError, KeyError, TypeError):  # of a process that was killed while it wrote
+            continue
+    return found
