@@ -12,7 +12,7 @@ GIVEN := TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED 
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
   $(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long coverage check lint bench bench-torchdistill chaos load clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long test-processors coverage check lint bench bench-torchdistill chaos load clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -77,6 +77,10 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 
 test-long: setup  ## The tests that take more than a minute each: every method under exact, 19,000 bad inputs
 	$(BIN)/python -m pytest -m long
+
+# PyTorch's and oneDNN's kernels for older processors, and two threads.
+test-processors: setup  ## The numerical tests as other processors compute them; a part of continuous integration
+	@$(BIN)/python tests/processors.py
 
 # Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.
 coverage: setup  ## The tests, and the lines that none reaches; fails where one is an error branch (TESTS=...)

@@ -197,7 +197,7 @@ def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
         outputs = teacher_outputs(case.teachers, batch)
         losses, _ = step(case.student, case.method, batch, outputs)
         expected, _ = losses_and_sums(eager.student, eager.method, batch, outputs)
-        torch.testing.assert_close(losses.total(), expected.total(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(losses.total(), expected.total(), rtol=1e-4, atol=1e-5)
     assert len(graphs) == 1
 
 

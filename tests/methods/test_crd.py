@@ -83,9 +83,10 @@ def test_two_steps_by_hand():
             torch.autograd.grad(loss.sum(), student.taps["pooled"], retain_graph=True)[0]
             for loss in (found, torch.stack(expected))
         ]
-        torch.testing.assert_close(*gradients)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
         for name in WIDTHS:
-            torch.testing.assert_close(getattr(method, f"normaliser_{name}"), constants[name])
+            normaliser = getattr(method, f"normaliser_{name}")
+            torch.testing.assert_close(normaliser, constants[name], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(getattr(method, f"bank_{name}"), banks[name])
 
 
@@ -160,7 +161,8 @@ def test_with_kd():
     method = built(kd_weight=1.0)
     batch, student, teacher = step_of(method, [3, 0, 7])
     terms = method(batch, student, (teacher,))
-    torch.testing.assert_close(terms["kd"], kd_loss(student.logits, teacher.logits, 4.0))
+    expected = kd_loss(student.logits, teacher.logits, 4.0)
+    torch.testing.assert_close(terms["kd"], expected, rtol=1e-4, atol=1e-4)
     assert "kd" not in built()(batch, student, (teacher,))
 
 

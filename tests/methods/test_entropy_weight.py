@@ -97,8 +97,8 @@ def test_er_4_equal_up_to_a_shift_is_no_loss():
     student = (TEACHER + 3).requires_grad_()
     loss = kd(student=student).sum()
     (gradient,) = torch.autograd.grad(loss, student)
-    assert loss.item() == pytest.approx(0, abs=1e-14)
-    assert gradient.abs().max() < 1e-14
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert gradient.abs().max() < 1e-12
 
 
 def test_er_5_each_sample_has_its_own_weight():
@@ -118,7 +118,7 @@ def test_er_6_gradients_are_kd_s_times_the_weight():
     (gradient,) = torch.autograd.grad(found, student)
     (plain,) = torch.autograd.grad(kd_loss(student, teacher, T).mean(), student)
     expected = tensor(*entropies(teacher, 4.0))[:, None] * plain
-    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-16)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_er_7_its_temperature_changes_the_weight_alone():
@@ -141,7 +141,7 @@ def test_ea_1_between_half_and_all_of_the_teacher_s_entropy():
 
 def test_ea_2_interaction_is_symmetric_and_the_weight_is_not():
     there, back = weight("interact", 3.0), weight("interact", 3.0, TEACHER, STUDENT)
-    torch.testing.assert_close(there, back, rtol=1e-13, atol=0)
+    torch.testing.assert_close(there, back, rtol=1e-12, atol=0)
     assert not torch.allclose(weight("ea", 3.0), weight("ea", 3.0, TEACHER, STUDENT))
 
 

@@ -42,7 +42,7 @@ def test_a_long_feature_in_its_class_direction_is_perfect():
     directions = normalize(MEANS[LABELS].double(), dim=1)
     teacher = drawn(4, 2, seed=1)
     long, short = 9 * directions, 0.5 * teacher.norm(dim=1, keepdim=True) * directions
-    assert nd_loss(long, teacher, directions).abs().max() < 1e-15
+    assert nd_loss(long, teacher, directions).abs().max() < 1e-12
     torch.testing.assert_close(
         nd_loss(short, teacher, directions), torch.full((4,), 0.5, dtype=torch.float64)
     )
@@ -54,7 +54,7 @@ def test_a_feature_longer_than_the_teachers_is_only_turned():
         student, drawn(4, 2, seed=1) / 9, normalize(drawn(4, 2, seed=2), dim=1)
     ).sum().backward()
     assert student.grad.abs().max() > 0.01
-    assert (student.grad * student).sum(dim=1).abs().max() < 1e-14
+    assert (student.grad * student).sum(dim=1).abs().max() < 1e-12
 
 
 def test_kd_has_no_weight_in_the_first_epoch():

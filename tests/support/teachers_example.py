@@ -7,6 +7,7 @@ from kdbench.methods.base import Method
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 
 TEMPERATURE = 4.0
+ROUNDING = 1e-12  # some thousand rounding errors of float64, of numbers about one
 LABELS = torch.tensor([0, 0])
 TEACHERS = torch.tensor(
     [[[3, 1, 0], [0.5, 0.2, 0.1]], [[1, 0.8, 0.5], [2, 0, -1]], [[0, 2, 0], [1, 1, 0]]],

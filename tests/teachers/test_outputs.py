@@ -16,6 +16,7 @@ from kdbench.teachers.output_cache import TeacherTable
 from kdbench.teachers.outputs import TabledTeacher, TabledTeachers
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch
+from machine import needs_compiler, needs_equal_rows
 from support.runs import assert_same_runs, config, runs, same, taught, weights
 from support.zoo import constructor, trained
 
@@ -52,6 +53,7 @@ def test_a_table_has_the_live_teachers_bits(tmp_path, network, channels_last):
     view = index % data.views.count
     teacher = freeze(body, images.batch(index[:2], view[:2]), "fp32", runtime, IMAGES, print)
     assert teacher.facts["folded"] > 0
+    needs_equal_rows(teacher, images.batch(index, view), 64, 16)
     width = body.fc.in_features
     table = TeacherTable(tmp_path, {"dtype": "float32"}, IMAGES, data.views.count, 10 + width)
     tabled = TabledTeachers(
@@ -70,6 +72,8 @@ def test_a_table_has_the_live_teachers_bits(tmp_path, network, channels_last):
 
 @pytest.mark.parametrize("method", ["kd", "crd"])
 def test_training_from_a_table_is_training_live(teachers, method):
+    network = trained(constructor("resnet14")(num_classes=10))
+    needs_equal_rows(network, torch.randn(256, 3, 32, 32), 16)
     for answers in ("live", "table"):
         given = [*WHOLE_BATCHES, f"runtime.teacher={answers}", f"runs_dir={answers}"]
         train(taught(method, teachers, *given))
@@ -84,6 +88,7 @@ def test_training_from_a_table_is_training_live(teachers, method):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_training_from_a_compiled_teachers_table_is_training_live(teachers):
+    needs_compiler()
     for answers in ("live", "table"):
         given = ["runtime.compile=on", f"runtime.teacher={answers}", f"runs_dir={answers}"]
         train(taught("kd", teachers, *given))  # 8 images in the last batch are filled up too
