@@ -30,7 +30,7 @@ def needs_equal_rows(network: Callable[[Tensor], Output], images: Tensor, *sizes
 
 
 def needs_compiler() -> None:
-    """Skip where nothing can be compiled: for want of a C++ compiler, or of one for these kernels."""
+    """Skip where PyTorch cannot compile, for want of a C++ compiler that knows its kernels."""
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(COUNT))
     except Exception as error:  # anything that the compiler or its tools may raise

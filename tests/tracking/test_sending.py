@@ -69,6 +69,7 @@ def test_a_committed_record_becomes_a_run_with_its_curve():
     ]
     summary = wandb_files.summary(entries)
     assert (summary["top1_last"], summary["agreement/resnet32x4"]) == (71.5, 80.0)
+    assert summary["teacher_top1/resnet32x4"] == 79.42
     (teacher,) = wandb_files.config(entries)["teachers"].values()
     assert teacher == record["teachers"][0]
 

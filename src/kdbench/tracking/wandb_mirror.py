@@ -261,14 +261,18 @@ def pair_of(config: Mapping[str, Any]) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The single values of a record that are results; agreement by teacher."""
+    """The single values of a record that are results; agreement and measured top-1 by teacher."""
     values = {
         key: value
         for key, value in record.items()
         if key not in NAMES and isinstance(value, int | float | str)
     }
     agreement = record.get("agreement", {})
-    return {**values, **{f"agreement/{name}": value for name, value in agreement.items()}}
+    values |= {f"agreement/{name}": value for name, value in agreement.items()}
+    measured = {one["name"]: one.get("top1") for one in record.get("teachers", ())}
+    return values | {
+        f"teacher_top1/{name}": top1 for name, top1 in measured.items() if top1 is not None
+    }
 
 
 def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
