@@ -18,6 +18,7 @@ from kdbench.records.passport import Passport
 from kdbench.records.record import read_record
 from kdbench.teachers.loading import TeacherFile, check_chance
 from kdbench.training.jobs import open_job
+from kdbench.training.together import self_teacher
 from support.runs import SMALL, config, runs, weights
 
 NODE = {"_target_": "kdbench.networks.resnet.resnet8"}
@@ -220,6 +221,13 @@ def test_a_timm_network_starts_from_a_local_file(command):
 )
 def test_a_start_that_cannot_be_is_one_line(command, words, line):
     assert line in command("train", *words).error_line
+
+
+def test_a_teacher_that_is_trained_on_the_way_starts_from_none():
+    raw = config("method=tfkd_self", "teacher=self", "student.checkpoint=x.pth")
+    assert raw["start"] == {"checkpoint": "x.pth"}
+    assert "checkpoint" not in raw["teacher"]["self"]["network"]
+    assert "start" not in self_teacher(raw, raw["teacher"]["self"])
 
 
 def test_runs_without_a_start_know_nothing_of_one():

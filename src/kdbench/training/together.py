@@ -121,7 +121,8 @@ def self_teacher(config: Config, node: Config) -> Config:
     """The run that makes the teacher of `node`, whose checkpoint is "train"."""
     method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
     alone = {"method": method, "teacher": {}, "student": node["network"]}
-    return {**config, **alone, "seed": TEACHER_SEED}
+    kept = {key: value for key, value in config.items() if key != "start"}  # a student's own
+    return {**kept, **alone, "seed": TEACHER_SEED}
 
 
 def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
