@@ -80,7 +80,7 @@ test-long: setup  ## The tests that take more than a minute each: every method u
 
 # PyTorch's and oneDNN's kernels for older processors, and two threads.
 test-processors: setup  ## The numerical tests as other processors compute them; a part of continuous integration
-	@$(BIN)/python tests/processors.py
+	@$(BIN)/python tests/support/processors.py
 
 # Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.
 coverage: setup  ## The tests, and the lines that none reaches; fails where one is an error branch (TESTS=...)

@@ -39,8 +39,8 @@ from kdbench.ledger.published import COLUMNS, choose, claim, read_published
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdbench.records.passport import read_passport
 from kdbench.records.record import RECORD_FILE, checksum, read_record
+from kdbench.records.weight_files import read_content
 from kdbench.tracking.sending import history, read_config
-from kdbench.weight_files import read_content
 from support.records import fail, make_record
 
 # Of what it would print of an input.

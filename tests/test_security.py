@@ -31,10 +31,10 @@ from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.results_folder import take
 from kdbench.records.identity import Identity
 from kdbench.records.record import write_record
+from kdbench.records.weight_files import read_content
 from kdbench.schema import secrets
 from kdbench.system.files import LARGEST
 from kdbench.tracking.wandb_mirror import Mirror, Target
-from kdbench.weight_files import read_content
 from support.commands import ROOT, compose_method
 from support.records import make_record
 
@@ -52,11 +52,11 @@ HOSTILE = [
     {"_target_": "kdbench.sweeps.local.subprocess.getoutput", "cmd": TOUCH},
     {"_target_": "builtins.eval", "_args_": [f"__import__('os').system('{TOUCH}')"]},
     {
-        "_target_": "kdbench.weight_files.pickle.loads",
+        "_target_": "kdbench.records.weight_files.pickle.loads",
         "_args_": [b"cos\nsystem\n(S'touch executed'\ntR."],
     },
     {"_target_": "torch.load", "f": "evil.pth", "weights_only": False},
-    {"_target_": "kdbench.weight_files.torch.load", "f": "evil.pth", "weights_only": False},
+    {"_target_": "kdbench.records.weight_files.torch.load", "f": "evil.pth", "weights_only": False},
     {
         "_target_": "pathlib.Path.touch",
         "_args_": [{"_target_": "pathlib.Path", "_args_": [CANARY]}],

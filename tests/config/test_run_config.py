@@ -125,8 +125,8 @@ def test_equal_settings_are_equal_however_written():
         (["~method.name"], "method.name is missing"),
         (["method._target_=os.system"], "method._target_=os.system is not allowed"),
         (
-            ["method._target_=kdbench.weight_files.pickle.loads"],
-            "method._target_=kdbench.weight_files.pickle.loads is not allowed",
+            ["method._target_=kdbench.records.weight_files.pickle.loads"],
+            "method._target_=kdbench.records.weight_files.pickle.loads is not allowed",
         ),
         (["method._target_=kdbench.nothing"], "method._target_=kdbench.nothing does not exist"),
         (["method=kd"], "method kd reads 1 teacher(s), not 0: set teacher=NAME"),

@@ -10,7 +10,7 @@ from kdbench.networks.folding import fold_batch_norms
 from kdbench.networks.tapped import timm_model
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import freeze, in_chunks, mac_count
-from machine import needs_compiler, needs_equal_rows
+from support.machine import needs_compiler, needs_equal_rows
 from support.zoo import constructor, network_names, trained
 from support.zoo import mac_count as counted
 

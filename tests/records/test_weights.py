@@ -17,8 +17,8 @@ from torch import nn
 from kdbench.errors import KdbenchError
 from kdbench.networks.resnet import resnet8, resnet8x4, resnet32
 from kdbench.records.passport import find_passport, sha256_of
+from kdbench.records.weight_files import read_content
 from kdbench.records.weights import find_checkpoint, load_weights, save_weights
-from kdbench.weight_files import read_content
 from support.commands import SHARED
 
 State = dict[str, torch.Tensor]

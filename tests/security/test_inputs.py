@@ -10,12 +10,12 @@ import torch
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_tensors
 from kdbench.records.passport import find_passport, read_passport
+from kdbench.records.weight_files import read_content
 from kdbench.schema.check import convert
 from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
 from kdbench.training.snapshot import Position
-from kdbench.weight_files import read_content
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 SMALL += ["schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]

@@ -16,7 +16,7 @@ from kdbench.teachers.output_cache import TeacherTable
 from kdbench.teachers.outputs import TabledTeacher, TabledTeachers
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch
-from machine import needs_compiler, needs_equal_rows
+from support.machine import needs_compiler, needs_equal_rows
 from support.runs import assert_same_runs, config, runs, same, taught, weights
 from support.zoo import constructor, trained
 

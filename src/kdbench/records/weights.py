@@ -8,9 +8,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.state_dicts import StateDict, candidates, is_of_a_network, named
+from kdbench.records.state_dicts import StateDict, candidates, is_of_a_network, named
+from kdbench.records.weight_files import read_content
 from kdbench.system.files import write_atomically
-from kdbench.weight_files import read_content
 
 STUDENT_FILE = "student.safetensors"
 REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, no part of which stands alone
@@ -56,7 +56,7 @@ def load_weights(
 
     Args:
         network: built for the data set's classes.
-        path: the file, see `kdbench.weight_files`.
+        path: the file, see `kdbench.records.weight_files`.
         name: the network's name, for error lines.
         key: which set of weights is meant, where several fit.
         option: how a user sets `key`.

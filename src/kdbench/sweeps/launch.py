@@ -13,10 +13,10 @@ from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
 from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.events import told
 from kdbench.parallel.torchrun import place
 from kdbench.records.failures import failure, forget_failure
 from kdbench.records.identity import canonical
+from kdbench.records.notices import told
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.sweeps.ray import RayExecutor

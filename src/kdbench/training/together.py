@@ -11,8 +11,8 @@ from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError, RankError
-from kdbench.events import tell
 from kdbench.parallel.ranks import Ranks
+from kdbench.records.notices import tell
 from kdbench.records.weights import load_weights
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder

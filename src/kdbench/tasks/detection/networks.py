@@ -19,10 +19,10 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import FrozenBatchNorm2d
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.state_dicts import candidates
+from kdbench.records.state_dicts import candidates
+from kdbench.records.weight_files import read_content
 from kdbench.system.precision import arithmetic
 from kdbench.types import NetworkProbe, Output
-from kdbench.weight_files import read_content
 
 LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}  # torchvision's name -> ours
 STAGES = 5  # of a backbone: what comes before stride 4, and up to strides 4, 8, 16, 32
@@ -216,7 +216,7 @@ def load_backbone(body: nn.Module, path: Path, name: str) -> None:
 
     Args:
         body: the backbone without a pyramid.
-        path: a file as `kdbench.weight_files` takes it, under torchvision's names.
+        path: a file as `kdbench.records.weight_files` takes it, under torchvision's names.
         name: the network's, for error lines.
 
     Raises:

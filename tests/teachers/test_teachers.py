@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.commands import Command
 from torch import nn
 
 import kdbench.teachers.outputs
 from kdbench.assembly.make import make
 from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
-from kdbench.events import EVENTS_FILE, tell, told
 from kdbench.networks.resnet import resnet8
+from kdbench.records.notices import EVENTS_FILE, tell, told
 from kdbench.records.passport import Passport
 from kdbench.records.record import read_record
 from kdbench.teachers.loading import TeacherFile, check_chance
 from kdbench.training.jobs import open_job
 from kdbench.training.together import self_teacher
+from support.commands import Command
 from support.runs import SMALL, config, runs, weights
 
 NODE = {"_target_": "kdbench.networks.resnet.resnet8"}
