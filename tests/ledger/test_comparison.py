@@ -223,3 +223,10 @@ def test_a_failed_seed_is_told(ask, runs):
     assert found.out.endswith("n = 2 paired seeds: real\n")
     assert found.err.count("\n") == 1
     assert f"without {DKD[2]['run_id']}, it failed: a loss is not finite" in found.err
+
+
+def test_a_run_s_id_names_it_with_its_hash_and_without(ask, runs):
+    write(runs, *KD, *DKD)
+    for ours, base in ((DKD[1]["run_id"], KD[1]["run_id"]), (f"{DKD[1]['cell']}-s1", "kd")):
+        assert ask(ours, base).out.endswith("+1.20 points, one seed: cannot tell\n")
+    assert "did you mean" in ask(f"{DKD[1]['cell']}-s7", "kd").error_line

@@ -54,6 +54,12 @@ def test_the_quickstart_is_listed_and_nothing_is_started(command, fast):
     assert "9 runs: 0 done, 0 to resume, 3 to do, 6 waiting for a teacher" in result.out
     assert "no checkpoint digits-none-resnet20-ce-s0" in result.out
     assert len(last_total(result.out)) == 2
+    order = ("9 runs: ", "teachers live", "in cohorts", "method  ", "\nkd ")
+    assert sorted(order, key=result.out.index) == list(order), "totals first"
+    progress = [line.rstrip() for line in result.err.splitlines()]
+    assert progress == [
+        f"timing {i} of 3, some 2 s each: {name}" for i, name in enumerate(("ce", "kd", "dkd"), 1)
+    ]
     assert not list(Path().rglob("*.*"))
 
 
@@ -63,11 +69,12 @@ def test_done_and_begun_runs_are_recognised(command, fast):
     (begun,) = [Path("runs") / record.parent.name.replace("-s0-", "-s1-")]
     begun.mkdir()
     (begun / "checkpoint-00000004.safetensors").touch()  # of 8 steps
-    result = command("estimate", *DATA, "student=resnet8", "seed=0,1,2")
+    result = command("estimate", *DATA, "student=resnet8", "seed=0,1,2", "--names")
     assert result.code == 0, result.err
     assert "3 runs: 1 done, 1 to resume, 1 to do, 0 waiting" in result.out
     assert "to resume, 50% left" in result.out
-    again = command("estimate", *DATA, "student=resnet8", "seed=0")
+    again = command("estimate", *DATA, "student=resnet8", "seed=0", "-m")
+    assert begun.name not in again.out, "names are on demand"
     assert "1 runs: 1 done" in again.out
     assert not last_total(again.out)
 
@@ -85,10 +92,10 @@ def test_the_smoke_sweep_needs_no_data(command, fast, monkeypatch):
     seen = []
     original = timings.time_run
 
-    def some(config, dataset, runtime):
+    def some(config, dataset, runtime, known):
         seen.append(config["method"]["name"])
         if config["method"]["name"] in ("kd", "at", "mlkd", "crd"):
-            return original(config, dataset, runtime)
+            return original(config, dataset, runtime, known)
         return Timings(0.1, 0.05, 0.001)
 
     monkeypatch.setattr("kdbench.sweeps.cost.time_run", some)
@@ -112,6 +119,29 @@ def test_the_smoke_sweep_needs_no_data(command, fast, monkeypatch):
 )
 def test_bad_input_is_one_line(command, arguments, expected):
     assert expected in command("estimate", *arguments).error_line
+
+
+def test_help_says_what_there_is(command):
+    result = command("estimate", "--help")
+    assert result.code == 0
+    for word in ("KEY=VALUE", "--names", "kdbench-train"):
+        assert word in result.out
+
+
+def test_a_slow_step_is_timed_once(monkeypatch):
+    seconds = []
+    monkeypatch.setattr(timings, "_seconds", lambda call, device: seconds.append(5.0) or 5.0)
+    assert timings._median(lambda: None, torch.device("cpu")) == 5.0
+    assert seconds == [5.0]
+
+
+def test_teacher_and_evaluation_are_timed_once_for_all_methods(command, fast, monkeypatch):
+    calls = []
+    original = timings._median
+    monkeypatch.setattr(timings, "_median", lambda *a: calls.append(a) or original(*a))
+    named = ["teacher=resnet8", "student=resnet8", "method=kd,dkd,at"]
+    assert command("estimate", *DATA, *named, "seed=0,1").code == 0
+    assert len(calls) == 3 + 1 + 1, "a step of each method, one teacher, one evaluation"
 
 
 def test_durations_are_readable():

@@ -1,6 +1,7 @@
 """What a sweep would cost on this machine, before anything starts."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.outputs import untabled
 from kdbench.training.jobs import open_job
-from kdbench.training.timings import STEPS, Timings, time_run
+from kdbench.training.timings import LIMIT, STEPS, Known, Timings, time_run
 from kdbench.training.together import self_teacher
 
 DONE, RESUME, TODO, WAITS = "done", "to resume", "to do", "waiting for a teacher"
@@ -61,7 +62,7 @@ class Planned:
         return canonical([self.config["teacher"], self.config["dataset"]])
 
 
-def estimate(configs: Sequence[Config]) -> None:
+def estimate(configs: Sequence[Config], names: bool = False) -> None:
     """Print the runs to do, and what they cost alone and side by side.
 
     Raises:
@@ -80,20 +81,35 @@ def estimate(configs: Sequence[Config]) -> None:
         for plan in planned(config, datasets[key]):
             plans.setdefault(plan.name, plan)
     runs = list(plans.values())
-    print_runs(runs)
+    print_counts(runs)
     todo = [run for run in runs if run.status != DONE]
     if todo:
-        timings: dict[str, Timings] = {}
-        for run in todo:
-            if run.like not in timings:
-                dataset = datasets[canonical(run.config["dataset"])]
-                timings[run.like] = time_run(run.config, dataset, runtime)
+        timings = time_each(todo, datasets, runtime)
         machine = hardware(runtime.device)
         print(
-            f"\n{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, teachers with "
-            f"random weights, {STEPS} timed steps each"
+            f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, teachers with "
+            f"random weights, {STEPS} timed steps each at most"
         )
         print_costs(todo, timings, datasets)
+    if names:
+        print_names(runs)
+
+
+def time_each(
+    runs: Sequence[Planned], datasets: dict[str, Dataset], runtime: Runtime
+) -> dict[str, Timings]:
+    """What each distinct method costs, by `Planned.like`; standard error says how far it is."""
+    timings: dict[str, Timings] = {}
+    known: Known = {}
+    distinct = {run.like: run for run in reversed(runs)}
+    end = "\r" if sys.stderr.isatty() else "\n"
+    for number, (like, run) in enumerate(reversed(distinct.items()), start=1):
+        name = run.config["method"]["name"]
+        said = f"timing {number} of {len(distinct)}, some {LIMIT:.0f} s each: {name}"
+        print(f"{said:<79}", end=end, file=sys.stderr, flush=True)
+        dataset = datasets[canonical(run.config["dataset"])]
+        timings[like] = time_run(run.config, dataset, runtime, known)
+    return timings
 
 
 def data_or_stand_in(node: Config) -> Dataset:
@@ -150,17 +166,23 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
     yield Planned(config, name, RESUME if found else TODO, left=left, tabled=tabled)
 
 
-def print_runs(runs: Sequence[Planned]) -> None:
-    """A line for each run, and how many there are of each kind."""
+def print_counts(runs: Sequence[Planned]) -> None:
+    """How many runs there are of each kind."""
     counts = {status: 0 for status in (DONE, RESUME, TODO, WAITS)}
     for run in runs:
         counts[run.status] += 1
-        percent = f", {100 * run.left:.0f}% left" if run.status == RESUME else ""
-        print(f"  {run.name:<48} {run.status}{percent}")
-    for why in dict.fromkeys(run.why for run in runs if run.why):
-        print(f"a teacher is not there: {why}")
     kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{len(runs)} runs: {kinds}")
+    for why in dict.fromkeys(run.why for run in runs if run.why):
+        print(f"a teacher is not there: {why}")
+
+
+def print_names(runs: Sequence[Planned]) -> None:
+    """A line for each run."""
+    print()
+    for run in runs:
+        percent = f", {100 * run.left:.0f}% left" if run.status == RESUME else ""
+        print(f"  {run.name:<48} {run.status}{percent}")
 
 
 def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
@@ -184,7 +206,7 @@ def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
 def print_costs(
     runs: Sequence[Planned], timings: dict[str, Timings], datasets: dict[str, Dataset]
 ) -> None:
-    """A line for each method, and the totals, alone and side by side."""
+    """The totals, alone and side by side, and a line for each method."""
     alone: dict[str, float] = {}
     beside: dict[str, float] = {}
     number: dict[str, int] = {}
@@ -201,6 +223,12 @@ def print_costs(
         key = run.answers if run.tabled else run.company
         cost = filling(run, found, dataset) if run.tabled else live
         shared[key] = max(shared.get(key, 0.0), cost)
+    total, together = sum(alone.values()), sum(beside.values()) + sum(shared.values())
+    print(f"one run after another, teachers live:       {duration(total)}")
+    print(
+        f"in cohorts of a seed, with a teacher table: {duration(together)}, of which the teachers "
+        f"{duration(sum(shared.values()))}"
+    )
     heads = f"{'ms a step':>10} {'teacher ms':>11} {'alone':>9} {'beside':>9}"
     print(f"\n{'method':<26} {'runs':>5} {heads}")
     for name, count in number.items():
@@ -209,10 +237,4 @@ def print_costs(
             f"{name:<26} {count:>5} {1000 * step:>10.1f} {1000 * teachers:>11.1f} "
             f"{duration(alone[name]):>9} {duration(beside[name]):>9}"
         )
-    total, together = sum(alone.values()), sum(beside.values()) + sum(shared.values())
-    print(f"\none run after another, teachers live:       {duration(total)}")
-    print(
-        f"in cohorts of a seed, with a teacher table: {duration(together)}, of which the teachers "
-        f"{duration(sum(shared.values()))}"
-    )
     print("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")

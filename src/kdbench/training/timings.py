@@ -16,6 +16,7 @@ from kdbench.assembly.make import make
 from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import images_of
+from kdbench.records.identity import canonical
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import WARM_UP
 from kdbench.system.runtime import Runtime
@@ -26,7 +27,8 @@ from kdbench.training.member import Member, Run
 from kdbench.training.schedule import Schedule
 from kdbench.types import Batch, Output
 
-STEPS = 3  # timed of each configuration; their median counts
+STEPS = 3  # timed of each configuration at most; their median counts
+LIMIT = 2.0  # seconds after which no further one of a part is begun; one always is
 TEST_IMAGES = 512  # that evaluation is timed on
 SMALL_LR = 1e-4  # random networks are not to diverge meanwhile
 
@@ -57,8 +59,17 @@ class AnswersAtHand:
         return self.kept[views]
 
 
-def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
-    """Time a run's parts; its teachers have random weights, and are not compiled."""
+Known = dict[str, float]  # seconds of what runs have in common, by what they depend on
+
+
+def time_run(
+    config: Config, dataset: Dataset, runtime: Runtime, known: Known | None = None
+) -> Timings:
+    """Time a run's parts; its teachers have random weights, and are not compiled.
+
+    What `known` has, of runs timed before, is not timed again, and it learns what is.
+    """
+    known = {} if known is None else known
     schedule: Schedule = make(config["schedule"], "schedule")
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     data = piece(dataset, schedule.batch_size)
@@ -69,8 +80,8 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     given = sample, schedule.precision, runtime, 0, console.message
     live = LiveTeachers([freeze(n, *given) for n in networks.values()], runtime, console.message)
     method = build_method(config["method"], config["seed"])
-    student = build_student(config["student"], data, config["seed"])
-    student = set_up(method, student, networks, data, config["seed"])
+    own = build_student(config["student"], data, config["seed"])
+    student = set_up(method, own, networks, data, config["seed"])
     run = Run("timing", config["seed"], student, method, data, schedule, runtime, Path())
     member = Member(run, console, [])
     cohort = Cohort([member], AnswersAtHand(live), images, console)
@@ -78,9 +89,16 @@ def time_run(config: Config, dataset: Dataset, runtime: Runtime) -> Timings:
     _, views = next(next(cohort.steps(1, threading.Event())).parts)
     first = views[method.views]
     step = _median(lambda: _one_step(cohort), runtime.device)
-    forward = _median(lambda: live.outputs(first), runtime.device) if networks else 0.0
-    scored = _median(lambda: member.score(data.test), runtime.device)
-    return Timings(step, forward, scored / len(data.test.labels))
+    common = [config["dataset"], schedule.batch_size, schedule.precision]
+    key = canonical(["teachers", *common, config["teacher"], method.views])
+    if networks and key not in known:
+        known[key] = _median(lambda: live.outputs(first), runtime.device)
+    forward = known[key] if networks else 0.0
+    changed = None if student is own else config["method"]
+    key = canonical(["evaluation", *common, config["student"], changed])
+    if key not in known:
+        known[key] = _median(lambda: member.score(data.test), runtime.device)
+    return Timings(step, forward, known[key] / len(data.test.labels))
 
 
 def piece(dataset: Dataset, batch: int) -> Dataset:
@@ -120,7 +138,10 @@ def _median(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call; the first ones, which choose kernels or record graphs, do not count."""
     for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):
         call()
-    return statistics.median(_seconds(call, device) for _ in range(STEPS))
+    found: list[float] = []
+    while len(found) < STEPS and sum(found) < LIMIT:
+        found.append(_seconds(call, device))
+    return statistics.median(found)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
