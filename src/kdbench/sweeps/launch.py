@@ -146,6 +146,7 @@ class Sweep:
         self.console.message("hydra.launcher.fail_fast: stopping at the first failure")
         self.waiting.clear()
         self.wait_for_checkpoints()
+        self.done = sum(job.record is not None for job in self.jobs)
         known = {failure.name for failure in self.failures}
         self.failures += [Failure(*one) for one in self.named.items() if one[0] not in known]
         self.named.clear()
