@@ -13,6 +13,12 @@ from kdbench.config.arguments import Parser
 from kdbench.config.run_config import Config, check_train
 
 
+def progress(line: str) -> None:
+    """How far the estimate is, on standard error; on a terminal each line replaces the last."""
+    end = "\r" if sys.stderr.isatty() else "\n"
+    print(f"{line:<79}", end=end, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """`kdbench-estimate`."""
     parser = Parser(
@@ -33,7 +39,7 @@ def main() -> None:
     def task(configs: list[Config]) -> None:
         from kdbench.sweeps.cost import estimate  # torch: once the command is understood
 
-        estimate(configs, given.names)
+        estimate(configs, given.names, print, progress)
 
     sys.argv[1:] = given.overrides
     hydra_cli.run_together("config", check_train, task)

@@ -1,8 +1,7 @@
 """What a sweep would cost on this machine, before anything starts."""
 
 import math
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from kdbench.training.jobs import open_job
 from kdbench.training.timings import LIMIT, STEPS, Known, Timings, time_run
 from kdbench.training.together import self_teacher
 
+Say = Callable[[str], None]
 DONE, RESUME, TODO, WAITS = "done", "to resume", "to do", "waiting for a teacher"
 SIZES = {  # classes, images to train on and to score: of the data sets that are downloaded
     "cifar10": (10, 50_000, 10_000),
@@ -62,8 +62,14 @@ class Planned:
         return canonical([self.config["teacher"], self.config["dataset"]])
 
 
-def estimate(configs: Sequence[Config], names: bool = False) -> None:
-    """Print the runs to do, and what they cost alone and side by side.
+def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) -> None:
+    """Say which runs there are to do, and what they cost alone and side by side.
+
+    Args:
+        configs: of the runs.
+        names: whether each run is named.
+        say: takes the lines of the answer.
+        progress: takes a line for each method that is timed.
 
     Raises:
         KdbenchError: a configuration that could not be trained.
@@ -77,42 +83,40 @@ def estimate(configs: Sequence[Config], names: bool = False) -> None:
     for config in configs:
         key = canonical(config["dataset"])
         if key not in datasets:
-            datasets[key] = data_or_stand_in(config["dataset"])
+            datasets[key] = data_or_stand_in(config["dataset"], say)
         for plan in planned(config, datasets[key]):
             plans.setdefault(plan.name, plan)
     runs = list(plans.values())
-    print_counts(runs)
+    say_counts(runs, say)
     todo = [run for run in runs if run.status != DONE]
     if todo:
-        timings = time_each(todo, datasets, runtime)
+        timings = time_each(todo, datasets, runtime, progress)
         machine = hardware(runtime.device)
-        print(
+        say(
             f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, teachers with "
             f"random weights, {STEPS} timed steps each at most"
         )
-        print_costs(todo, timings, datasets)
+        say_costs(todo, timings, datasets, say)
     if names:
-        print_names(runs)
+        say_names(runs, say)
 
 
 def time_each(
-    runs: Sequence[Planned], datasets: dict[str, Dataset], runtime: Runtime
+    runs: Sequence[Planned], datasets: dict[str, Dataset], runtime: Runtime, progress: Say
 ) -> dict[str, Timings]:
-    """What each distinct method costs, by `Planned.like`; standard error says how far it is."""
+    """What each distinct method costs, by `Planned.like`."""
     timings: dict[str, Timings] = {}
     known: Known = {}
     distinct = {run.like: run for run in reversed(runs)}
-    end = "\r" if sys.stderr.isatty() else "\n"
     for number, (like, run) in enumerate(reversed(distinct.items()), start=1):
         name = run.config["method"]["name"]
-        said = f"timing {number} of {len(distinct)}, some {LIMIT:.0f} s each: {name}"
-        print(f"{said:<79}", end=end, file=sys.stderr, flush=True)
+        progress(f"timing {number} of {len(distinct)}, some {LIMIT:.0f} s each: {name}")
         dataset = datasets[canonical(run.config["dataset"])]
         timings[like] = time_run(run.config, dataset, runtime, known)
     return timings
 
 
-def data_or_stand_in(node: Config) -> Dataset:
+def data_or_stand_in(node: Config, say: Say) -> Dataset:
     """The data set, or random images of its number and size where its files are not there.
 
     Raises:
@@ -125,7 +129,7 @@ def data_or_stand_in(node: Config) -> Dataset:
     except KdbenchError as error:
         if node["name"] not in SIZES:
             raise
-        print(f"{error}\n{node['name']} is stood in for by random images: no run is known as done")
+        say(f"{error}\n{node['name']} is stood in for by random images: no run is known as done")
     classes, train, test = SIZES[node["name"]]
     kept = {key: node[key] for key in ("mean", "std", "pad", "flip", "val_split")}
     return synthetic(classes, train, test, image_size=32, seed=0, **kept)
@@ -166,23 +170,23 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
     yield Planned(config, name, RESUME if found else TODO, left=left, tabled=tabled)
 
 
-def print_counts(runs: Sequence[Planned]) -> None:
+def say_counts(runs: Sequence[Planned], say: Say) -> None:
     """How many runs there are of each kind."""
     counts = {status: 0 for status in (DONE, RESUME, TODO, WAITS)}
     for run in runs:
         counts[run.status] += 1
     kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{len(runs)} runs: {kinds}")
+    say(f"{len(runs)} runs: {kinds}")
     for why in dict.fromkeys(run.why for run in runs if run.why):
-        print(f"a teacher is not there: {why}")
+        say(f"a teacher is not there: {why}")
 
 
-def print_names(runs: Sequence[Planned]) -> None:
+def say_names(runs: Sequence[Planned], say: Say) -> None:
     """A line for each run."""
-    print()
+    say("")
     for run in runs:
         percent = f", {100 * run.left:.0f}% left" if run.status == RESUME else ""
-        print(f"  {run.name:<48} {run.status}{percent}")
+        say(f"  {run.name:<48} {run.status}{percent}")
 
 
 def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
@@ -203,8 +207,11 @@ def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
     return images * timings.teachers / min(schedule["batch_size"], len(dataset.train.labels))
 
 
-def print_costs(
-    runs: Sequence[Planned], timings: dict[str, Timings], datasets: dict[str, Dataset]
+def say_costs(
+    runs: Sequence[Planned],
+    timings: dict[str, Timings],
+    datasets: dict[str, Dataset],
+    say: Say,
 ) -> None:
     """The totals, alone and side by side, and a line for each method."""
     alone: dict[str, float] = {}
@@ -224,17 +231,17 @@ def print_costs(
         cost = filling(run, found, dataset) if run.tabled else live
         shared[key] = max(shared.get(key, 0.0), cost)
     total, together = sum(alone.values()), sum(beside.values()) + sum(shared.values())
-    print(f"one run after another, teachers live:       {duration(total)}")
-    print(
+    say(f"one run after another, teachers live:       {duration(total)}")
+    say(
         f"in cohorts of a seed, with a teacher table: {duration(together)}, of which the teachers "
         f"{duration(sum(shared.values()))}"
     )
     heads = f"{'ms a step':>10} {'teacher ms':>11} {'alone':>9} {'beside':>9}"
-    print(f"\n{'method':<26} {'runs':>5} {heads}")
+    say(f"\n{'method':<26} {'runs':>5} {heads}")
     for name, count in number.items():
         step, teachers, _ = per_step[name]
-        print(
+        say(
             f"{name:<26} {count:>5} {1000 * step:>10.1f} {1000 * teachers:>11.1f} "
             f"{duration(alone[name]):>9} {duration(beside[name]):>9}"
         )
-    print("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")
+    say("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")
