@@ -12,7 +12,7 @@ from torch import nn
 
 from kdbench.assembly.build import build_student
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.run_config import SHAPED_BY_DATA
+from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.schema.check import check_node

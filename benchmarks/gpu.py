@@ -26,8 +26,8 @@ from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
 from benchmarks.plain_loop import PlainLoop
 from kdbench.assembly.build import build_method, set_up
 from kdbench.assembly.evaluation import evaluate
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.run_config import conf_dir
 from kdbench.schema.check import check_node
 from kdbench.system.precision import Precision, allow_tf32
 from kdbench.teachers.outputs import untabled

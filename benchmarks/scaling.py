@@ -30,7 +30,7 @@ from benchmarks import streamed
 from kdbench.assembly.build import build_method
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.run_config import SHAPED_BY_DATA
+from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.networks.forward import teacher_outputs
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions

@@ -18,7 +18,8 @@ import kdbench.sync
 import kdbench.table
 import kdbench.train
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import Config, check_train, conf_dir
+from kdbench.config.conf_files import conf_dir
+from kdbench.config.run_config import Config, check_train
 from kdbench.methods.base import Method
 
 # 3 + 3 steps, and checkpoints after steps 2, 3, 4 and 6; no batch has fewer than 16 images, so that

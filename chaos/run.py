@@ -22,8 +22,8 @@ from chaos.sweeps import sweep
 from chaos.trials import ENOUGH, Trial, trial
 from kdbench.assembly.build import build_method
 from kdbench.assembly.method_pages import recipes
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.run_config import conf_dir
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node
 

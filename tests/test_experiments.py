@@ -9,7 +9,8 @@ import hydra
 import pytest
 
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_train, conf_dir
+from kdbench.config.conf_files import conf_dir
+from kdbench.config.run_config import check_train
 from support.commands import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))

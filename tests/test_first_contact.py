@@ -9,14 +9,13 @@ from types import ModuleType
 
 import pytest
 import yaml
-from test_config import compose
 from torch import Tensor, nn
 
 from kdbench.assembly.build import build_network
 from kdbench.assembly.make import make
 from kdbench.errors import ConfigError
 from kdbench.records.record import write_record
-from support.commands import ROOT
+from support.commands import ROOT, compose
 from support.records import make_record
 
 README = (ROOT / "README.md").read_text()

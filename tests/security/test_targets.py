@@ -7,7 +7,8 @@ import pytest
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_jobs
-from kdbench.config.run_config import KINDS, check_train, listed
+from kdbench.config.kinds import KINDS, listed
+from kdbench.config.run_config import check_train
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import hydra
 
 from kdbench.config import hydra_cli
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.run_config import check_evaluate, check_train, conf_dir
+from kdbench.config.run_config import check_evaluate, check_train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

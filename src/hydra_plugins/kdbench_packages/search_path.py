@@ -14,7 +14,7 @@ class PackagesSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add a folder for each package that brings one."""
-        from kdbench.config.run_config import conf_dir
+        from kdbench.config.conf_files import conf_dir
         from kdbench.schema.plugins import conf_dirs
 
         ours = conf_dir().as_uri()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from kdbench.config.run_config import check_made, group_of
+from kdbench.config.kinds import check_made, group_of
 from kdbench.errors import ConfigError, KdbenchError
 
 
@@ -13,7 +13,7 @@ def make(node: Mapping[str, Any], group: str | None = None, /, **given: Any) -> 
 
     Args:
         node: names what is called, and holds its settings.
-        group: which of `kdbench.config.run_config.KINDS` it must make; None: any of them.
+        group: which of `kdbench.config.kinds.KINDS` it must make; None: any of them.
         given: further settings, which the node may not hold.
 
     Raises:

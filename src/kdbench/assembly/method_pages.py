@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.config.recipes import HEAD
-from kdbench.config.run_config import conf_dir
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method

@@ -10,7 +10,8 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from kdbench.config.composing import refuse_argument
-from kdbench.config.run_config import conf_dir, takes_text
+from kdbench.config.conf_files import conf_dir
+from kdbench.config.run_config import takes_text
 from kdbench.errors import ConfigError
 from kdbench.schema.plugins import conf_dirs
 

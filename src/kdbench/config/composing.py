@@ -24,8 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_guard import check_called, check_key, launcher_settings
-from kdbench.config.run_config import conf_dir
 from kdbench.errors import ConfigError
 
 VERSION_BASE = "1.3"

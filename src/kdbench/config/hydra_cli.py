@@ -28,10 +28,11 @@ from kdbench.config.composing import (
     read_command,
     values_of,
 )
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.one_by_one import run_jobs
 from kdbench.config.recipes import without_inferred
-from kdbench.config.run_config import Check, Config, conf_dir
+from kdbench.config.run_config import Check, Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import masked, variable

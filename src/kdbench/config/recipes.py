@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kdbench.config.run_config import conf_dir
+from kdbench.config.conf_files import conf_dir
 from kdbench.records.protocol import KEYS
 from kdbench.schema.plugins import conf_dirs
 

@@ -1,14 +1,11 @@
 """What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
 
-import re
-import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache, partial
-from pathlib import Path
-from pkgutil import resolve_name
+from functools import partial
 from typing import Any, Literal
 
+from kdbench.config.kinds import SHAPED_BY_DATA, kind_of, listed
 from kdbench.errors import ConfigError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.passport import Passport
@@ -17,7 +14,6 @@ from kdbench.schema.check import (
     check_plain,
     convert,
     hints_of,
-    locate,
     refuse_unknown,
 )
 from kdbench.schema.secrets import refuse_secrets
@@ -25,22 +21,11 @@ from kdbench.schema.secrets import refuse_secrets
 Config = dict[str, Any]
 Check = Callable[[Mapping[str, Any]], Config]
 
-_TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
 START = ("checkpoint", "checkpoint_key")  # of a student: which weights it starts from
 # Of a teacher: type and usual value, at which a key is left out.
 OPTIONAL: dict[str, tuple[Any, Any]] = {
     "checkpoint_key": (str | None, None),
     "allow_chance": (bool, False),
-}
-SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
-# What each node makes, by name: this room lies below theirs.
-KINDS = {
-    "method": "kdbench.methods.base.Method",
-    "dataset": "kdbench.data.base.Dataset",
-    "schedule": "kdbench.training.schedule.Schedule",
-    "runtime": "kdbench.system.runtime.Runtime",
-    "logger": "kdbench.tracking.run_logger.RunLogger",
-    "network": "torch.nn.Module",
 }
 OWN = {  # keys that stand in no node
     "seed": int,
@@ -48,19 +33,6 @@ OWN = {  # keys that stand in no node
     "checkpoint": str | None,
     "checkpoint_key": str | None,
 }
-# Where a detector's run has another kind.
-DETECTION = {
-    "dataset": "kdbench.tasks.detection.coco.DetectionData",
-    "schedule": "kdbench.tasks.detection.schedule.DetectionSchedule",
-    "network": "kdbench.tasks.detection.networks.Detector",
-}
-
-
-def conf_dir() -> Path:
-    """The folder of configuration groups: inside an installed package, else the checkout's."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parents[1] / "conf"
 
 
 def check_train(raw: Mapping[str, Any]) -> Config:
@@ -146,47 +118,8 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
     return lambda path, value: convert(path, value, hint)
 
 
-def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> Config:
-    """Hold a node against what its key stands for, whatever the run's task; returns it completed.
-
-    Args:
-        path: the node's place in the configuration, for error lines.
-        node: the node as a plain container.
-        group: of `KINDS`.
-        given: as `kdbench.schema.check.check_node`'s.
-
-    Raises:
-        ConfigError: it makes something else, or a key is unknown, missing or ill-typed.
-    """
-    detects = group in DETECTION and _makes(node, group, resolve_name(DETECTION[group]))
-    kind = resolve_name((DETECTION if detects else KINDS)[group])
-    return check_node(path, node, given, kind, listed(group))
-
-
-def group_of(node: object) -> str:
-    """What a node makes, of `KINDS`; "method" where it makes nothing that may be made."""
-    for group in KINDS:
-        kinds = [resolve_name(names[group]) for names in (KINDS, DETECTION) if group in names]
-        if any(_makes(node, group, kind) for kind in kinds):
-            return group
-    return "method"
-
-
-@cache
-def listed(group: str) -> frozenset[str] | None:
-    """What may be named of kdbench to make one of `KINDS`: what its own files name.
-
-    A method needs no list, for all that is a `Method` is one.
-    """
-    if group == "method":
-        return None
-    folders = ("student", "teacher") if group == "network" else (group,)
-    files = [file for folder in folders for file in (conf_dir() / folder).glob("*.yaml")]
-    return frozenset(name for file in files for name in _TARGET.findall(file.read_text()))
-
-
 def _node(path: str, node: Any, detects: bool = False) -> Config:
-    kind = _kind(path, path, node, detects)
+    kind = kind_of(path, path, node, detects)
     return _named(path, check_node(path, node, kind=kind, listed=listed(path)))
 
 
@@ -197,7 +130,7 @@ def _schedule(path: str, node: Any, detects: bool = False) -> Config:
 
 
 def _network(path: str, node: Any, detects: bool = False) -> Config:
-    kind = _kind(path, "network", node, detects)
+    kind = kind_of(path, "network", node, detects)
     return _named(path, check_node(path, node, SHAPED_BY_DATA, kind, listed("network")))
 
 
@@ -225,47 +158,6 @@ def _start(student: Mapping[str, Any], detects: bool) -> Config:
     if start and "checkpoint" not in start:
         raise ConfigError("student.checkpoint_key is of a file: set student.checkpoint=FILE too")
     return start
-
-
-def _kind(path: str, group: str, node: Any, detects: bool) -> type:
-    """What a node must make.
-
-    Raises:
-        ConfigError: it makes what another task has there.
-    """
-    usual: type = resolve_name(KINDS[group])
-    if group not in DETECTION or not isinstance(node, Mapping):
-        return usual
-    if not detects and not _may_detect(node):
-        return usual
-    detection: type = resolve_name(DETECTION[group])
-    name = node.get("name")
-    if not detects and _makes(node, group, detection):
-        raise ConfigError(
-            f"{path} {name} is for detection (kdbench-train task=detection): choose another"
-        )
-    if detects and not _makes(node, group, detection) and _makes(node, group, usual):
-        raise ConfigError(
-            f"{path} {name} is for classification: task=detection takes dataset=coco, "
-            "schedule=coco and networks called fasterrcnn_..."
-        )
-    return detection if detects else usual
-
-
-def _may_detect(node: Mapping[str, Any]) -> bool:
-    """Whether what makes a node can know of detection: it has then imported it, which is slow."""
-    with suppress(ConfigError):
-        locate("", node.get("_target_"))
-    return "kdbench.tasks.detection" in sys.modules
-
-
-def _makes(node: object, group: str, kind: type) -> bool:
-    try:
-        target = node.get("_target_") if isinstance(node, Mapping) else None
-        locate("", target, kind, listed(group))
-    except ConfigError:
-        return False
-    return True
 
 
 def _named(path: str, node: Config) -> Config:

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from kdbench.config.run_config import conf_dir
+from kdbench.config.conf_files import conf_dir
 from kdbench.ledger.cells import ALONE
 from kdbench.ledger.ledger import Cell, Table
 

@@ -9,15 +9,16 @@ import wandb
 
 from kdbench.errors import KdbenchError
 from kdbench.records.fields import task_of
-from kdbench.records.identity import Identity, recorded, teacher_label
+from kdbench.records.identity import Identity, recorded
 from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.protocol import protocol_of
 from kdbench.records.record import Record
-from kdbench.records.weights import STUDENT_FILE, find_checkpoint
+from kdbench.records.weights import STUDENT_FILE
 from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
 from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
+from kdbench.tracking.wandb_facts import pair_of, summary, teacher_files
 from kdbench.tracking.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
@@ -252,36 +253,6 @@ def log_table(
 def describe(error: Exception) -> str:
     """An error in one line; W&B's own may have no text, or several lines."""
     return " ".join(f"{type(error).__name__} {error}".split())
-
-
-def pair_of(config: Mapping[str, Any]) -> str:
-    """Teachers and student in one name, as in `conf/pair`."""
-    labels = [teacher_label(name, node) for name, node in config["teacher"].items()]
-    return f"{'+'.join(labels) or 'none'}_{config['student']['name']}"
-
-
-def summary(record: Record) -> dict[str, Any]:
-    """The single values of a record that are results; agreement and measured top-1 by teacher."""
-    values = {
-        key: value
-        for key, value in record.items()
-        if key not in NAMES and isinstance(value, int | float | str)
-    }
-    agreement = record.get("agreement", {})
-    values |= {f"agreement/{name}": value for name, value in agreement.items()}
-    measured = {one["name"]: one.get("top1") for one in record.get("teachers", ())}
-    return values | {
-        f"teacher_top1/{name}": top1 for name, top1 in measured.items() if top1 is not None
-    }
-
-
-def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
-    """The weights that a whole configuration names as its teachers', where they are still there."""
-    found = []
-    for node in config["teacher"].values():
-        with suppress(KdbenchError):
-            found.append(find_checkpoint(node["checkpoint"], runs_dir))
-    return found
 
 
 def model_artifact(weights: Path) -> wandb.Artifact:

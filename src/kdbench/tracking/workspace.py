@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kdbench.records.record import Record
 from kdbench.tracking.sending import LEDGER
-from kdbench.tracking.wandb_mirror import pair_of
+from kdbench.tracking.wandb_facts import pair_of
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import BarPlot, LinePlot, Report, ScatterPlot

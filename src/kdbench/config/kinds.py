@@ -1,0 +1,114 @@
+"""What a node of a configuration may make."""
+
+import re
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import cache
+from pkgutil import resolve_name
+from typing import Any
+
+from kdbench.config.conf_files import conf_dir
+from kdbench.errors import ConfigError
+from kdbench.schema.check import (
+    check_node,
+    locate,
+)
+
+_TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
+SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
+# What each node makes, by name: this room lies below theirs.
+KINDS = {
+    "method": "kdbench.methods.base.Method",
+    "dataset": "kdbench.data.base.Dataset",
+    "schedule": "kdbench.training.schedule.Schedule",
+    "runtime": "kdbench.system.runtime.Runtime",
+    "logger": "kdbench.tracking.run_logger.RunLogger",
+    "network": "torch.nn.Module",
+}
+# Where a detector's run has another kind.
+DETECTION = {
+    "dataset": "kdbench.tasks.detection.coco.DetectionData",
+    "schedule": "kdbench.tasks.detection.schedule.DetectionSchedule",
+    "network": "kdbench.tasks.detection.networks.Detector",
+}
+
+
+def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """Hold a node against what its key stands for, whatever the run's task; returns it completed.
+
+    Args:
+        path: the node's place in the configuration, for error lines.
+        node: the node as a plain container.
+        group: of `KINDS`.
+        given: as `kdbench.schema.check.check_node`'s.
+
+    Raises:
+        ConfigError: it makes something else, or a key is unknown, missing or ill-typed.
+    """
+    detects = group in DETECTION and _makes(node, group, resolve_name(DETECTION[group]))
+    kind = resolve_name((DETECTION if detects else KINDS)[group])
+    return check_node(path, node, given, kind, listed(group))
+
+
+def group_of(node: object) -> str:
+    """What a node makes, of `KINDS`; "method" where it makes nothing that may be made."""
+    for group in KINDS:
+        kinds = [resolve_name(names[group]) for names in (KINDS, DETECTION) if group in names]
+        if any(_makes(node, group, kind) for kind in kinds):
+            return group
+    return "method"
+
+
+@cache
+def listed(group: str) -> frozenset[str] | None:
+    """What may be named of kdbench to make one of `KINDS`: what its own files name.
+
+    A method needs no list, for all that is a `Method` is one.
+    """
+    if group == "method":
+        return None
+    folders = ("student", "teacher") if group == "network" else (group,)
+    files = [file for folder in folders for file in (conf_dir() / folder).glob("*.yaml")]
+    return frozenset(name for file in files for name in _TARGET.findall(file.read_text()))
+
+
+def kind_of(path: str, group: str, node: Any, detects: bool) -> type:
+    """What a node must make.
+
+    Raises:
+        ConfigError: it makes what another task has there.
+    """
+    usual: type = resolve_name(KINDS[group])
+    if group not in DETECTION or not isinstance(node, Mapping):
+        return usual
+    if not detects and not _may_detect(node):
+        return usual
+    detection: type = resolve_name(DETECTION[group])
+    name = node.get("name")
+    if not detects and _makes(node, group, detection):
+        raise ConfigError(
+            f"{path} {name} is for detection (kdbench-train task=detection): choose another"
+        )
+    if detects and not _makes(node, group, detection) and _makes(node, group, usual):
+        raise ConfigError(
+            f"{path} {name} is for classification: task=detection takes dataset=coco, "
+            "schedule=coco and networks called fasterrcnn_..."
+        )
+    return detection if detects else usual
+
+
+def _may_detect(node: Mapping[str, Any]) -> bool:
+    """Whether what makes a node can know of detection: it has then imported it, which is slow."""
+    with suppress(ConfigError):
+        locate("", node.get("_target_"))
+    return "kdbench.tasks.detection" in sys.modules
+
+
+def _makes(node: object, group: str, kind: type) -> bool:
+    try:
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        locate("", target, kind, listed(group))
+    except ConfigError:
+        return False
+    return True
