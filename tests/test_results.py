@@ -1,6 +1,6 @@
 """The committed records and weights are intact, and every table follows from them."""
 
-from subprocess import CalledProcessError
+from subprocess import CalledProcessError, run
 
 import pytest
 import torch
@@ -91,6 +91,20 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch, error):
 
     monkeypatch.setattr("kdbench.records.record.subprocess.run", fail)
     assert code_version() is None
+
+
+def test_a_file_that_git_does_not_know_is_a_change(monkeypatch, tmp_path):
+    """It may be the method of the run."""
+    run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "record.py").write_text("")
+    names = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    run(["git", "-C", tmp_path, "add", "."], check=True)
+    run(["git", "-C", tmp_path, *names, "commit", "-qm", "x"], check=True)
+    monkeypatch.setattr("kdbench.records.record.__file__", str(tmp_path / "src" / "record.py"))
+    clean = code_version()
+    (tmp_path / "src" / "mine.py").write_text("")
+    assert code_version() == f"{clean}+changes"
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)

@@ -1,11 +1,10 @@
 """The one way in from a shell: Hydra composes, and every mistake becomes one clear line."""
 
-import io
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from itertools import islice, product
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.arguments import tell
+from kdbench.config.arguments import masked_output, tell
 from kdbench.config.command_line import arranged, refuse_several, spelt
 from kdbench.config.composing import (
     VERSION_BASE,
@@ -35,7 +34,7 @@ from kdbench.config.recipes import without_inferred
 from kdbench.config.run_config import Check, Config
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
-from kdbench.schema.secrets import masked, variable
+from kdbench.schema.secrets import variable
 
 INTERRUPTED = 130
 MISTAKES = ("Only one of --", "The --resolve flag")  # how Hydra's own errors of a command begin
@@ -83,17 +82,6 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         failures = run_jobs(command.jobs, run_job, print_error, fail_fast)
     if failures:
         sys.exit(failures[0].exit_code)
-
-
-@contextmanager
-def masked_output() -> Iterator[None]:
-    """Print what Hydra prints of a configuration without secrets and passwords."""
-    text = io.StringIO()
-    try:
-        with redirect_stdout(text):
-            yield
-    finally:
-        print(masked(text.getvalue()), end="")
 
 
 def run_together(config_name: str, check: Check, task: Callable[[list[Config]], None]) -> None:

@@ -70,11 +70,7 @@ def sync(
     Raises:
         KdbenchError: a path does not exist, or W&B takes none of the runs.
     """
-    found: dict[str, Path] = {}
-    for path in record_files(paths):
-        name = path.parent.name if path.name == RECORD_FILE else path.stem
-        if name not in found or path.name == RECORD_FILE:  # a run's folder holds more
-            found[name] = path
+    found = by_run(paths)
     target.folder.mkdir(parents=True, exist_ok=True)
     state = State(target)
     sent = known = 0
@@ -127,6 +123,16 @@ def send_cells(
     except UnreachableError as error:
         return [f"the table of cells was not sent: {error}"]
     return []
+
+
+def by_run(paths: Sequence[Path]) -> dict[str, Path]:
+    """The record of each run: the one in its folder, where there is one, which holds more."""
+    found: dict[str, Path] = {}
+    for path in record_files(paths):
+        name = path.parent.name if path.name == RECORD_FILE else path.stem
+        if name not in found or path.name == RECORD_FILE:
+            found[name] = path
+    return found
 
 
 def send(record: Record, path: Path, target: Target) -> None:
