@@ -70,12 +70,11 @@ def sync(
     Raises:
         KdbenchError: a path does not exist, or W&B takes none of the runs.
     """
-    found = by_run(paths)
     target.folder.mkdir(parents=True, exist_ok=True)
     state = State(target)
     sent = known = 0
     problems, refused = [], []
-    for name, path in found.items():
+    for name, path in by_run(paths).items():
         try:
             record = read_record(path)
             if only not in (None, record["status"]):
