@@ -40,7 +40,7 @@ def check_key(key: str) -> None:
     if key == "hydra" or (
         key.startswith(("hydra.", "hydra/")) and key not in KEYS and not key.startswith(below)
     ):
-        raise ConfigError(f"{key} {OTHERS}")
+        raise ConfigError(f"{shown(key)} {OTHERS}")
 
 
 def check_called(node: object, ours: Mapping[Any, Any]) -> None:
@@ -56,13 +56,14 @@ def check_called(node: object, ours: Mapping[Any, Any]) -> None:
     if not isinstance(node, Mapping):
         raise ConfigError(f"hydra must be a mapping, not {node!r}")
     for path in differences(node, ours):
-        raise ConfigError(f"hydra.{path} {OTHERS}")
+        raise ConfigError(f"hydra.{shown(path)} {OTHERS}")
     sweeper = node["sweeper"]
     for name, told in (("launcher", node["launcher"]), ("sweeper.params", sweeper["params"])):
         refuse_secrets({f"hydra.{name}": told})
         for path, text in leaves(f"hydra.{name}", told):
             if "${" in text:
-                raise ConfigError(f"{path}={text} is not allowed: write the value itself")
+                given = shown(f"{path}={text}")
+                raise ConfigError(f"{given} is not allowed: write the value itself")
     launcher_settings(node["launcher"])
     convert("hydra.sweeper.params", sweeper["params"], dict[str, Any] | None)
 
@@ -78,7 +79,8 @@ def launcher_settings(node: object) -> tuple[bool, dict[str, Any]]:
     target = node.get("_target_")
     if not isinstance(target, str) or target not in LAUNCHERS:
         raise ConfigError(
-            f"hydra.launcher._target_={target} is not allowed: set hydra/launcher=basic or cohort"
+            f"hydra.launcher._target_={shown(str(target))} is not allowed: set "
+            "hydra/launcher=basic or cohort"
         )
     hints, told = LAUNCHERS[target], {key: node[key] for key in node if key != "_target_"}
     refuse_unknown("hydra.launcher", told, list(hints))
@@ -111,3 +113,8 @@ def leaves(path: str, node: object) -> Iterator[tuple[str, str]]:
             yield from leaves(f"{path}.{i}", value)
     else:
         yield path, str(node)
+
+
+def shown(text: str) -> str:
+    """A key or a value of someone else's as one line."""
+    return text if text.isprintable() else ascii(text)
