@@ -7,7 +7,7 @@ import pytest
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_jobs
-from kdbench.config.kinds import KINDS, listed
+from kdbench.config.kinds import KINDS
 from kdbench.config.run_config import check_train
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
@@ -120,6 +120,8 @@ def test_a_wrapped_method_is_no_function_that_returns_one():
 
 
 def test_what_the_files_of_conf_name_is_all_of_it():
+    from kdbench.config.run_config import listed
+
     for group in KINDS:
         names = listed(group)
         assert names is None if group == "method" else names, group
