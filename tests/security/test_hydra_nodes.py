@@ -164,4 +164,9 @@ def test_what_hydra_prints_is_checked_first(command):
     for flags in (["--help"], ["--cfg", "hydra"], ["--info", "searchpath"]):
         assert command("train", *flags, *arguments).code == 2
     assert not CANARY.exists()
-    assert "seed: 0" in command("train", "--cfg", "job").out
+    assert command("train", "--info", "plugins", "--config-dir", "foreign").code == 2
+    said = command("train", "--cfg", "job", "--resolve", "method=kd", "teacher=resnet8").out
+    assert "seed: 0\n" in said
+    assert "hydra" not in said
+    assert command("train", "--cfg", "job", "-p", "seed", "seed=3").out == "3\n"
+    assert command("train", "--cfg", "hydra").out.startswith("hydra:\n")

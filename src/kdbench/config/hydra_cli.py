@@ -146,12 +146,35 @@ def containers(composed: DictConfig) -> dict[str, Any]:
 
 
 def show(config_name: str, given: Namespace) -> None:
-    """Let Hydra print help, or the configuration, of a command whose node of Hydra is checked."""
-    composer = Composer(config_name, given.overrides, given.config_dir)
-    composer.compose(given.overrides)
+    """Print a command's configuration, or let Hydra print help on it.
+
+    Raises:
+        ConfigError: Hydra, which composes by itself, would read files of others.
+    """
+    composed = Composer(config_name, given.overrides, given.config_dir).compose(given.overrides)
+    if given.cfg:
+        print(yaml_of(composed, given), end="")
+        return
+    if given.config_dir is not None:
+        raise ConfigError("--config-dir does not go with what Hydra prints but --cfg: leave it out")
     folder = str(conf_dir())
     main = hydra.main(version_base=VERSION_BASE, config_path=folder, config_name=config_name)
     main(lambda _: None)()
+
+
+def yaml_of(composed: DictConfig, given: Namespace) -> str:
+    """What `--cfg` asks for of a composed configuration."""
+    every, hydras = given.cfg == "all", given.cfg == "hydra"
+    keys = [str(key) for key in composed if every or (key == "hydra") == hydras]
+    node = OmegaConf.masked_copy(composed, keys)
+    if given.resolve:
+        OmegaConf.resolve(node)
+    if given.package in (None, "_global_"):
+        return OmegaConf.to_yaml(node)
+    inner = OmegaConf.select(node, given.package)
+    if OmegaConf.is_config(inner):
+        return f"# @package {given.package}\n{OmegaConf.to_yaml(inner)}"
+    return f"{inner}\n"
 
 
 def compose_head(config_name: str, overrides: list[str]) -> DictConfig:

@@ -102,7 +102,7 @@ def make_folder(folder: Path) -> None:
         KdbenchError: it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o755, parents=True, exist_ok=True)
         probe = folder / f".writable.{secrets.token_hex(6)}{TEMPORARY}"
         os.close(open_own(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         probe.unlink()
