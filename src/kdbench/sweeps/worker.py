@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from kdbench.config.hydra_cli import INTERRUPTED
 from kdbench.config.run_config import Config
@@ -71,8 +71,8 @@ def stop_on_sigterm() -> None:
 class Tasks:
     """The lines of standard input, read while a cohort trains, and their answers."""
 
-    def __init__(self, answers: TextIO) -> None:
-        self.answers = answers
+    def __init__(self) -> None:
+        self.answers = os.fdopen(int(sys.argv[1]), "w")
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" is the end
         self.open = 0  # tasks that were read and are not finished
         self.lock = threading.Lock()
@@ -102,8 +102,7 @@ def main() -> None:
     """Train what standard input names."""
     stop_on_sigterm()
     try:
-        with os.fdopen(int(sys.argv[1]), "w") as answers:
-            Tasks(answers).train()
+        Tasks().train()
     except KeyboardInterrupt as stop:
         if not sys.stderr.isatty():  # on a terminal the launcher says it for all
             print(str(stop) or "interrupted", file=sys.stderr)
