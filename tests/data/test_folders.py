@@ -292,6 +292,15 @@ def test_archives_that_cannot_be_read_as_they_lie_are_named(folder):
         load("imagenet", folder)
 
 
+def test_shards_whose_classes_come_after_all_images_are_shards(folder):
+    for split in ("train", "val"):
+        pictures = {path.name: path.read_bytes() for path in (folder / split / "n01").iterdir()}
+        labels = {f"{Path(name).stem}.cls": b"1" for name in pictures}
+        shutil.rmtree(folder / split)
+        write_tar(folder / split / "any.tar", {**pictures, **labels})
+    assert load("imagenet", folder).test.labels.tolist() == [1, 1, 1]
+
+
 def sixteen(kind: str) -> bytes:
     """A picture of 16 bits a channel whose upper 8 are 100."""
     deep, content = np.full((12, 12), 100 * 256 + 99, np.uint16), io.BytesIO()

@@ -18,11 +18,13 @@ from torchvision.transforms import functional as T
 
 from kdbench.assembly.make import make
 from kdbench.data.augmentation.views import TrainImages, Views, epoch_plan, normalise
-from kdbench.data.base import Dataset, Split, hold_out
+from kdbench.data.base import Dataset, Split, assemble, hold_out
 from kdbench.data.memory.digits import digits
 from kdbench.errors import KdbenchError
+from kdbench.networks.resnet import resnet8
+from kdbench.records.identity import identify
 from kdbench.schema.check import check_node
-from support.commands import ROOT, SHARED
+from support.commands import ROOT, SHARED, compose
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CPU = torch.device("cpu")
@@ -139,6 +141,22 @@ def test_a_fingerprint_sees_one_pixel_one_label_and_the_held_out():
     prints += [data.fingerprint, digits([0.3] * 3, [0.4] * 3, 4, False, 20).fingerprint]
     assert len(set(prints)) == 4
     assert data.fingerprint == digits([0.1] * 3, [0.9] * 3, 2, False, 0).fingerprint
+
+
+def test_other_data_under_the_same_settings_are_a_run_of_another_name():
+    config = compose()
+    names = {identify(config, "digits", sha256, {}).hash for sha256 in ("a", "b", "b")}
+    assert len(names) == 2
+
+
+def test_grey_images_are_trained_on_as_they_are():
+    split = Split(noise(4)[:, :1].contiguous(), torch.arange(4) % 2)
+    scales = {"mean": [0.5], "std": [0.25], "pad": 4, "flip": True, "val_split": 0}
+    data = assemble("grey", 2, split, split, **scales)
+    train = TrainImages(data.train.images, data.views, data.mean, data.std, torch.device("cpu"))
+    views = train.batch(torch.arange(4), torch.arange(4))
+    assert views.shape == (4, 1, 32, 32)
+    assert resnet8(num_classes=2, in_channels=1)(views).logits.shape == (4, 2)
 
 
 def test_cifar100_is_the_official_one(cifar100_root):

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
+from kdbench.data.passed_over import printable
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.system.console import Console
 from kdbench.system.files import open_regular
@@ -58,7 +59,8 @@ class Depth:
             said, self._said = self._said, True
         if not said:
             Console().message(
-                f"{name} has 16 bits a channel: it is scaled to 8, as are all others that have"
+                f"{printable(name)} has 16 bits a channel: it is scaled to 8, as are all others "
+                "that have"
             )
 
 

@@ -9,7 +9,7 @@ from kdbench.data.augmentation.rotation import Rotations
 from kdbench.data.base import Dataset, Split, hold_out
 from kdbench.data.decoding.decode import Depth, allocate, decode_rows
 from kdbench.data.layout import Files, check_classes, entries_of, find_layout, image_files, scan
-from kdbench.data.passed_over import PassedOver
+from kdbench.data.passed_over import PassedOver, printable
 from kdbench.errors import KdbenchError
 from kdbench.system.console import Console
 from kdbench.system.files import open_regular
@@ -76,7 +76,9 @@ def read_split(
         if error is not None and not skip:
             raise KdbenchError(f"{error}, or add dataset.on_corrupt=skip")
         fine[row] = error is None
-    if skipped := [file.name for file, good in zip(files, fine, strict=True) if not good]:
+    if skipped := [
+        printable(file.name) for file, good in zip(files, fine, strict=True) if not good
+    ]:
         more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         Console().message(
             f"tiny_imagenet: {len(skipped)} images cannot be read and are left out: "

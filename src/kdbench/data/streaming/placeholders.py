@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdbench.data.decoding.decode import reason_of
+from kdbench.data.passed_over import printable
 from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
 from kdbench.system.console import Console
@@ -64,8 +65,8 @@ class StandIns:
         if count <= NAMED:
             more = "; further ones are only counted" if count == NAMED else ""
             Console().message(
-                f"{self.source.where(row)} cannot be read ({self.broken[row]}): the next image of "
-                f"its class stands in for it{more}"
+                f"{printable(self.source.where(row))} cannot be read ({self.broken[row]}): the "
+                f"next image of its class stands in for it{more}"
             )
 
 

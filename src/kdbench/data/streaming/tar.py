@@ -24,7 +24,6 @@ from kdbench.system.files import open_regular
 
 CHUNK = 2**20  # bytes
 LABELS = (".cls", ".json")
-MEMBERS = 100  # how far the first label is looked for; each image has one beside it
 
 
 class Index(NamedTuple):
@@ -81,18 +80,13 @@ def index_class(path: Path, passed: PassedOver) -> Index:
 
 
 def has_labels(path: Path) -> bool:
-    """Whether a tar file holds classes beside its images; the first members tell.
+    """Whether a tar file holds classes beside its images.
 
     Raises:
         KdbenchError: it is damaged or compressed.
     """
     with readable(path), opened(path) as tar:
-        for place, member in enumerate(tar):
-            if member.name.lower().endswith(LABELS):
-                return True
-            if place > MEMBERS:
-                break
-    return False
+        return any(member.name.lower().endswith(LABELS) for member in tar)
 
 
 class Members(NamedTuple):
