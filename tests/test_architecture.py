@@ -51,6 +51,12 @@ def test_the_picture_is_that_of_the_imports():
     assert drawn == picture(), "python tests/support/house.py > docs/images/house.svg"
 
 
+def test_tests_share_through_their_own_folder_alone():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for name in imports(path):
+            assert not re.search(r"(^|\.)test_", name), f"{path.name} imports {name}"
+
+
 def test_no_room_is_called_after_nothing():
     for path in FILES:
         assert not {"utils", "util", "common", "helpers", "misc"} & set(dotted(path).split("."))

@@ -9,8 +9,6 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
@@ -30,7 +27,6 @@ from kdbench.data.memory.parquet import parquet
 from kdbench.data.streaming.packs import pack
 from kdbench.data.streaming.shards import facts_of, index_path, read_index, write_index
 from kdbench.data.streaming.tar import index_tar
-from kdbench.errors import KdbenchError
 from kdbench.ledger.comparison import compare
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import open_ledger, tables
@@ -41,58 +37,18 @@ from kdbench.records.passport import read_passport
 from kdbench.records.record import RECORD_FILE, checksum, read_record
 from kdbench.records.weight_files import read_content
 from kdbench.tracking.sending import history, read_config
+from support.fuzzing import TEXT, VALUES, fuzz, quick_and_long, words
 from support.records import fail, make_record
 
 # Of what it would print of an input.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
-
-Check = Callable[[Any], None]
-
-
-def fuzz(check: Check, inputs: st.SearchStrategy[Any], examples: int) -> None:
-    """Give `check` this many inputs; anything but a KdbenchError of one line fails."""
-
-    def one(value: Any) -> None:
-        said = "a result"
-        try:
-            check(value)
-        except KdbenchError as error:
-            said = str(error)
-        assert len(said.split("\n")) == 1, said
-        assert said
-
-    settings(
-        max_examples=examples,
-        derandomize=True,
-        database=None,
-        deadline=timedelta(seconds=60),  # a hang
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )(given(inputs)(one))()
-
-
-def quick_and_long(quick: int, long: int) -> pytest.MarkDecorator:
-    """A test's number of inputs, in the quick and in the long profile."""
-    return pytest.mark.parametrize("examples", [quick, pytest.param(long, marks=pytest.mark.long)])
-
-
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
 
 
 # What a value may be replaced by: numbers at the edges, text that means something to someone, and
 # containers in the wrong place.
 WORDS = words(r"""nan -1 1e999 null ../.. ${x} ${ ${oc.env:HOME} ??? done failed kd ce cifar100 <b>
 | \ %s {0} 🦆""")
-TEXT = st.text(max_size=8) | st.sampled_from([*WORDS, "", "\x00", "a\nb", "\ud800"])
 NUMBERS = st.sampled_from([0, -1, 1, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308]) | st.floats()
-LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=5,
-)
 
 
 @st.composite

@@ -36,9 +36,9 @@ from kdbench.schema import secrets
 from kdbench.system.files import LARGEST
 from kdbench.tracking.wandb_mirror import Mirror, Target
 from support.commands import ROOT, compose_method
+from support.hostile import SMALL, placed
 from support.records import make_record
 
-SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 CANARY = Path("executed")
 TOUCH = f"touch {CANARY}"
 
@@ -95,15 +95,6 @@ def config() -> dict:
     (job,) = compose_jobs("config", [*SMALL, *arguments])
     check_train(job)
     return job
-
-
-def placed(config: dict, place: str, node: object) -> dict:
-    """The configuration with a node at a dotted place."""
-    key, _, rest = place.partition(".")
-    if isinstance(config, list):
-        return [node]
-    inside = config.get(key) or {}
-    return {**config, key: placed(inside, rest, node) if rest else node}
 
 
 PLACES = [

@@ -3,11 +3,8 @@
 import io
 import json
 import os
-import signal
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +24,7 @@ from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.run_logger import MetricsFile
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
+from support.hostile import soon
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 SMALL += ["schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]
@@ -35,22 +33,6 @@ SMALL += ["schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@contextmanager
-def soon() -> Iterator[None]:
-    """Fail where something waits for a pipe."""
-
-    def late(number: int, frame: object) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 20)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def run_folder() -> Path:

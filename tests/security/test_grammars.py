@@ -20,7 +20,6 @@ import torch
 import yaml
 from kdbench.composing import own_node
 from kdbench.private import private_folder
-from test_folders import soon
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_jobs, run
@@ -39,8 +38,8 @@ from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.run_logger import MetricsFile
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
-from test_fuzz import VALUES, fuzz, quick_and_long, words
-from test_security import SMALL, placed
+from support.fuzzing import VALUES, fuzz, quick_and_long, words
+from support.hostile import SMALL, placed, soon
 
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.link")

@@ -1,0 +1,54 @@
+"""Random input, drawn the same way each time."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from kdbench.errors import KdbenchError
+
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def fuzz(check: Check, inputs: st.SearchStrategy[Any], examples: int) -> None:
+    """Give `check` this many inputs; anything but a KdbenchError of one line fails."""
+
+    def one(value: Any) -> None:
+        said = "a result"
+        try:
+            check(value)
+        except KdbenchError as error:
+            said = str(error)
+        assert len(said.split("\n")) == 1, said
+        assert said
+
+    settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=timedelta(seconds=60),  # a hang
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )(given(inputs)(one))()
+
+
+def quick_and_long(quick: int, long: int) -> pytest.MarkDecorator:
+    """A test's number of inputs, in the quick and in the long profile."""
+    return pytest.mark.parametrize("examples", [quick, pytest.param(long, marks=pytest.mark.long)])
+
+
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+Check = Callable[[Any], None]
+TEXT = st.text(max_size=8) | st.sampled_from([*WORDS, "", "\x00", "a\nb", "\ud800"])
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
