@@ -44,13 +44,6 @@ from support.records import fail, make_record
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 
 
-# What a value may be replaced by: numbers at the edges, text that means something to someone, and
-# containers in the wrong place.
-WORDS = words(r"""nan -1 1e999 null ../.. ${x} ${ ${oc.env:HOME} ??? done failed kd ce cifar100 <b>
-| \ %s {0} 🦆""")
-NUMBERS = st.sampled_from([0, -1, 1, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308]) | st.floats()
-
-
 @st.composite
 def altered(draw: st.DrawFn, tree: Any) -> Any:
     """A JSON tree with one to three changes anywhere in it."""

@@ -10,6 +10,20 @@ from hypothesis import strategies as st
 
 from kdbench.errors import KdbenchError
 
+
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+Check = Callable[[Any], None]
+# What a value may be replaced by: numbers at the edges, text that means something to someone, and
+# containers in the wrong place.
+WORDS = words(r"""nan -1 1e999 null ../.. ${x} ${ ${oc.env:HOME} ??? done failed kd ce cifar100 <b>
+| \ %s {0} 🦆""")
+NUMBERS = st.sampled_from([0, -1, 1, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308]) | st.floats()
+TEXT = st.text(max_size=8) | st.sampled_from([*WORDS, "", "\x00", "a\nb", "\ud800"])
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -42,13 +56,3 @@ def fuzz(check: Check, inputs: st.SearchStrategy[Any], examples: int) -> None:
 def quick_and_long(quick: int, long: int) -> pytest.MarkDecorator:
     """A test's number of inputs, in the quick and in the long profile."""
     return pytest.mark.parametrize("examples", [quick, pytest.param(long, marks=pytest.mark.long)])
-
-
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
-
-
-Check = Callable[[Any], None]
-TEXT = st.text(max_size=8) | st.sampled_from([*WORDS, "", "\x00", "a\nb", "\ud800"])
-LEAVES = st.none() | st.booleans() | NUMBERS | TEXT

@@ -18,16 +18,12 @@ from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
 from kdbench.system.private import user_folder
 from kdbench.tracking.run_logger import RunLogger
-from kdbench.tracking.wandb_facts import pair_of, summary, teacher_files
+from kdbench.tracking.wandb_facts import MADE, pair_of, summary, teacher_files
 from kdbench.tracking.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
-# Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
-# by; its other single values are results and go to the summary.
-MADE = ("data", "commit", "versions", "hardware")
 # What W&B raises when its service has ended, besides errors of the connection.
 LOST = ("HandleAbandonedError", "MailboxClosedError")
-NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
 
 
 class UnreachableError(KdbenchError):
