@@ -10,6 +10,11 @@ from kdbench.records.identity import teacher_label
 from kdbench.records.record import Record
 from kdbench.records.weights import find_checkpoint
 
+# Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
+# by; its other single values are results and go to the summary.
+MADE = ("data", "commit", "versions", "hardware")
+NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
+
 
 def pair_of(config: Mapping[str, Any]) -> str:
     """Teachers and student in one name, as in `conf/pair`."""
@@ -39,9 +44,3 @@ def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
         with suppress(KdbenchError):
             found.append(find_checkpoint(node["checkpoint"], runs_dir))
     return found
-
-
-# Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
-# by; its other single values are results and go to the summary.
-MADE = ("data", "commit", "versions", "hardware")
-NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
