@@ -1,5 +1,6 @@
 """The ledger: cells from hand-made records, and one line for everything that cannot be used."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from kdbench.errors import ConfigError
 from kdbench.ledger.ledger import Ledger, open_ledger, tables
 from kdbench.ledger.significance import Verdict
 from kdbench.records.record import write_record
+from support.commands import ROOT
 from support.ledgers import CE, DKD, KD, published, runs
 from support.records import PROTOCOL, fail, make_record, write
 
@@ -104,6 +106,19 @@ def test_published_cells_that_nobody_ran_are_shown(tmp_path, scores):
     assert (dist.protocol, dist.published.top1) == (PROTOCOL, 76.31)
     (table,) = tables(ledger)
     assert [c.method for c in table.cells] == ["ce", "kd", "at", "dist", "dkd"]
+
+
+def test_a_pair_s_own_sweep_has_a_cell_for_each_of_its_methods(tmp_path, scores):
+    text = (ROOT / "experiments" / "cifar100_resnet32x4_resnet8x4.yaml").read_text()
+    named = re.findall(r"[\w.]+", text.split("method: >-")[1].split("seed:")[0])
+    (table,) = tables(open_ledger([tmp_path], scores, swept=True))
+    assert {cell.method for cell in table.cells} == set(named)
+    assert {cell.method for cell in table.cells if cell.teacher == "none"} == {
+        "ce",
+        "label_smoothing",
+        "tfkd_reg",
+    }
+    assert all(cell.verdict is Verdict.NOT_RUN for cell in table.cells)
 
 
 def test_published_scores_stay_out_of_another_protocol(tmp_path, scores):

@@ -1,7 +1,10 @@
 """Cells of published tables, which the ledger shows before anyone has run them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
+from kdbench.config.conf_files import conf_dir
 from kdbench.config.recipes import named_pairs
 from kdbench.ledger.cells import ALONE, Key
 from kdbench.ledger.published import Published
@@ -9,6 +12,7 @@ from kdbench.records.protocol import protocol_of
 
 # Epochs and batch size of published tables: CIFAR's recipe, conf/schedule/cifar100.yaml.
 COMMON = {"epochs": 240, "batch_size": 64}
+NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 
 
 def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[object]]) -> set[Key]:
@@ -25,6 +29,29 @@ def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[obje
         if row.method and row.epochs == COMMON["epochs"] and (row.teacher, row.student) in pairs
     }
     return keys - run
+
+
+def swept_keys(keys: Iterable[Key], groups: Mapping[Key, Sequence[object]]) -> set[Key]:
+    """Cells that the pairs' own files of experiments/ will fill, and that nobody has run."""
+    run = {key._replace(hash="") for key in groups}
+    pairs = {Key(key.dataset, key.teacher, key.student, "", key.protocol) for key in keys}
+    return {_beside(cell, groups) for pair in pairs for cell in _swept(pair)} - run
+
+
+@cache
+def _swept(pair: Key) -> frozenset[Key]:
+    """Cells of the published protocol that a pair's file of experiments/ names."""
+    path = conf_dir() / "experiments" / f"{pair.dataset}_{pair.teacher}_{pair.student}.yaml"
+    known = NAME.fullmatch(path.name) and pair.protocol == _common_protocol(pair.dataset)
+    text = path.read_text() if known and path.is_file() else ""
+    found = re.search(r"method: >-\n((?: +\w[\w., -]*\n)+)", text)
+    methods = re.findall(r"[\w.]+", found[1]) if found else []
+    files = {method: conf_dir() / "method" / f"{method}.yaml" for method in methods}
+    labels = {name for name, file in files.items() if "# kind: label" in file.read_text()}
+    return frozenset(
+        pair._replace(method=name, teacher=ALONE if name in labels else pair.teacher)
+        for name in methods
+    )
 
 
 def _beside(key: Key, groups: Mapping[Key, Sequence[object]]) -> Key:

@@ -128,7 +128,10 @@ class Table(NamedTuple):
 
 
 def open_ledger(
-    paths: Sequence[Path], published: Path | None, baseline: str | None = None
+    paths: Sequence[Path],
+    published: Path | None,
+    baseline: str | None = None,
+    swept: bool = False,
 ) -> Ledger:
     """Read records at and below `paths`; what cannot be used is a line in `problems`.
 
@@ -136,6 +139,7 @@ def open_ledger(
         paths: folders of runs or of records, or records.
         published: the file of published scores; None for tables without them.
         baseline: the row or cell that gains are over; None: KD.
+        swept: whether cells that a pair's own sweep has yet to fill are shown.
 
     Raises:
         ConfigError: no cell is called as `baseline` is.
@@ -158,6 +162,8 @@ def open_ledger(
     gains, told = gains_of(groups, settings, recipes, baseline)
     problems += told
     keys = {*groups, *published_keys(rows, groups)}
+    if swept and rows:
+        keys |= swept_keys(keys, groups)
     cells = []
     for key in sorted(keys, key=lambda key: key.place):
         recipe = recipes.get(key) or Recipe(key.method, (), _inferred(key))

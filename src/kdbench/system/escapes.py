@@ -65,8 +65,8 @@ def as_latex(text: str) -> str:
 
 
 def as_html(text: str) -> str:
-    """Text as HTML that shows it, also as an attribute's value."""
-    return html.escape(printable(text))
+    """Text as HTML that shows it, also as an attribute's value; lines stay lines."""
+    return html.escape("\n".join(printable(line) for line in text.split("\n")))
 
 
 def as_csv(text: str) -> str:
