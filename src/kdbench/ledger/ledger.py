@@ -22,7 +22,7 @@ from kdbench.ledger.cells import (
     rows_of,
     split_tasks,
 )
-from kdbench.ledger.claims import COMMON, published_keys
+from kdbench.ledger.claims import COMMON, published_keys, swept_keys
 from kdbench.ledger.published import Published, choose, claim, read_published
 from kdbench.ledger.significance import (
     Difference,
