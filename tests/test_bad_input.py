@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import kdbench.training.together
 from kdbench.assembly.build import build_network
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import one_line_errors
@@ -215,7 +214,7 @@ def test_a_disk_that_fails_in_a_job_is_one_line(command, monkeypatch):
     def fail(config):
         raise OSError(errno.EIO, "Input/output error", "runs")
 
-    monkeypatch.setattr(kdbench.training.together, "train", fail)
+    monkeypatch.setattr("kdbench.tasks.dispatch.train", fail)
     result = command("train", "-m", *DATA, "seed=0,1")
     assert result.code == 1
     line = "Input/output error: runs"

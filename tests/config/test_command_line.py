@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kdbench.command_line import arranged, parts, quoted, read
 
+from kdbench.config.command_line import arranged, parts, quoted, read
 from kdbench.config.hydra_cli import compose_jobs
 from kdbench.config.run_config import takes_text
 

@@ -15,7 +15,6 @@ from PIL import EpsImagePlugin, Image
 
 from kdbench.data.arrays import read_arrays
 from kdbench.data.class_folders import SOLUTION
-from kdbench.data.decoding import decode
 from kdbench.data.decoding.decode import decode_into
 from kdbench.data.memory.torchvision_sets import cifar100, fashion_mnist
 from kdbench.data.scored import has_header
@@ -104,7 +103,7 @@ def test_a_strip_is_refused_before_it_is_scaled_up(folder, tmp_path, monkeypatch
 
     content = encoded(tmp_path, Image.new("L", size), kind)
     with monkeypatch.context() as patch:
-        patch.setattr(decode.TF, "resize", never)
+        patch.setattr("torchvision.transforms.functional.resize", never)
         line = error_line(decoded, content, 256)
         assert f"its {size[0]} x {size[1]} pixels are too long a strip to be scaled to" in line
     path = folder / "val" / "n01" / "n01_0.JPEG"

@@ -238,7 +238,7 @@ def test_file_names_itself_and_its_sources(method):
     assert text.startswith("# "), "the head comment says paper and expected score"
     keys = [line for line in text.splitlines() if line[:1].isalpha()]
     for line in keys:
-        if line.split(":")[0] not in ("name", "_target_", "defaults"):
+        if line.split(":")[0] not in ("name", "_target_", "inferred", "defaults"):
             above = text.splitlines()[text.splitlines().index(line) - 1]
             assert "#" in line or above.startswith("#"), f"{line} has no source"
 

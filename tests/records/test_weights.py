@@ -291,7 +291,7 @@ class Mine(nn.Linear):
 
 OBJECTS = {
     "torch.nn.Sequential": lambda: nn.Sequential(nn.Linear(2, 2)),
-    "test_weights.Mine": lambda: Mine(2, 2),
+    f"{__name__}.Mine": lambda: Mine(2, 2),
     "pathlib.PosixPath": lambda: PosixPath("a"),
 }
 

@@ -257,7 +257,7 @@ def test_a_measurement_that_is_a_pipe_or_deep_is_made_again(tmp_path):
 
 
 def test_the_key_of_measurements_is_read_by_nobody_else(tmp_path, monkeypatch):
-    from kdbench import private
+    from kdbench.system import private
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for cached in (private.key, private.user_folder):
@@ -281,7 +281,7 @@ def test_the_key_of_measurements_is_read_by_nobody_else(tmp_path, monkeypatch):
 
 
 def test_compiled_code_is_kept_where_only_its_owner_writes(tmp_path, monkeypatch):
-    from kdbench import private
+    from kdbench.system import private
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)

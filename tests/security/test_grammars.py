@@ -18,10 +18,10 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import yaml
-from kdbench.composing import own_node
 from kdbench.private import private_folder
 
 from kdbench.assembly.make import make
+from kdbench.config.composing import own_node
 from kdbench.config.hydra_cli import compose_jobs, run
 from kdbench.config.hydra_guard import LAUNCHERS, OPEN, check_called, check_key, leaves
 from kdbench.config.run_config import DETECTION, KINDS, check_train, group_of

@@ -115,7 +115,9 @@ def test_words_that_make_objects_are_no_plain_data_at_any_depth(word, wrap):
 def test_a_wrapped_method_is_no_function_that_returns_one():
     node = compose_method("ea_kd")
     node["inner"] = {"_target_": "kdbench.assembly.build.build_method", "node": TOUCH, "seed": 0}
-    with pytest.raises(ConfigError, match=r"inner\._target_=kdbench\.build\.build_method"):
+    with pytest.raises(
+        ConfigError, match=r"inner\._target_=kdbench\.assembly\.build\.build_method"
+    ):
         check_node("method", node, kind=Method)
 
 

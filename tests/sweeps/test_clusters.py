@@ -145,8 +145,8 @@ def interrupted(monkeypatch, tmp_path) -> Iterator[Submission]:
     """A job whose training is interrupted; the signals' handlers are as before afterwards."""
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kdbench.sweeps.clusters.stop_on_sigterm", lambda: None)
-    monkeypatch.setattr("kdbench.sweeps.clusters.outcomes", interrupt)
+    monkeypatch.setattr("kdbench.sweeps.slurm.stop_on_sigterm", lambda: None)
+    monkeypatch.setattr("kdbench.sweeps.slurm.outcomes", interrupt)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield Submission(tmp_path, [])
@@ -167,7 +167,7 @@ def test_a_job_that_is_asked_leaves_by_submitits_own_way(interrupted, monkeypatc
     came = []
     signal.signal(signal.SIGUSR2, lambda number, frame: came.append(number))
     monkeypatch.setattr(
-        "kdbench.sweeps.clusters.outcomes", lambda _: signal.raise_signal(signal.SIGUSR2)
+        "kdbench.sweeps.slurm.outcomes", lambda _: signal.raise_signal(signal.SIGUSR2)
     )
     with pytest.raises(KeyboardInterrupt):
         interrupted()

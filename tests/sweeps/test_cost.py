@@ -102,7 +102,7 @@ def test_the_smoke_sweep_needs_no_data(command, fast, monkeypatch):
     result = command("estimate", "+experiments=smoke_cifar100", "dataset.root=nowhere")
     assert result.code == 0, result.err
     assert "stood in for by random images" in result.out
-    assert "27 runs" in result.out
+    assert "54 runs" in result.out
     assert len(seen) == len(set(seen)) == 27
 
 

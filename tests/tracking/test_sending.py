@@ -13,7 +13,7 @@ from kdbench import sync as entry
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.record import write_record
 from kdbench.tracking.sending import sync
-from kdbench.tracking.wandb_mirror import Target, UnreachableError, WandbLogger
+from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, WandbLogger
 from kdbench.tracking.wandb_names import safe
 from support import records, wandb_files
 
@@ -145,7 +145,7 @@ def test_what_wandb_does_not_take_and_a_torn_configuration_are_lines(monkeypatch
     def refuse(mirror, row):
         raise wandb.errors.CommError("no route\nto host")
 
-    monkeypatch.setattr(entry.Mirror, "epoch", refuse)
+    monkeypatch.setattr(Mirror, "epoch", refuse)
     code, said = command(monkeypatch, capsys, "--dir", "sync")
     assert code == 1
     assert len(said.err.splitlines()) == 2, said.err

@@ -31,7 +31,7 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.one_by_one import run_jobs
 from kdbench.config.recipes import without_inferred
-from kdbench.config.run_config import Check, Config
+from kdbench.config.run_config import Check, Config, without_start
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import variable
@@ -195,9 +195,10 @@ def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
 
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
-    """The node that a command with `group=name` would have."""
+    """The node that a command with `group=name` would have; of a student, what makes it."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
-        return plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
+        node = plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
+    return without_start(node) if group == "student" else node
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

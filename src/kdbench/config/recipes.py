@@ -19,6 +19,7 @@ from kdbench.schema.plugins import conf_dirs
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 HEAD = re.compile(r"kind: (.+); status: (.+)")  # the second line of a method's file
 Node = dict[str, Any]
+OVER = "override "  # how a default begins that replaces one of a file above
 
 
 class Departure(NamedTuple):
@@ -207,26 +208,43 @@ def names(group: str) -> list[str]:
 
 
 @cache
-def compose(group: str, name: str | None) -> Node | None:
-    """The node that a file of conf makes with those that it starts from; None without a file."""
+def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()) -> Node | None:
+    """The node that a file of conf makes with those that it starts from; None without a file.
+
+    Args:
+        group: of the file.
+        name: of the file.
+        over: what a file that starts from this one chooses in the place of its defaults.
+    """
     own = read(group, name)
     if own is None:
         return None
     node: Node = {}
     rest = {key: value for key, value in own.items() if key != "defaults"}
-    for entry in own.get("defaults", ["_self_"]):
+    entries = own.get("defaults", ["_self_"])
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    chosen = {key.removeprefix(OVER): value for key, value in pairs if key.startswith(OVER)}
+    chosen |= dict(over)
+    for entry in entries:
         if entry == "_self_":
             node = merged(node, rest)
         elif isinstance(entry, str):
-            node = merged(node, compose(group, entry) or {})
+            node = merged(node, compose(group, entry, tuple(sorted(chosen.items()))) or {})
         else:
             for key, value in entry.items():
-                other, _, place = str(key).lstrip("/").partition("@")
-                part: Any = compose(other, value) or {}
-                for step in reversed(place.split(".")):
-                    part = {step: part}
-                node = merged(node, part)
+                if not key.startswith(OVER):
+                    node = merged(node, _placed(key, chosen.get(key, value)))
     return node
+
+
+def _placed(key: str, value: str) -> Node:
+    """The node of a default such as `/method@inner: kd`."""
+    group, _, place = key.lstrip("/").partition("@")
+    part: Any = compose(group, value) or {}
+    for step in reversed(place.split(".")):
+        part = {step: part}
+    made: Node = part
+    return made
 
 
 def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:

@@ -135,10 +135,10 @@ def _network(path: str, node: Any, detects: bool = False) -> Config:
 
 
 def _student(path: str, node: Any, detects: bool = False) -> Config:
-    return _network(path, _without_start(node), detects)
+    return _network(path, without_start(node), detects)
 
 
-def _without_start(node: Any) -> Any:
+def without_start(node: Any) -> Any:
     """A student's node without the weights that it starts from, which are no setting of it."""
     if not isinstance(node, Mapping):
         return node

@@ -41,9 +41,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) 
 
 def load_tensors(path: Path) -> Checkpoint | None:
     """Read what `save_tensors` wrote; None if the file is torn, altered or none of a run."""
-    if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would not end
-        return None
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would not end
+            return None
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
