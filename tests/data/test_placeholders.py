@@ -133,7 +133,7 @@ def test_a_run_counts_them_and_has_a_name_of_its_own(folder, command):
 
 
 def test_runs_of_before_the_setting_keep_their_names():
-    target = "kdbench.data.streaming.imagenet.imagenet"
+    target = "kdbench.data.imagenet.imagenet"
     node = {"_target_": target, "flip": True, "root": "/a", "cache_dir": "/b"}
     parts = {key: {} for key in ("method", "student", "schedule", "runtime", "teacher")}
 

@@ -18,13 +18,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import yaml
-from kdbench.private import private_folder
 
 from kdbench.assembly.make import make
 from kdbench.config.composing import own_node
 from kdbench.config.hydra_cli import compose_jobs, run
 from kdbench.config.hydra_guard import LAUNCHERS, OPEN, check_called, check_key, leaves
-from kdbench.config.run_config import DETECTION, KINDS, check_train, group_of
+from kdbench.config.kinds import DETECTION, KINDS, group_of
+from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdbench.records.identity import canonical
@@ -33,6 +33,7 @@ from kdbench.records.record import read_record
 from kdbench.schema.check import RESERVED
 from kdbench.system.files import make_folder, own_folder, read_small
 from kdbench.system.locks import RunLock
+from kdbench.system.private import private_folder
 from kdbench.teachers.loading import read_measurement
 from kdbench.teachers.output_cache import TeacherTable
 from kdbench.tracking.run_logger import MetricsFile
