@@ -31,7 +31,7 @@ def test_configuration_and_passports_travel(wheel):
     assert "kdbench/conf/tuned/dkd/resnet56_resnet20.yaml" in names
     assert "hydra_plugins/kdbench_cohort/launcher.py" in names
     assert "hydra_plugins/kdbench_packages/search_path.py" in names
-    assert {f"kdbench/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert {f"kdbench/ledger/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert any(name.endswith("resnet32_cifar100.passport.json") for name in names)
     assert len(names) == len(set(names)), "nothing travels twice"
 
@@ -42,7 +42,7 @@ def test_the_installed_package_trains_outside_the_checkout(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     arguments = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
     result = subprocess.run(
-        [sys.executable, "-c", "from kdbench.training.together import main; main()", *arguments],
+        [sys.executable, "-c", "from kdbench.train import main; main()", *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,

@@ -186,7 +186,7 @@ def test_evaluate_agrees_with_the_record(command):
 def test_a_table_of_the_runs(command):
     command("train", "-m", *CE, "seed=0,1")
     result = command("table", "runs")
-    (line,) = [row for row in result.out.splitlines() if row.startswith("| ce ")]
+    (line,) = [row for row in result.out.splitlines() if row.startswith("| ce")]
     tops = [read_record(folder / "record.json")["top1_last"] for folder in runs().values()]
     mean, std = torch.tensor(tops).mean(), torch.tensor(tops).std()
     assert f" {mean:.2f} ± {std:.2f} (2) " in line

@@ -186,7 +186,7 @@ def test_a_typo_is_answered_before_torch_is_imported(tmp_path, entry, typo):
 def test_a_run_needs_no_models_of_other_libraries(tmp_path):
     """They take longer to import than a small run takes to start."""
     run = (
-        "import sys; sys.argv = sys.argv[1:]; from kdbench.training.together import main; main();"
+        "import sys; sys.argv = sys.argv[1:]; from kdbench.train import main; main();"
         "print({'torchvision', 'timm', 'wandb', 'scipy', 'matplotlib'} & set(sys.modules))"
     )
     settings = ["dataset=synthetic", "dataset.num_train=16", "dataset.num_test=16", "runtime=cpu"]

@@ -146,7 +146,7 @@ def test_equal_settings_are_equal_however_written():
         (["method=kd", "+teacher.x={checkpoint: y}"], "teacher.x.network is missing: choose a"),
         (["-m", "method=ce,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
         (["-m", "sede=0,1"], "unknown key 'sede': did you mean 'seed'?"),
-        (["method=kd="], "Error parsing override 'method=kd='"),
+        (["method=kd="], "unknown method 'kd='"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["seed=glob(*)"], "seed=glob(*) stands for no value"),
         (["seed=${x}"], "Interpolation key 'x' not found"),

@@ -103,7 +103,7 @@ def test_the_smoke_sweep_needs_no_data(command, fast, monkeypatch):
     assert result.code == 0, result.err
     assert "stood in for by random images" in result.out
     assert "54 runs" in result.out
-    assert len(seen) == len(set(seen)) == 27
+    assert len(seen) == len(set(seen)) == 54
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from kdbench import dashboards
 from kdbench.tracking.sending import LEDGER, sync
 from kdbench.tracking.wandb_mirror import Target
+from kdbench.tracking.workspace import quoted
 from support import records, wandb_files
 
 # wandb-workspaces is written in pydantic's older style.
@@ -57,8 +58,8 @@ def test_the_report_has_the_ledger_and_a_section_a_pair(report):
 @pytest.mark.parametrize("pair", ["a' or Config('x') = 'b", 'a=b<c"', "within_last 5 days", "ü\\"])
 def test_a_name_is_no_part_of_a_filter(pair):
     expr = pytest.importorskip("wandb_workspaces.expr")
-    (found,) = expr.expr_to_filters(f"Config('pair') = {dashboards.quoted(pair)}").filters or [None]
-    found = found or expr.expr_to_filters(f"Config('pair') = {dashboards.quoted(pair)}")
+    (found,) = expr.expr_to_filters(f"Config('pair') = {quoted(pair)}").filters or [None]
+    found = found or expr.expr_to_filters(f"Config('pair') = {quoted(pair)}")
     assert found.value == pair
 
 

@@ -18,7 +18,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
+from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -77,9 +77,14 @@ def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(places)
 
 
-@cache
 def own_node(config_name: str) -> dict[Any, Any]:
     """Hydra's node of a command without arguments, its interpolations as they are written."""
+    # Hydra writes the name of a job there once anything in this process was initialized.
+    return _own_node(config_name, OmegaConf.select(JobRuntime.instance().conf, "name"))
+
+
+@cache
+def _own_node(config_name: str, job_name: str | None) -> dict[Any, Any]:
     found = loader_of().load_configuration(config_name, [], RunMode.RUN)
     node = OmegaConf.to_container(found.hydra)
     assert isinstance(node, dict)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from kdbench.config.run_config import Config
-from kdbench.tasks.detection.run import train_detector
 from kdbench.training.together import train as train_classifier
 
 
@@ -13,4 +12,8 @@ def train(config: Config) -> Path:
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
-    return train_detector(config) if "task" in config else train_classifier(config)
+    if "task" in config:
+        from kdbench.tasks.detection.run import train_detector  # torchvision's models take a second
+
+        return train_detector(config)
+    return train_classifier(config)

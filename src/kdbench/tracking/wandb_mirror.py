@@ -54,7 +54,7 @@ class Target(NamedTuple):
             console="off",
             disable_git=True,  # git runs what the settings of a folder's repository name
             x_disable_stats=not live,
-            x_disable_meta=not live,
+            x_disable_meta=True,  # of the command, which may hold a password
         )
         place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
         # Its service has a working directory of its own: a relative path would be another place.
