@@ -179,8 +179,6 @@ def test_what_may_be_an_accident_is_tried_once_more(command):
     assert "cohort 2 starts: tried once more, synthetic-none-resnet8-ce-s0" in result.out
     assert "sweep: 1 done, 0 done before, 1 failed" in result.out
     lines = [line for line in result.err.splitlines() if "is no folder but a link" in line]
-        line for line in result.err.splitlines() if "is no folder but a link or a file" in line
-    ]
     assert len(lines) == 3, "at once, after the second try, and in the summary"
     assert all(job.identity.run_id in line for line in lines)
 
