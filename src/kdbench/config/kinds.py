@@ -46,8 +46,10 @@ def check_made(path: str, node: object, group: str, given: Collection[str] = ())
     Raises:
         ConfigError: it makes something else, or a key is unknown, missing or ill-typed.
     """
-    detects = group in DETECTION and _makes(node, group, resolve_name(DETECTION[group]))
-    kind = resolve_name((DETECTION if detects else KINDS)[group])
+    kind = resolve_name(KINDS[group])
+    if group in DETECTION and not _makes(node, group, kind):  # detection is slow to import
+        detection = resolve_name(DETECTION[group])
+        kind = detection if _makes(node, group, detection) else kind
     return check_node(path, node, given, kind, listed(group))
 
 
