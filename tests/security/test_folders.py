@@ -13,6 +13,7 @@ import torch
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdbench.records.notices import EVENTS_FILE, tell, told
 from kdbench.records.record import checksum, read_record
 from kdbench.sweeps import local
 from kdbench.sweeps.launch import Settings, open_executor
@@ -169,6 +170,21 @@ def test_metrics_follow_no_link(tmp_path):
     with pytest.raises(KdbenchError, match="cannot write"):
         MetricsFile(tmp_path).epoch({"epoch": 1})
     assert victim.read_text() == "mine"
+
+
+def test_what_a_run_tells_its_launcher_follows_no_link_and_waits_for_no_pipe(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    (tmp_path / EVENTS_FILE).symlink_to(victim)
+    with pytest.raises(KdbenchError, match="cannot write"):
+        tell(tmp_path, "a line")
+    assert victim.read_text() == ""
+    (tmp_path / EVENTS_FILE).unlink()
+    os.mkfifo(tmp_path / EVENTS_FILE)
+    with soon():
+        assert told(tmp_path) == []
+        with pytest.raises(KdbenchError, match="cannot write"):
+            tell(tmp_path, "a line")
 
 
 def test_rows_of_a_table_follow_no_link_that_came_later(tmp_path):

@@ -4,9 +4,11 @@ The launcher of a sweep reads it, whose processes write to logs that nobody look
 """
 
 import json
+import os
 from pathlib import Path
 
 from kdbench.errors import writing
+from kdbench.system.files import open_own, read_small
 
 EVENTS_FILE = "events.jsonl"
 
@@ -19,16 +21,18 @@ def tell(folder: Path, text: str) -> None:
     """
     if text in told(folder):
         return
-    with writing(folder), (folder / EVENTS_FILE).open("a") as file:
+    path, flags = folder / EVENTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with writing(folder), os.fdopen(open_own(path, flags), "a") as file:
         file.write(json.dumps({"notice": text}) + "\n")
 
 
 def told(folder: Path) -> list[str]:
     """The lines so far, whole ones only."""
-    path = folder / EVENTS_FILE
-    if not path.is_file():
+    try:
+        content = read_small(folder / EVENTS_FILE)
+    except (OSError, ValueError):
         return []
-    whole = path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    whole = content.decode(errors="replace").rpartition("\n")[0].splitlines()
     found = []
     for line in whole:
         try:
