@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import stat
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kdbench.system.files import write_atomically
+from kdbench.system.files import open_own, same_file, write_atomically
 
 KEPT = 2  # a torn newest one leaves the one before
 
@@ -42,9 +42,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) 
 def load_tensors(path: Path) -> Checkpoint | None:
     """Read what `save_tensors` wrote; None if the file is torn, altered or none of a run."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would not end
-            return None
-        with safe_open(path, framework="pt") as file:
+        with (
+            os.fdopen(open_own(path, os.O_RDONLY), "rb") as own,
+            safe_open(same_file(own), framework="pt") as file,
+        ):
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         state = json.loads(metadata.get("state", ""))

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdbench.errors import KdbenchError, first_line
+from kdbench.system.files import open_regular, same_file
 
 ZIP_START = b"PK\3\4"  # by which PyTorch knows an archive
 # What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
@@ -65,13 +66,22 @@ def read_content(path: Path) -> Any:
     Raises:
         KdbenchError: it is unreadable, truncated, no weight file, or holds more than plain data.
     """
-    refuse_others(path)
     try:
-        return load_file(path) if is_safetensors(path) else _unpickle(path)
+        file = open_regular(path)  # one descriptor, from the checks to the use
+    except (OSError, ValueError) as error:
+        raise KdbenchError(f"{path} cannot be read ({first_line(error)})") from None
+    with file:
+        return _content(path, file)
+
+
+def _content(path: Path, file: BinaryIO) -> Any:
+    refuse_others(path, file)
+    try:
+        return load_file(same_file(file)) if is_safetensors(file) else _unpickle(path, file)
     except KdbenchError:
         raise
     except pickle.UnpicklingError:
-        raise KdbenchError(f"{path} {what_it_holds(path)}") from None
+        raise KdbenchError(f"{path} {what_it_holds(file)}") from None
     except Exception as error:  # a broken file makes the unpickler raise nearly anything
         said = first_line(error)
         if "weights_only" in said:  # PyTorch's advice is to let the file run code
@@ -79,14 +89,17 @@ def read_content(path: Path) -> Any:
         raise KdbenchError(f"{path} cannot be read ({said}): is it truncated?") from None
 
 
-def refuse_others(path: Path) -> None:
+def refuse_others(path: Path, file: BinaryIO) -> None:
     """Refuse what is no weight file, by how it begins.
+
+    Args:
+        path: what the file is called.
+        file: the file, open.
 
     Raises:
         KdbenchError: it says what the file is, and what helps.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    head = _head(file)
     if not head:
         raise KdbenchError(f"{path} is empty: was it truncated? {_FETCH}")
     for beginning, kind, help_ in _BEGINNINGS:
@@ -96,22 +109,22 @@ def refuse_others(path: Path) -> None:
         raise KdbenchError(f"{path} is a web page: {_FETCH}")
     if head[257:262] == b"ustar":
         raise KdbenchError(f"{path} is a tar archive: unpack it first")
-    if is_zipfile(path):
+    if is_zipfile(file):
         try:
-            _check_zip(path)
+            _check_zip(path, file)
         except (BadZipFile, NotImplementedError, ValueError) as error:
             raise KdbenchError(
                 f"{path} cannot be read ({first_line(error)}): is it truncated?"
             ) from None
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, file: BinaryIO) -> None:
     """Refuse a zip archive that is not one of torch.save.
 
     Raises:
         KdbenchError: it says what the archive is.
     """
-    with ZipFile(path) as archive:
+    with ZipFile(file) as archive:
         members = archive.infolist()
     names = {member.filename.rpartition("/")[2] for member in members}
     if any(name.endswith(".npy") for name in names):
@@ -124,16 +137,21 @@ def _check_zip(path: Path) -> None:
         raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
 
 
-def is_safetensors(path: Path) -> bool:
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(_HEAD)
+
+
+def is_safetensors(file: BinaryIO) -> bool:
     """Whether a file begins as safetensors do: with a length, and JSON of that length."""
-    with path.open("rb") as file:
-        head = file.read(9)
+    head = _head(file)[:9]
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
-def _unpickle(path: Path) -> Any:
-    # Opened here, for PyTorch goes by a path's ending; one descriptor, from the check to the use.
-    with path.open("rb") as file, warnings.catch_warnings():
+def _unpickle(path: Path, file: BinaryIO) -> Any:
+    # PyTorch is given the file and no path, for it goes by a path's ending.
+    file.seek(0)
+    with warnings.catch_warnings():
         if holds_more(file):
             raise KdbenchError(f"{path} is refused: it is compressed, as PyTorch writes none")
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -156,10 +174,10 @@ def holds_more(file: BinaryIO) -> bool:
     return sum(sizes) > file.seek(0, os.SEEK_END) + file.seek(0)
 
 
-def what_it_holds(path: Path) -> str:
+def what_it_holds(file: BinaryIO) -> str:
     """The end of the line for a file that the unpickler refuses."""
     try:
-        named = next((name for name in _names(path) if not _PLAIN.fullmatch(name)), None)
+        named = next((name for name in _names(file) if not _PLAIN.fullmatch(name)), None)
     except Exception:  # of a damaged file
         named = None
     if named is not None:
@@ -168,30 +186,28 @@ def what_it_holds(path: Path) -> str:
             f"is refused, for more than plain data could run code; it holds a {shown}: save its "
             "state_dict() alone"
         )
-    if is_text(path):
+    if is_text(file):
         return f"is a text file and no checkpoint: {_FETCH}"
     return "is no checkpoint, or a damaged one: is it truncated? Give a file of torch.save"
 
 
-def is_text(path: Path) -> bool:
+def is_text(file: BinaryIO) -> bool:
     """Whether a file begins with text."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    text = head.decode(errors="replace")
+    text = _head(file).decode(errors="replace")
     return all(letter.isprintable() or letter.isspace() for letter in text.rstrip("\ufffd"))
 
 
-def _names(path: Path) -> Iterator[str]:
+def _names(file: BinaryIO) -> Iterator[str]:
     """The classes and functions that a file's pickles name, in order; nothing is loaded."""
-    if is_zipfile(path):
-        with ZipFile(path) as archive:
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
             inner = next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl")
-            with archive.open(inner) as file:
-                yield from _names_in(file)
+            with archive.open(inner) as member:
+                yield from _names_in(member)
         return
-    with path.open("rb") as file:
-        for _ in range(_PICKLES):
-            yield from _names_in(file)
+    file.seek(0)
+    for _ in range(_PICKLES):
+        yield from _names_in(file)
 
 
 def _names_in(file: IO[bytes]) -> Iterator[str]:

@@ -89,6 +89,11 @@ def open_regular(path: Path | str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def same_file(file: BinaryIO) -> str:
+    """A path of a file that is open, for libraries that open paths: no other takes its place."""
+    return f"/dev/fd/{file.fileno()}"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a writer that was killed; nobody may be writing there now."""
     for path in folder.glob(f"*{TEMPORARY}"):
