@@ -41,7 +41,7 @@ def test_any_file_name_is_taken_unquoted(command, name):
     assert line.startswith(f"no checkpoint {name}: no such file")
 
 
-@pytest.mark.parametrize("name", ["epoch=9-step=1", "模 型#", "12"])
+@pytest.mark.parametrize("name", ["epoch=9-step=1", "模 型#", "12", "~nobody"])
 def test_every_key_of_texts_is(command, name):
     named = ["teacher=resnet20", "method=kd", f"teacher.resnet20.checkpoint={name}"]
     assert f"no checkpoint {name}: no such file" in command("train", *named).error_line
@@ -167,8 +167,14 @@ def test_a_sweep_of_texts_is_read_as_hydra_does():
     assert read("a=b=c") is None
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate"])
-@pytest.mark.parametrize("typo", ["dataset=digit", "sed=0", "student=resnet9=1"])
+TYPOS = ["dataset=digit", "sed=0", "student=resnet9=1"]
+OF_TRAIN = ["schedule.epoch=1", "teacher=[resnet20] teacher.resnet20.chekpoint=a", "loger.mode=x"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "typo"),
+    [*(("evaluate", typo) for typo in TYPOS), *(("train", typo) for typo in TYPOS + OF_TRAIN)],
+)
 def test_a_typo_is_answered_before_torch_is_imported(tmp_path, entry, typo):
     watch = (
         "import runpy, sys\n"
@@ -176,7 +182,7 @@ def test_a_typo_is_answered_before_torch_is_imported(tmp_path, entry, typo):
         "try: runpy.run_module('kdbench.' + sys.argv[0], run_name='__main__')\n"
         "finally: print('torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", watch, entry, typo]
+    command = [sys.executable, "-c", watch, entry, *typo.split()]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stdout == "False\n"

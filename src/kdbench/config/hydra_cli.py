@@ -1,6 +1,7 @@
 """The one way in from a shell: Hydra composes, and every mistake becomes one clear line."""
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -225,6 +226,8 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
         options = error.options or [path.stem for path in (conf_dir() / group).glob("*.yaml")]
         return f"unknown {group} '{name}': {nearest(name, options)}"
     overrides = [text for text in arguments if not text.startswith("-")]
+    if line := misspelt(error, config_name, overrides):
+        return line
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
@@ -238,6 +241,24 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
         pass
     first_lines = str(error).split("\nSee ")[0].split("\n")[:2]
     return " ".join(" ".join(first_lines).split())
+
+
+def misspelt(error: Exception, config_name: str, overrides: list[str]) -> str | None:
+    """The line for a key that is nearly one of its node's, which is told without importing torch.
+
+    None where no key of the composed node is near: its target may take more than its file sets.
+    """
+    found = re.match(r"Could not override '([^']+)\.([^'.]+)'", str(error))
+    if found is None:
+        return None
+    path, key = found.groups()
+    others = [text for text in overrides if not text.lstrip("+~").startswith(f"{path}.{key}=")]
+    try:
+        node = OmegaConf.select(compose_head(config_name, others), path)
+    except Exception:  # of another word; the error at hand is told first
+        return None
+    hint = nearest(key, map(str, node)) if isinstance(node, DictConfig) else ""
+    return f"unknown key '{path}.{key}': {hint}" if hint.startswith("did") else None
 
 
 def forced(override: Override) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdbench.data.augmentation.views import AnyViews, Views
 from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.system.files import named_path
 
 HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
 
@@ -172,7 +173,7 @@ def folder_of(root: str | None) -> Path:
     """
     if root is None:
         raise ConfigError("no folder of images is named: set dataset.root=DIR")
-    return Path(root).expanduser().resolve()
+    return named_path(root).resolve()
 
 
 def pick_test_split(folder: Path, found: Collection[str], wanted: str | None) -> str:

@@ -11,6 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdbench.data.passed_over import PassedOver, left_behind, listed, printable
 from kdbench.errors import KdbenchError
+from kdbench.system.files import named_path
 
 SHOWN = 3  # names in one line
 MOST_CLASSES = 2**20  # a class number is below; ImageNet-21k has 21,841 classes
@@ -38,7 +39,7 @@ def find_layout(name: str, root: str, inside: Sequence[str]) -> Path:
     Raises:
         KdbenchError: there is none.
     """
-    base = Path(root).expanduser().resolve()
+    base = named_path(root).resolve()
     for folder in (base, *(base / part for part in inside)):
         if (folder / "train").is_dir() and (folder / "val").is_dir():
             return folder

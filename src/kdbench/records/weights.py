@@ -1,6 +1,5 @@
 """Weight files in and out: safetensors of ours, and checkpoints of other code bases."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.records.state_dicts import StateDict, candidates, is_of_a_network, named
 from kdbench.records.weight_files import read_content
-from kdbench.system.files import write_atomically
+from kdbench.system.files import named_path, write_atomically
 
 STUDENT_FILE = "student.safetensors"
 REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, no part of which stands alone
@@ -26,7 +25,7 @@ def find_checkpoint(name: str, runs_dir: Path) -> Path:
     Raises:
         KdbenchError: there is none, or several runs answer.
     """
-    path = Path(os.path.expanduser(name))  # unlike Path's, it leaves a user that nobody is
+    path = named_path(name)
     if path.is_dir():
         path = path / STUDENT_FILE
     if path.is_file():

@@ -89,6 +89,11 @@ def open_regular(path: Path | str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def named_path(name: str) -> Path:
+    """The path that a user names; unlike `Path.expanduser`, it leaves a "~user" that nobody is."""
+    return Path(os.path.expanduser(name))
+
+
 def same_file(file: BinaryIO) -> str:
     """A path of a file that is open, for libraries that open paths: no other takes its place."""
     return f"/dev/fd/{file.fileno()}"

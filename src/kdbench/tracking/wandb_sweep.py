@@ -20,7 +20,7 @@ def sweep(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: nothing is swept, or a job's configuration is wrong.
     """
-    overrides = [*arguments, *AGENT]
+    overrides = hydra_cli.understood("config", ["-m", *arguments, *AGENT])
     configs = [check_train(raw) for raw in hydra_cli.compose_jobs("config", overrides)]
     by_key = hydra_cli.swept("config", overrides)
     parameters = {

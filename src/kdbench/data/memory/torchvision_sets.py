@@ -15,6 +15,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from kdbench.data.base import Dataset, Split, assemble
 from kdbench.data.layout import check_file
 from kdbench.errors import KdbenchError
+from kdbench.system.files import named_path
 
 REPLACE = "remove it and add dataset.download=true, or copy it again"
 
@@ -102,7 +103,7 @@ def _parent_of(root: str, folder: str, file: str) -> Path:
     A user may have named the folder itself, or a link to it or to what holds it, and an archive may
     have been unpacked into a folder of its own name.
     """
-    path = Path(root).expanduser().absolute()
+    path = named_path(root).absolute()
     end = path.resolve()
     places = [path, *(one.parent for one in (path, end) if one.name == folder), path / folder]
     missing = end.parent if end.name == folder else end

@@ -18,6 +18,7 @@ from kdbench.data.streaming.shards import has_shards_below, list_shards
 from kdbench.data.streaming.sources import Listing, Source
 from kdbench.data.streaming.streamed import Decoder, StreamedDataset, files_of
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.system.files import named_path
 
 # Where a root may hold the set; the last four are Kaggle's, from above and from within.
 INSIDE = (
@@ -132,7 +133,7 @@ def find(root: str, cache_dir: Path) -> dict[str, Listing]:
     Raises:
         KdbenchError: there is neither.
     """
-    base = Path(root).expanduser().resolve()
+    base = named_path(root).resolve()
     for folder in (base, *(base / part for part in INSIDE)):
         folders = (folder / "train").is_dir() and (folder / "val").is_dir()
         if folders and not has_shards_below(folder):

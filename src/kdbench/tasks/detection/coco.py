@@ -16,6 +16,7 @@ from kdbench.data.scored import check_scored
 from kdbench.data.streaming.sources import FolderSource
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.passport import sha256_of
+from kdbench.system.files import named_path
 from kdbench.tasks.detection.annotations import (
     Annotations,
     Picture,
@@ -102,7 +103,7 @@ def coco(
         KdbenchError: a file is missing or broken; names it.
     """
     views = _views(min_sizes, max_size, flip, mean, std)
-    folder = Path(root).expanduser()
+    folder = named_path(root)
     train = read_annotations(folder / train_annotations)
     test = read_annotations(folder / val_annotations)
     if train.categories != test.categories:

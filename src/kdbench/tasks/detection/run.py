@@ -14,7 +14,7 @@ from kdbench.records.passport import sha256_of
 from kdbench.records.record import Record
 from kdbench.seeds import derive
 from kdbench.system.console import Console
-from kdbench.system.files import make_folder
+from kdbench.system.files import make_folder, named_path
 from kdbench.system.hardware import reset_peak_memory
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
@@ -112,7 +112,7 @@ def by_content(student: Config) -> Config:
     """
     if student["backbone"] is None:
         return student
-    path = Path(student["backbone"]).expanduser()
+    path = named_path(student["backbone"])
     if not path.is_file():
         raise KdbenchError(f"no file {path}: set student.backbone=FILE, or null to start from none")
     return {**student, "backbone": f"sha256 {sha256_of(path)}"}
