@@ -12,7 +12,13 @@ from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
 from kdbench.records.identity import canonical
 
-ARGUMENTS = ["+experiments=quickstart", "runs_dir=my runs#1", "method=kd,dkd", "schedule.lr=0.05,1e-1", "seed=7"]
+ARGUMENTS = [
+    "+experiments=quickstart",
+    "runs_dir=my runs#1",
+    "method=kd,dkd",
+    "schedule.lr=0.05,1e-1",
+    "seed=7",
+]
 
 
 def printed(monkeypatch, capsys, *arguments):
