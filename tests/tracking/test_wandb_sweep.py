@@ -48,7 +48,8 @@ def test_an_agents_commands_are_the_jobs_of_the_sweep(monkeypatch, capsys):
         (job,) = hydra_cli.compose_jobs("config", [*sweep["command"][4:-1], *written])
         jobs.append(check_train(job))
     mirrored = ["logger=wandb", "logger.mode=online", "logger.project=ours"]
-    wanted = [check_train(raw) for raw in hydra_cli.compose_jobs("config", [*ARGUMENTS, *mirrored])]
+    words = hydra_cli.understood("config", ["-m", *ARGUMENTS, *mirrored])
+    wanted = [check_train(raw) for raw in hydra_cli.compose_jobs("config", words)]
     assert sorted(map(canonical, jobs)) == sorted(map(canonical, wanted))
     assert len(jobs) == 4
 
