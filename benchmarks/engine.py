@@ -1,4 +1,4 @@
-"""kdbench's own classes, set up for a measurement: members, their cohort, their answers."""
+"""kdbench's own classes, set up for a measurement: members, their cohort, their outputs."""
 
 import threading
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from kdbench.schema.check import check_node
 from kdbench.system.console import Console
 from kdbench.system.precision import Precision, allow_tf32
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.outputs import choose_answers
+from kdbench.teachers.outputs import choose_outputs
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member, Run
 from kdbench.training.schedule import Schedule
@@ -65,11 +65,11 @@ class Bench:
 class Contestant:
     """A cohort of methods on one pair, whose epoch can be run again and again.
 
-    `answers` is "live", "table", or another contestant whose teachers it shares.
+    `outputs` is "live", "table", or another contestant whose teachers it shares.
     """
 
-    def __init__(self, methods: Sequence[str], bench: Bench, answers: "str | Contestant") -> None:
-        kind = answers if isinstance(answers, str) else answers.runtime.teacher
+    def __init__(self, methods: Sequence[str], bench: Bench, outputs: "str | Contestant") -> None:
+        kind = outputs if isinstance(outputs, str) else outputs.runtime.teacher
         self.runtime = Runtime(
             channels_last=True,
             teacher=kind,
@@ -79,13 +79,13 @@ class Contestant:
         allow_tf32(bench.precision == "tf32")
         self.members = [bench.member(name, self.runtime) for name in methods]
         facts = {"teacher": {"teacher": "random weights", "network": "random weights"}}
-        if isinstance(answers, str):
+        if isinstance(outputs, str):
             named, images = {"teacher": bench.teacher}, bench.images
             given = bench.data, images, self.runtime, bench.folder
-            self.answers, _ = choose_answers(use_of(self.members), named, facts, *given, print)
+            self.outputs, _ = choose_outputs(use_of(self.members), named, facts, *given, print)
         else:
-            self.answers = answers.answers
-        self.cohort = Cohort(self.members, self.answers, bench.images, Console())
+            self.outputs = outputs.outputs
+        self.cohort = Cohort(self.members, self.outputs, bench.images, Console())
 
     def epoch(self) -> None:
         """All steps of the first epoch, its plan and, with a table, its reading included.

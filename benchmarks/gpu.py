@@ -30,7 +30,7 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.schema.check import check_node
 from kdbench.system.precision import Precision, allow_tf32
-from kdbench.teachers.outputs import untabled
+from kdbench.teachers.outputs import uncached
 from kdbench.training.cohort import at_hand
 
 STEPS, TURNS = 50, 3
@@ -183,7 +183,7 @@ def recipes() -> tuple[list[str], list[str]]:
         method = build_method(check_node("method", compose_group("method", name)), 0)
         if method.num_teachers == 1:  # what it reads may be known after its set-up only
             set_up(method, common.network("resnet8x4", data), teachers, data, 0)
-            (live if untabled([method], data.views) else tabled).append(name)
+            (live if uncached([method], data.views) else tabled).append(name)
     return tabled, live
 
 

@@ -35,7 +35,7 @@ def checkpoints(ground: Ground) -> Fault:
 
 
 def tables(ground: Ground) -> Fault:
-    """A teacher's answers."""
+    """The output caches of teachers."""
     arena = Arena(ground, "tables")
     for damage in DAMAGES * TIMES:
         for name in ("rows", "table.json"):
@@ -48,7 +48,7 @@ def tables(ground: Ground) -> Fault:
                 damage(path, arena.draw)
             result = arena.train("kd", "table")
             if "remove the folder" in result.err:  # the flipped bit is in a fact, and says so
-                arena.refused(result, "is the table of another")
+                arena.refused(result, "is the output cache of another")
                 shutil.rmtree(path.parent)
                 result = arena.train("kd", "table")
             arena.ends_same(result, "kd")

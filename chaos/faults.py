@@ -21,7 +21,7 @@ from chaos.mounts import NotAllowedError, grow, read_only, small_disk
 from chaos.processes import command_of, descendants, kill
 from chaos.sweeps import trains
 from kdbench.records.record import RECORD_FILE, read_record
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.tracking.run_logger import METRICS_FILE
 from kdbench.training.optimizer import Optimizer
 
@@ -39,7 +39,7 @@ def full_disk(ground: Ground) -> Fault:
             result = arena.train(method, teacher)
             while result.code != 0 and kib < 2**14:
                 arena.tried += 1
-                words = "teacher table" if ".tables" in result.err else "make room"
+                words = "output cache" if ".tables" in result.err else "make room"
                 arena.refused(result, words)
                 arena.expect(not list(arena.runs.glob("*-s*-*/*.tmp")), "a temporary file is left")
                 kib += arena.draw.randint(STEP_KIB // 2, STEP_KIB)
@@ -57,7 +57,7 @@ def full_disk(ground: Ground) -> Fault:
 
 
 def fill(path: Path) -> Act:
-    """Let a process fill its disk up before it asks a teacher's table for an epoch's answers.
+    """Let a process fill its disk up before it reads an epoch's rows of an output cache.
 
     The epoch is the second: by then it has checkpoints.
     """
@@ -68,7 +68,7 @@ def fill(path: Path) -> Act:
                 file.write(bytes(2**12))
         return read(*arguments)
 
-    return lambda: setattr(TeacherTable, "read", counter(2)(TeacherTable.read, instead))
+    return lambda: setattr(OutputCache, "read", counter(2)(OutputCache.read, instead))
 
 
 def read_only_folder(ground: Ground) -> Fault:

@@ -23,7 +23,7 @@ from kdbench.config.run_config import Config, check_train
 from kdbench.methods.base import Method
 
 # 3 + 3 steps, and checkpoints after steps 2, 3, 4 and 6; no batch has fewer than 16 images, so that
-# a table's answers are the live ones.
+# cached outputs are the live ones.
 SMALL = [
     *("dataset=synthetic", "dataset.num_train=64", "dataset.num_test=32", "schedule.batch_size=24"),
     *("schedule.epochs=2", "schedule.milestones=[1]", "runtime=exact", "runtime.device=cpu"),

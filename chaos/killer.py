@@ -14,7 +14,7 @@ import kdbench.records.record
 import kdbench.records.weights
 import kdbench.system.files
 from kdbench.system.signals import STOPS
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.training.optimizer import Optimizer
 
 STEP = ("before the update", "after the update")
@@ -63,7 +63,7 @@ def arm(kill: Kill, random: Random) -> None:
         "training": [(Optimizer, "update")],
         "evaluation": [(kdbench.assembly.evaluation, "cross_entropy")],
         "checkpoint": [(kdbench.records.checkpoint, "write_atomically")],
-        "table": [(TeacherTable, "write")],
+        "table": [(OutputCache, "write")],
         "record": [(room, "write_atomically") for room in results],
     }
     for owner, name in places[kill.phase]:
@@ -136,17 +136,17 @@ def file(moment: str, random: Random) -> Deadly:
 
 
 def rows(moment: str, random: Random) -> Deadly:
-    """Dies while answers of a teacher are written to its table."""
+    """Dies while a teacher's outputs are written to the output cache."""
 
     def instead(
-        function: Callable[..., Any], table: TeacherTable, index: Any, view: Any, answers: Any
+        function: Callable[..., Any], table: OutputCache, index: Any, view: Any, outputs: Any
     ) -> None:
         count = len(index) if moment == "after" else random.randrange(len(index))
         if moment != "before":
-            function(table, index[:count], view[:count], answers[:count])
+            function(table, index[:count], view[:count], outputs[:count])
         if moment == "half a row":
             place = int(index[count]) * table.views + int(view[count])
-            half = answers[count].tobytes()[: table.row_bytes // 2]
+            half = outputs[count].tobytes()[: table.row_bytes // 2]
             with (table.folder / "rows").open("r+b") as file:
                 os.pwrite(file.fileno(), half, place * table.row_bytes)
         die()

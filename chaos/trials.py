@@ -14,7 +14,7 @@ from chaos.killer import Kill, arm
 from kdbench.config.hydra_cli import INTERRUPTED
 from kdbench.config.run_config import Config
 from kdbench.methods.base import Method
-from kdbench.teachers.outputs import TABLED_TAPS
+from kdbench.teachers.outputs import CACHED_TAPS
 from kdbench.training.together import train_together
 
 ENOUGH = 4  # kills of one run at most
@@ -105,16 +105,16 @@ def life(ground: Ground, configs: Sequence[Config], kill: Kill | None, delay: fl
 def cohort(ground: Ground, draw: Random, size: int, tables: bool) -> list[str]:
     """Methods that can train side by side: they read the same teachers, or none.
 
-    With `tables`, those whose teachers' answers can come from tables, where there are any.
+    With `tables`, those whose teacher outputs can come from the output cache, where there are any.
     """
     names, readers = sorted(ground.chosen), ground.readers
-    tabled = [name for name in names if readers(name) and fits_a_table(ground.methods[name])]
-    names = (tabled if tables else names) or names
+    cached = [name for name in names if readers(name) and fits_the_cache(ground.methods[name])]
+    names = (cached if tables else names) or names
     first = draw.choice(names)
     others = [n for n in names if n != first and readers(n) == readers(first)]
     return [first, *draw.sample(others, min(size - 1, len(others)))]
 
 
-def fits_a_table(method: Method) -> bool:
+def fits_the_cache(method: Method) -> bool:
     """Whether a table holds all that it reads, as far as that is known before its setup."""
-    return method.views == 1 and set(method.taps) <= set(TABLED_TAPS)
+    return method.views == 1 and set(method.taps) <= set(CACHED_TAPS)

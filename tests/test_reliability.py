@@ -29,7 +29,7 @@ from kdbench.records.checkpoint import Checkpoint, checkpoint_paths, load_tensor
 from kdbench.records.record import read_record
 from kdbench.system.files import write_atomically
 from kdbench.system.locks import RunLock
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.training.jobs import Job
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
@@ -185,11 +185,11 @@ def test_links_in_a_run_s_folder_empty_no_file_elsewhere(here):
     with pytest.raises(OSError, match="symbolic links"):
         RunLock(Path())
     facts = {"dtype": "float32"}
-    table = TeacherTable(Path("tables"), facts, 2, 2, 2)
+    table = OutputCache(Path("tables"), facts, 2, 2, 2)
     (table.folder / "rows").unlink()
     (table.folder / "rows").symlink_to(Path("precious").resolve())
     with pytest.raises(KdbenchError, match="symbolic links"):
-        TeacherTable(Path("tables"), facts, 2, 2, 2)
+        OutputCache(Path("tables"), facts, 2, 2, 2)
     assert Path("precious").read_text() == "precious"
 
 
@@ -350,7 +350,7 @@ def test_a_disk_that_fills_up_under_a_table_is_said_in_one_line(teachers, monkey
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         patch.setattr(kdbench.teachers.output_cache.os, "pwrite", full)
-        with pytest.raises(KdbenchError, match=r"teacher table .*No space left on device.*: make"):
+        with pytest.raises(KdbenchError, match=r"output cache .*No space left on device.*: make"):
             train(taught("kd", teachers, "runtime.teacher=table"))
     assert train(taught("kd", teachers, "runtime.teacher=table")).is_dir()
 

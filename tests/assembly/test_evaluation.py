@@ -20,7 +20,7 @@ from kdbench.types import Output
 CPU = torch.device("cpu")
 
 
-class Answers(nn.Module):
+class FixedLogits(nn.Module):
     """Logits that were decided beforehand, whatever the images."""
 
     def __init__(self, logits: Tensor) -> None:
@@ -43,8 +43,8 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     inside: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
     for row, label in zip(logits.double().softmax(1).tolist(), labels.tolist(), strict=True):
         confidence = max(row)
-        hit = row.index(confidence) == label
-        inside[max(math.ceil(confidence * bins), 1) - 1].append((confidence, hit))
+        correct = row.index(confidence) == label
+        inside[max(math.ceil(confidence * bins), 1) - 1].append((confidence, correct))
     gaps = (abs(sum(c for c, _ in one) - sum(h for _, h in one)) for one in inside)
     return 100 * sum(gaps) / len(labels)
 
@@ -53,10 +53,11 @@ def test_scores_equal_those_written_out():
     data = dataset(700)
     count = len(data.test.labels)
     logits = 3 * torch.randn(count, 10, generator=torch.Generator().manual_seed(1))
-    scores = evaluate(Answers(logits), data.test, data, CPU)
+    scores = evaluate(FixedLogits(logits), data.test, data, CPU)
     assert scores.n == count > 500, "more than one batch"
-    assert torch.equal(scores.chosen, logits.argmax(1))
-    assert scores.top1 == pytest.approx(100 * (scores.chosen == data.test.labels).double().mean())
+    assert torch.equal(scores.predictions, logits.argmax(1))
+    correct = scores.predictions == data.test.labels
+    assert scores.top1 == pytest.approx(100 * correct.double().mean())
     assert scores.ece == pytest.approx(calibration_error(logits, data.test.labels), rel=1e-9)
     assert scores.ece > 30, "confident noise is not calibrated"
 
@@ -64,8 +65,8 @@ def test_scores_equal_those_written_out():
 def test_certain_and_right_is_calibrated():
     data = dataset(40)
     logits = 1000 * nn.functional.one_hot(data.test.labels, 10).float()
-    assert evaluate(Answers(logits), data.test, data, CPU).ece == 0
-    assert evaluate(Answers(-logits), data.test, data, CPU).top1 == 0
+    assert evaluate(FixedLogits(logits), data.test, data, CPU).ece == 0
+    assert evaluate(FixedLogits(-logits), data.test, data, CPU).top1 == 0
 
 
 def test_agreement_counts_equal_choices():

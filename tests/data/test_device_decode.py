@@ -88,7 +88,7 @@ def test_a_truncated_image_goes_through_pillow_and_its_policy(folder):
         load(folder).crop(rows, rows)
     images = load(folder, on_corrupt="replace")
     images.crop(rows, rows)
-    assert list(images.files.stand_ins.broken.values()) != []
+    assert list(images.files.placeholders.broken.values()) != []
     path.unlink()
     with pytest.raises(KdbenchError, match=r"n02_4\.JPEG .*No such file"):
         images.crop(rows, rows)

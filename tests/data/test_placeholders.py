@@ -61,7 +61,7 @@ def test_the_next_of_its_class_stands_in_for_an_image_with_any_number_of_threads
         assert torch.equal(found, whole.crop(torch.tensor([row_of(data, stand_in)]), view)), broken
     few = data.train.images.narrow(0, 0, 10)  # of n01; what is timed before a sweep
     assert len(few[:]) == 10
-    assert len(few.stand_ins.broken) == 2
+    assert len(few.placeholders.broken) == 2
     said = capsys.readouterr().out
     assert said.count("n02_7.JPEG cannot be read (") == 2  # once in each of two runs
     assert said.count("n01_0.JPEG cannot be read (unknown format): the next image of its") == 3

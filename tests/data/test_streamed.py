@@ -255,7 +255,7 @@ def test_a_live_teacher_teaches_two_views_and_a_table_is_refused(folder, command
         assert result.code == 0, result.err
     assert not Path("runs/.tables").exists()
     refused = command("train", *arguments, *named, "method=kd", "seed=1", "runtime.teacher=table")
-    assert "reads views out of a continuum, which no table holds" in refused.error_line
+    assert "reads views out of a continuum, which no output cache holds" in refused.error_line
 
 
 @pytest.mark.slow

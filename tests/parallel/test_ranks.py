@@ -28,7 +28,7 @@ from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.outputs import wants_tables
+from kdbench.teachers.outputs import wants_cache
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member
@@ -257,19 +257,19 @@ def test_the_parts_of_a_batch_are_one_step_on_it(name):
         accumulation = Accumulation(student, moving, 0, Ranks())
         for step in range(2):
             if count == 1:
-                sums = update(student, method, optimizer, batch_of(index), answers(teacher, index))
+                sums = update(student, method, optimizer, batch_of(index), outputs(teacher, index))
                 continue
             cutting = Cutting(count, 7, 7, Ranks())
             accumulation.start(step, 7)
             for part, rows in zip(cutting.parts(7), cutting.cut(index), strict=True):
-                accumulation.add(part, batch_of(rows), answers(teacher, rows))
+                accumulation.add(part, batch_of(rows), outputs(teacher, rows))
             sums = accumulation.finish(index)
         ends.append({**student.state_dict(), **sums})
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key].float(), value.float(), msg=key)
 
 
-def answers(teacher: nn.Module, index: torch.Tensor) -> tuple[Output, ...]:
+def outputs(teacher: nn.Module, index: torch.Tensor) -> tuple[Output, ...]:
     with torch.no_grad():
         return (teacher(batch_of(index).images),)
 
@@ -287,7 +287,7 @@ def test_every_part_reads_the_bank_as_it_was_before_the_step():
     index, cutting = torch.tensor([3, 17, 4, 0, 9, 12]), Cutting(2, 6, 6, Ranks())
     accumulation.start(0, 6)
     for part, rows in zip(cutting.parts(6), cutting.cut(index), strict=True):
-        accumulation.add(part, batch_of(rows), answers(student, rows))
+        accumulation.add(part, batch_of(rows), outputs(student, rows))
         assert torch.equal(method.bank_student, before)
     accumulation.finish(index)
     moved = (method.bank_student != before).any(dim=1)
@@ -368,7 +368,7 @@ def test_no_table_and_no_other_number_of_ranks(monkeypatch):
     runtime = Runtime("cpu", teacher="table")
     runtime.ranks = Ranks(Place(1, 2))
     with pytest.raises(ConfigError, match="filled by one process, not by 2 ranks"):
-        wants_tables(runtime, [], Views(4, True))
+        wants_cache(runtime, [], Views(4, True))
     with pytest.raises(
         ConfigError, match="ranks 2, not 1: start it with torchrun --nproc-per-node=2"
     ):

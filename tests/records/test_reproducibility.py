@@ -17,7 +17,7 @@ from kdbench.training.together import train, train_together
 from support.kills import Killed, at_step, kill
 from support.runs import config, interrupt_at, runs
 
-# Batches of 24, 24 and 16 images: from 16 up a table's answers are the live ones.
+# Batches of 24, 24 and 16 images: from 16 up cached outputs are the live ones.
 EXACT = [
     *("dataset.num_train=64", "schedule.batch_size=24", "runtime=exact", "runtime.device=cpu"),
     "runtime.checkpoint_steps=2",
@@ -68,13 +68,13 @@ def break_off(configs: list[dict], random: Random, monkeypatch) -> None:
 
 
 def assert_undisturbed(
-    methods: list[str], teachers, answers: str, monkeypatch, every: int = 1
+    methods: list[str], teachers, source: str, monkeypatch, every: int = 1
 ) -> None:
     """Together, and each `every`-th alone, broken off and resumed: all as alone, live, at once."""
-    random = Random(f"{methods} {answers}")
+    random = Random(f"{methods} {source}")
     alone = {name: train(exact(name, teachers, "runtime.teacher=live")) for name in methods}
-    given = [f"runtime.teacher={answers}"]
-    singles = [[name] for name in methods[answers == "auto" :: every]]
+    given = [f"runtime.teacher={source}"]
+    singles = [[name] for name in methods[source == "auto" :: every]]
     for where, groups in (("one", singles), ("all", [methods])):
         for group in groups:
             configs = [exact(name, teachers, *given, f"runs_dir={where}") for name in group]
@@ -82,7 +82,7 @@ def assert_undisturbed(
             found = train_together(configs)
             for name, folder in zip(group, found, strict=True):
                 assert isinstance(folder, Path), folder
-                assert differences(alone[name], folder) == [], (name, where, answers)
+                assert differences(alone[name], folder) == [], (name, where, source)
 
 
 def test_broken_off_and_resumed_runs_end_with_the_same_bits(teachers, monkeypatch):
@@ -95,13 +95,13 @@ def test_so_do_those_that_learn_from_tables(teachers, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("answers", ["live", "auto"])  # alone under one of them, in turn
-def test_every_method_ends_with_the_same_bits(teachers, monkeypatch, answers):
+@pytest.mark.parametrize("source", ["live", "auto"])  # alone under one of them, in turn
+def test_every_method_ends_with_the_same_bits(teachers, monkeypatch, source):
     counts = {name: build_method(compose(name), 0).num_teachers for name in recipes()}
     for wanted in (0, 1, None, 2):
         fit = [name for name, count in counts.items() if count == wanted]
         if fit:
-            assert_undisturbed(fit, teachers, answers, monkeypatch, every=2)
+            assert_undisturbed(fit, teachers, source, monkeypatch, every=2)
 
 
 def started(monkeypatch, *overrides: str) -> Path:

@@ -21,7 +21,7 @@ from kdbench.sweeps.local import Task, Worker
 from kdbench.sweeps.ray import RayExecutor
 from kdbench.system.files import make_folder
 from kdbench.system.locks import RunLock
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.tracking.run_logger import MetricsFile
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
@@ -188,7 +188,7 @@ def test_what_a_run_tells_its_launcher_follows_no_link_and_waits_for_no_pipe(tmp
 
 
 def test_rows_of_a_table_follow_no_link_that_came_later(tmp_path):
-    table = TeacherTable(tmp_path, FACTS, 2, 2, 3)
+    table = OutputCache(tmp_path, FACTS, 2, 2, 3)
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine" * 20)
     (table.folder / "rows").unlink()
@@ -200,11 +200,11 @@ def test_rows_of_a_table_follow_no_link_that_came_later(tmp_path):
 
 
 def test_a_table_s_folder_is_no_link(tmp_path):
-    folder = TeacherTable(tmp_path / "a", FACTS, 2, 2, 3).folder
+    folder = OutputCache(tmp_path / "a", FACTS, 2, 2, 3).folder
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / folder.name).symlink_to(folder)
     with pytest.raises(KdbenchError, match="is no folder but a link"):
-        TeacherTable(tmp_path / "b", FACTS, 2, 2, 3)
+        OutputCache(tmp_path / "b", FACTS, 2, 2, 3)
 
 
 def test_the_files_of_wandb_follow_no_link(tmp_path):
@@ -230,11 +230,11 @@ def test_no_pipe_is_waited_for(tmp_path):
             MetricsFile(tmp_path).epoch({"epoch": 1})
         state = State(Target("x", None, "offline", tmp_path))
         assert not state.has("x", "y")
-        table = TeacherTable(tmp_path, FACTS, 2, 2, 3)
+        table = OutputCache(tmp_path, FACTS, 2, 2, 3)
         (table.folder / "rows").unlink()
         os.mkfifo(table.folder / "rows")
         with pytest.raises(KdbenchError, match="not a regular file"):
-            TeacherTable(tmp_path, FACTS, 2, 2, 3)
+            OutputCache(tmp_path, FACTS, 2, 2, 3)
 
 
 # What was measured of a teacher.

@@ -35,7 +35,7 @@ from kdbench.system.files import make_folder, own_folder, read_small
 from kdbench.system.locks import RunLock
 from kdbench.system.private import private_folder
 from kdbench.teachers.loading import read_measurement
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.tracking.run_logger import MetricsFile
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
@@ -259,12 +259,12 @@ def use(folder: Path) -> Iterator[Any]:
     yield lambda: private_folder(folder, ".teachers")
     yield lambda: State(target).keep("x", "y")
     yield lambda: read_small(folder / "table.json")
-    yield lambda: TeacherTable(folder, {"dtype": "float32"}, 2, 2, 3).write(index, index, rows)
+    yield lambda: OutputCache(folder, {"dtype": "float32"}, 2, 2, 3).write(index, index, rows)
 
 
 @quick_and_long(60, 19_000)
 def test_what_lies_in_a_folder(watcher, examples):
-    table = TeacherTable(watcher, {"dtype": "float32"}, 2, 2, 3).folder.name
+    table = OutputCache(watcher, {"dtype": "float32"}, 2, 2, 3).folder.name
 
     def check(case: dict[str, str]) -> None:
         for path in watcher.iterdir():

@@ -12,7 +12,7 @@ from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from kdbench.records.passport import find_passport, read_passport
 from kdbench.records.weight_files import read_content
 from kdbench.schema.check import convert
-from kdbench.teachers.output_cache import TeacherTable
+from kdbench.teachers.output_cache import OutputCache
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
 from kdbench.training.snapshot import Position
@@ -127,9 +127,9 @@ def test_a_nul_in_a_folder_is_one_line(command):
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "null", "[]", "\0", "3"])
 def test_a_table_whose_facts_cannot_be_read_gets_its_own(tmp_path, text):
     facts = {"dtype": "float32"}
-    folder = TeacherTable(tmp_path, facts, 2, 2, 3).folder
+    folder = OutputCache(tmp_path, facts, 2, 2, 3).folder
     (folder / "table.json").write_text(text)
-    TeacherTable(tmp_path, facts, 2, 2, 3)
+    OutputCache(tmp_path, facts, 2, 2, 3)
     assert json.loads((folder / "table.json").read_text()) == facts
 
 

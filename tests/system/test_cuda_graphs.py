@@ -202,7 +202,7 @@ def test_a_network_that_draws_random_numbers_is_not_recorded(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_no_step_waits_for_the_gpu(teachers, monkeypatch):
-    """Warm-up, recording and replay, of full and short batches, live and tabled."""
+    """Warm-up, recording and replay, of full and short batches, live and cached."""
     original = Cohort.train_step
 
     def watched(cohort, batches):
@@ -213,7 +213,7 @@ def test_no_step_waits_for_the_gpu(teachers, monkeypatch):
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Cohort, "train_step", watched)
-    for answers in ("live", "table"):
-        given = ["runtime=cuda", f"runtime.teacher={answers}", f"runs_dir={answers}"]
+    for source in ("live", "table"):
+        given = ["runtime=cuda", f"runtime.teacher={source}", f"runs_dir={source}"]
         found = train_together([taught(m, teachers, *EPOCHS, *given) for m in ("ce", "kd", "crd")])
         assert not any(isinstance(outcome, Exception) for outcome in found)

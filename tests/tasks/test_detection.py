@@ -231,7 +231,7 @@ def test_losses_are_the_formulas_on_the_student_s_proposals(root, name):
     torch.manual_seed(3)
     with torch.no_grad():
         learned = student.learn(batch.images, batch.targets)
-    answer = teacher.answer(batch.images, learned.proposals)
+    output = teacher.output(batch.images, learned.proposals)
     logits, labels = learned.output.logits, learned.labels
     terms = {key.removeprefix("term/"): float(v) / 2 for key, v in sums.items()}
     label = torch.nn.functional.cross_entropy(logits.double(), labels)
@@ -240,9 +240,9 @@ def test_losses_are_the_formulas_on_the_student_s_proposals(root, name):
     expected = {}
     if "kd" in name:
         kind = name.removeprefix("detection/").replace("kd_hint", "kd")
-        expected["kd"] = reference(logits.detach(), answer.logits, kind)
+        expected["kd"] = reference(logits.detach(), output.logits, kind)
     if "hint" in name:
-        maps = [(learned.output.taps[f"p{i}"].double(), answer.taps[f"p{i}"]) for i in range(2, 7)]
+        maps = [(learned.output.taps[f"p{i}"].double(), output.taps[f"p{i}"]) for i in range(2, 7)]
         expected["hint"] = float(sum((s - t).square().mean() for s, t in maps)) / 5
     for term, value in expected.items():
         assert terms[term] == pytest.approx(value, rel=1e-4), term
@@ -434,7 +434,7 @@ def test_a_student_learns(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["runtime.teacher=table"], "no tables of teachers' answers"),
+        (["runtime.teacher=table"], "no cache of teacher outputs"),
         (["runtime.compile=on"], "compiles nothing"),
         (["method=dkd"], "method dkd is for task=classification, not for task=detection"),
         (["method=kd"], "method kd reads 1 teacher(s), not 0"),

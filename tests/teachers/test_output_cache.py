@@ -1,4 +1,4 @@
-"""The table of a teacher's answers: what it keeps, and what it refuses to believe."""
+"""The output cache: what it keeps, and what it refuses to believe."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ import pytest
 import kdbench.teachers.output_cache
 from kdbench.errors import KdbenchError
 from kdbench.system.disk import check_room
-from kdbench.teachers.output_cache import TeacherTable, bytes_touched
+from kdbench.teachers.output_cache import OutputCache, bytes_touched
 
 IMAGES, VIEWS, WIDTH = 50, 9, 7
 FACTS = {"teacher": "abc", "views": {"pad": 1, "flip": False}, "dtype": "float32"}
@@ -18,11 +18,11 @@ INDEX = np.arange(IMAGES)
 VIEW = INDEX % VIEWS
 
 
-def table(root: Path, **facts) -> TeacherTable:
-    return TeacherTable(root, FACTS | facts, IMAGES, VIEWS, WIDTH)
+def cache(root: Path, **facts) -> OutputCache:
+    return OutputCache(root, FACTS | facts, IMAGES, VIEWS, WIDTH)
 
 
-def answers(seed: int = 0) -> np.ndarray:
+def outputs(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(IMAGES, WIDTH)).astype(np.float32)
 
 
@@ -31,32 +31,32 @@ def test_keeps_what_was_written_and_knows_what_was_not(tmp_path, monkeypatch, fr
     """Also on a full disk, where rows are read one by one."""
     if free is not None:
         monkeypatch.setattr(kdbench.teachers.output_cache, "free_bytes", lambda folder: free)
-    rows = table(tmp_path)
+    rows = cache(tmp_path)
     assert not rows.read(INDEX, VIEW)[1].any()
-    rows.write(INDEX[::2], VIEW[::2], answers()[::2])
-    found, holds = table(tmp_path).read(INDEX, VIEW)  # as another process would open it
+    rows.write(INDEX[::2], VIEW[::2], outputs()[::2])
+    found, holds = cache(tmp_path).read(INDEX, VIEW)  # as another process would open it
     assert (holds == (INDEX % 2 == 0)).all()
-    assert (found[::2] == answers()[::2]).all()
+    assert (found[::2] == outputs()[::2]).all()
     assert not rows.read(INDEX, (VIEW + 1) % VIEWS)[1].any()
 
 
-def test_a_row_of_zeros_is_an_answer_too(tmp_path):
-    rows = table(tmp_path)
+def test_a_row_of_zeros_is_a_row_too(tmp_path):
+    rows = cache(tmp_path)
     rows.write(INDEX, VIEW, np.zeros((IMAGES, WIDTH), np.float32))
     assert rows.read(INDEX, VIEW)[1].all()
 
 
-def test_half_precision_keeps_rounded_answers(tmp_path):
-    rows = table(tmp_path, dtype="float16")
-    rows.write(INDEX, VIEW, answers())
+def test_half_precision_keeps_rounded_outputs(tmp_path):
+    rows = cache(tmp_path, dtype="float16")
+    rows.write(INDEX, VIEW, outputs())
     found, holds = rows.read(INDEX, VIEW)
     assert holds.all()
-    assert (found == answers().astype(np.float16)).all()
+    assert (found == outputs().astype(np.float16)).all()
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
-    rows = table(tmp_path)
-    rows.write(INDEX, VIEW, answers())
+    rows = cache(tmp_path)
+    rows.write(INDEX, VIEW, outputs())
     path = rows.folder / "rows"
     row = bytearray(path.read_bytes())
     size, place = rows.row_bytes, (3 * VIEWS + VIEW[3])
@@ -64,48 +64,48 @@ def test_every_flipped_bit_is_noticed(tmp_path):
         torn = bytearray(row)
         torn[place * size + bit // 8] ^= 1 << bit % 8
         path.write_bytes(torn)
-        holds = table(tmp_path).read(INDEX, VIEW)[1]
+        holds = cache(tmp_path).read(INDEX, VIEW)[1]
         assert not holds[3], bit
         assert holds.sum() == IMAGES - 1, bit
 
 
 def test_a_row_in_another_rows_place_is_noticed(tmp_path):
-    rows = table(tmp_path)
-    rows.write(INDEX, VIEW, answers())
+    rows = cache(tmp_path)
+    rows.write(INDEX, VIEW, outputs())
     content = np.memmap(rows.folder / "rows", np.uint8, "r+", shape=rows._rows.shape)
     content[0 * VIEWS + VIEW[0]] = content[1 * VIEWS + VIEW[1]]
     assert not rows.read(INDEX, VIEW)[1][0]
 
 
 def test_a_torn_file_is_filled_again(tmp_path):
-    rows = table(tmp_path)
-    rows.write(INDEX, VIEW, answers())
+    rows = cache(tmp_path)
+    rows.write(INDEX, VIEW, outputs())
     path = rows.folder / "rows"
     del rows
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (path.parent / "table.json").write_text('{"teacher": ')
-    again = table(tmp_path)
+    again = cache(tmp_path)
     holds = again.read(INDEX, VIEW)[1]
     assert 0 < holds.sum() < IMAGES
-    again.write(INDEX[~holds], VIEW[~holds], answers()[~holds])
+    again.write(INDEX[~holds], VIEW[~holds], outputs()[~holds])
     found, holds = again.read(INDEX, VIEW)
     assert holds.all()
-    assert (found == answers()).all()
+    assert (found == outputs()).all()
 
 
 @pytest.mark.parametrize("key", ["teacher", "views", "dtype"])
 def test_the_table_of_something_else_is_refused_by_name(tmp_path, key):
-    folder = table(tmp_path).folder
+    folder = cache(tmp_path).folder
     facts = json.loads((folder / "table.json").read_text()) | {key: "another"}
     (folder / "table.json").write_text(json.dumps(facts))
-    with pytest.raises(KdbenchError, match=f"is the table of another {key} .another"):
-        table(tmp_path)
+    with pytest.raises(KdbenchError, match=f"is the output cache of another {key} .another"):
+        cache(tmp_path)
 
 
 def _write(root: Path, seed: int) -> None:
-    rows = table(root)
+    rows = cache(root)
     for _ in range(20):
-        rows.write(INDEX, VIEW, answers(seed))
+        rows.write(INDEX, VIEW, outputs(seed))
 
 
 def test_two_processes_that_fill_leave_whole_rows(tmp_path):
@@ -117,8 +117,8 @@ def test_two_processes_that_fill_leave_whole_rows(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    found, holds = table(tmp_path).read(INDEX, VIEW)
-    whole = [(found == answers(seed)).all(axis=1) for seed in (1, 2)]
+    found, holds = cache(tmp_path).read(INDEX, VIEW)
+    whole = [(found == outputs(seed)).all(axis=1) for seed in (1, 2)]
     assert (whole[0] | whole[1])[holds].all()
 
 
@@ -133,5 +133,5 @@ def test_a_small_disk_is_noticed_before_filling(tmp_path):
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(KdbenchError, match=r"cannot keep a teacher table in .* make room, or set"):
-        table(tmp_path / "file")
+    with pytest.raises(KdbenchError, match=r"cannot keep the output cache in .* make room, or set"):
+        cache(tmp_path / "file")

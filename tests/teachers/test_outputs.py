@@ -1,4 +1,4 @@
-"""A table answers as the live teacher does, bit for bit, or is not used."""
+"""The output cache holds the live teacher's bits, or is not used."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from kdbench.data.augmentation.views import TrainImages
 from kdbench.errors import ConfigError
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import freeze
-from kdbench.teachers.output_cache import TeacherTable
-from kdbench.teachers.outputs import TabledTeacher, TabledTeachers
+from kdbench.teachers.output_cache import OutputCache
+from kdbench.teachers.outputs import CachedTeacher, CachedTeachers
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch
 from support.machine import needs_compiler, needs_equal_rows
@@ -31,7 +31,7 @@ def teachers(tmp_path, monkeypatch) -> list[str]:
 
 
 def tables(where: str = "runs") -> dict[str, dict]:
-    """What each table holds, by its folder."""
+    """Each output cache's facts, by its folder."""
     paths = Path(where, ".tables").glob("*/table.json")
     return {str(path.parent): json.loads(path.read_text()) for path in paths}
 
@@ -55,17 +55,17 @@ def test_a_table_has_the_live_teachers_bits(tmp_path, network, channels_last):
     assert teacher.facts["folded"] > 0
     needs_equal_rows(teacher, images.batch(index, view), 64, 16)
     width = body.fc.in_features
-    table = TeacherTable(tmp_path, {"dtype": "float32"}, IMAGES, data.views.count, 10 + width)
-    tabled = TabledTeachers(
-        [TabledTeacher(teacher, table, {"pooled": width})], images, runtime.memory_format
+    table = OutputCache(tmp_path, {"dtype": "float32"}, IMAGES, data.views.count, 10 + width)
+    cached = CachedTeachers(
+        [CachedTeacher(teacher, table, {"pooled": width})], images, runtime.memory_format
     )
-    tabled.start_epoch(view, lambda: False)
+    cached.start_epoch(view, lambda: False)
     live = kdbench.teachers.outputs.LiveTeachers([teacher], runtime, print)
     for size in (64, 16):
         for rows in index[: IMAGES // size * size].split(size):
             batch_images = images.batch(rows, view[rows]).to(memory_format=runtime.memory_format)
             batch = Batch(batch_images, data.train.labels[rows], rows, torch.tensor(1.0))
-            (expected,), (found,) = live.outputs(batch), tabled.outputs(batch)
+            (expected,), (found,) = live.outputs(batch), cached.outputs(batch)
             assert torch.equal(found.logits, expected.logits), size
             assert torch.equal(found.taps["pooled"], expected.taps["pooled"]), size
 
@@ -74,8 +74,8 @@ def test_a_table_has_the_live_teachers_bits(tmp_path, network, channels_last):
 def test_training_from_a_table_is_training_live(teachers, method):
     network = trained(constructor("resnet14")(num_classes=10))
     needs_equal_rows(network, torch.randn(256, 3, 32, 32), 16)
-    for answers in ("live", "table"):
-        given = [*WHOLE_BATCHES, f"runtime.teacher={answers}", f"runs_dir={answers}"]
+    for source in ("live", "table"):
+        given = [*WHOLE_BATCHES, f"runtime.teacher={source}", f"runs_dir={source}"]
         train(taught(method, teachers, *given))
     assert_same_runs("live", "table")
     (facts,) = tables("table").values()
@@ -89,8 +89,8 @@ def test_training_from_a_table_is_training_live(teachers, method):
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_training_from_a_compiled_teachers_table_is_training_live(teachers):
     needs_compiler()
-    for answers in ("live", "table"):
-        given = ["runtime.compile=on", f"runtime.teacher={answers}", f"runs_dir={answers}"]
+    for source in ("live", "table"):
+        given = ["runtime.compile=on", f"runtime.teacher={source}", f"runs_dir={source}"]
         train(taught("kd", teachers, *given))  # 8 images in the last batch are filled up too
     assert_same_runs("live", "table")
     (facts,) = tables("table").values()
@@ -108,7 +108,7 @@ def test_half_floats_are_a_table_and_a_run_of_their_own(teachers):
 
 def test_auto_shows_images_to_the_teacher_where_a_table_cannot_hold_what_is_read(teachers):
     train_together([taught(method, teachers) for method in ("kd", "at")])
-    assert not tables(), "at reads maps, and kd answers from the same pass"
+    assert not tables(), "at reads maps, and kd reads the same pass"
     train(taught("kd", teachers, "schedule.lr=0.01"))
     assert [facts["answers"] for facts in tables().values()] == [["logits"]]
 
@@ -117,7 +117,7 @@ def test_auto_shows_images_to_the_teacher_where_a_table_cannot_hold_what_is_read
     ("method", "read"), [("at", "stage1, stage2, stage3"), ("mlkd", "several views")]
 )
 def test_a_table_is_refused_by_name_where_it_cannot_be(teachers, method, read):
-    with pytest.raises(ConfigError, match=f"the method reads {read}, which no table holds"):
+    with pytest.raises(ConfigError, match=f"the method reads {read}, which no output cache holds"):
         train(taught(method, teachers, "runtime.teacher=table"))
 
 

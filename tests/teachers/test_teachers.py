@@ -105,8 +105,8 @@ def test_a_teacher_that_is_not_finite_is_named_when_it_is_measured(command):
     assert "schedule.lr" not in line
 
 
-@pytest.mark.parametrize("answers", ["live", "table"])
-def test_a_teacher_that_is_not_finite_while_it_teaches_is_the_cause(command, monkeypatch, answers):
+@pytest.mark.parametrize("source", ["live", "table"])
+def test_a_teacher_that_is_not_finite_while_it_teaches_is_the_cause(command, monkeypatch, source):
     """Its numbers overflow on training images alone, as they may at a lower precision."""
     freeze = kdbench.teachers.outputs.freeze
 
@@ -123,7 +123,7 @@ def test_a_teacher_that_is_not_finite_while_it_teaches_is_the_cause(command, mon
 
     monkeypatch.setattr(kdbench.teachers.outputs, "freeze", overflowing)
     path = save(network().state_dict())
-    line = distil(command, path, ALLOWED, f"runtime.teacher={answers}").error_line
+    line = distil(command, path, ALLOWED, f"runtime.teacher={source}").error_line
     assert "for outputs of teacher resnet8 are not: take another file or precision" in line
     assert "schedule.lr" not in line
 

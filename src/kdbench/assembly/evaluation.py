@@ -1,4 +1,4 @@
-"""What a network scores on a split, in eval mode."""
+"""Accuracy, loss and calibration of a network on a split, in eval mode."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from kdbench.losses import cross_entropy
 from kdbench.parallel.ranks import Ranks
 from kdbench.system.precision import arithmetic
 
-BATCH = 500  # rows do not depend on it from 16 up
+BATCH = 500  # from 16 up the logits do not depend on it
 ALONE = Ranks()
-BINS = 15  # of the calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017
+BINS = 15  # as in Guo et al., On Calibration of Modern Neural Networks, 2017
 
 
 class Scores(NamedTuple):
@@ -23,7 +23,7 @@ class Scores(NamedTuple):
     top5: float  # percent; of all classes where there are fewer than five
     loss: float  # mean cross-entropy in nats
     n: int
-    chosen: Tensor  # [n] int64 on the CPU, the likeliest class of each image
+    predictions: Tensor  # [n] int64 on the CPU, the likeliest class of each image
     ece: float  # expected calibration error, percent; bins of equal width
     infinite: int  # images with an output that is not finite
 
@@ -38,10 +38,10 @@ def evaluate(
     ranks: Ranks = ALONE,
     precision: str = "fp32",
 ) -> Scores:
-    """Score a network on a split; it is in eval mode meanwhile and as before afterwards.
+    """Score a network on a split in eval mode; its own mode is restored afterwards.
 
-    Ranks take batches in turn, and all have the scores that one would find. `precision` says how
-    the network computes, as `kdbench.system.precision.arithmetic` has it.
+    The ranks take batches in turn, and each returns the scores that a single process would find.
+    `precision` is that of the forward passes (`kdbench.system.precision.arithmetic`).
     """
     training = network.training
     network.eval()
@@ -49,7 +49,7 @@ def evaluate(
     starts = range(0, n, BATCH)
     sums = torch.zeros(len(starts), 4, dtype=torch.float64, device=device)  # a row for each batch
     confidence = torch.zeros(n, dtype=torch.float64, device=device)
-    chosen = torch.zeros(n, dtype=torch.int64, device=device)
+    predictions = torch.zeros(n, dtype=torch.int64, device=device)
     for row in range(ranks.number, len(starts), ranks.count):
         start = starts[row]
         images = split.images[start : start + BATCH].to(device, non_blocking=True)
@@ -59,26 +59,30 @@ def evaluate(
             logits = network(images.to(memory_format=memory_format)).logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         ranked = best == labels[:, None]
-        chosen[start : start + BATCH] = best[:, 0]
+        predictions[start : start + BATCH] = best[:, 0]
         confidence[start : start + BATCH] = logits.double().softmax(dim=1).amax(dim=1)
         losses = cross_entropy(logits, labels).double()
         infinite = ~logits.isfinite().all(dim=1)
         scores = ranked[:, 0].sum(), ranked.sum(), losses.sum(), infinite.sum()
         sums[row] = torch.stack([score.double() for score in scores])
     network.train(training)
-    ranks.add_up([sums, confidence, chosen])
+    ranks.add_up([sums, confidence, predictions])
     total = torch.zeros_like(sums[0])
-    for of_batch in sums:  # one after the other: the same bits with any number of ranks
+    for of_batch in sums:  # in order, for the same bits with any number of ranks
         total += of_batch
-    hits1, hits5, loss, infinite = total.tolist()
-    chosen = chosen.cpu()
-    ece = calibration_error(confidence.cpu(), chosen == split.labels.cpu())
-    return Scores(100 * hits1 / n, 100 * hits5 / n, loss / n, n, chosen, ece, int(infinite))
+    correct, in_five, loss, infinite = total.tolist()
+    predictions = predictions.cpu()
+    ece = calibration_error(confidence.cpu(), predictions == split.labels.cpu())
+    top1, top5 = 100 * correct / n, 100 * in_five / n
+    return Scores(top1, top5, loss / n, n, predictions, ece, int(infinite))
 
 
-def calibration_error(confidence: Tensor, hits: Tensor) -> float:
-    """The ECE in percent of images with these confidences [n] float64 and hits [n] bool."""
-    index = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # a bin has its upper edge
+def calibration_error(confidence: Tensor, correct: Tensor) -> float:
+    """Return the ECE in percent, from confidences [n] float64 and `correct` [n] bool.
+
+    A bin includes its upper edge.
+    """
+    index = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     bins = torch.zeros(2, BINS, dtype=torch.float64)
-    bins.index_add_(1, index, torch.stack([confidence, hits.double()]))
-    return 100 * ((bins[0] - bins[1]).abs().sum().item() / len(hits))
+    bins.index_add_(1, index, torch.stack([confidence, correct.double()]))
+    return 100 * ((bins[0] - bins[1]).abs().sum().item() / len(correct))

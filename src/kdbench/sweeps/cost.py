@@ -1,4 +1,4 @@
-"""What a sweep would cost on this machine, before anything starts."""
+"""Estimates of what a sweep costs on this machine, before anything starts."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,14 +16,14 @@ from kdbench.records.identity import canonical, teacher_label
 from kdbench.system.console import duration
 from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.outputs import untabled
+from kdbench.teachers.outputs import uncached
 from kdbench.training.jobs import open_job
 from kdbench.training.timings import LIMIT, STEPS, Known, Timings, time_run
 from kdbench.training.together import self_teacher
 
 Say = Callable[[str], None]
 DONE, RESUME, TODO, WAITS = "done", "to resume", "to do", "waiting for a teacher"
-SIZES = {  # classes, images to train on and to score: of the data sets that are downloaded
+SIZES = {  # of downloaded data sets: classes, training images, test images
     "cifar10": (10, 50_000, 10_000),
     "cifar100": (100, 50_000, 10_000),
     "fashion_mnist": (10, 60_000, 10_000),
@@ -37,13 +37,13 @@ class Planned:
     config: Config  # with the teachers that the method reads
     name: str
     status: str
-    why: str = ""  # it waits
-    left: float = 1.0  # of its epochs
-    tabled: bool = False  # a table is enough for its method
+    why: str = ""  # reason for waiting
+    left: float = 1.0  # share of its epochs still to train
+    cached: bool = False  # the output cache holds all that its method reads
 
     @property
     def like(self) -> str:
-        """Equal for runs that take equal time."""
+        """A key that runs of equal duration share."""
         schedule = {key: self.config["schedule"][key] for key in ("batch_size", "precision")}
         networks = [node["network"] for node in self.config["teacher"].values()]
         parts = [self.config["method"], self.config["student"], networks, schedule]
@@ -51,14 +51,14 @@ class Planned:
 
     @property
     def company(self) -> str:
-        """Equal for runs that can train side by side with the same answers."""
+        """A key that runs share which can train side by side on the same teacher outputs."""
         schedule = {key: self.config["schedule"][key] for key in ("batch_size", "epochs")}
-        views = 1 if self.tabled else build_method(self.config["method"], 0).views
-        return canonical([self.answers, self.config["seed"], schedule, self.tabled, views])
+        views = 1 if self.cached else build_method(self.config["method"], 0).views
+        return canonical([self.cache, self.config["seed"], schedule, self.cached, views])
 
     @property
-    def answers(self) -> str:
-        """Equal for runs that read one table."""
+    def cache(self) -> str:
+        """A key that runs share which read one output cache."""
         return canonical([self.config["teacher"], self.config["dataset"]])
 
 
@@ -66,9 +66,9 @@ def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) ->
     """Say which runs there are to do, and what they cost alone and side by side.
 
     Args:
-        configs: of the runs.
-        names: whether each run is named.
-        say: takes the lines of the answer.
+        configs: the runs' configurations.
+        names: name each run.
+        say: takes the lines of the estimate.
         progress: takes a line for each method that is timed.
 
     Raises:
@@ -83,7 +83,7 @@ def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) ->
     for config in configs:
         key = canonical(config["dataset"])
         if key not in datasets:
-            datasets[key] = data_or_stand_in(config["dataset"], say)
+            datasets[key] = data_or_placeholder(config["dataset"], say)
         for plan in planned(config, datasets[key]):
             plans.setdefault(plan.name, plan)
     runs = list(plans.values())
@@ -104,7 +104,7 @@ def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) ->
 def time_each(
     runs: Sequence[Planned], datasets: dict[str, Dataset], runtime: Runtime, progress: Say
 ) -> dict[str, Timings]:
-    """What each distinct method costs, by `Planned.like`."""
+    """Time each distinct configuration, by `Planned.like`."""
     timings: dict[str, Timings] = {}
     known: Known = {}
     distinct = {run.like: run for run in reversed(runs)}
@@ -116,8 +116,8 @@ def time_each(
     return timings
 
 
-def data_or_stand_in(node: Config, say: Say) -> Dataset:
-    """The data set, or random images of its number and size where its files are not there.
+def data_or_placeholder(node: Config, say: Say) -> Dataset:
+    """Make the data set, or a placeholder of random images where its files are missing.
 
     Raises:
         KdbenchError: its files are not there, and its size is not known without them.
@@ -136,7 +136,7 @@ def data_or_stand_in(node: Config, say: Say) -> Dataset:
 
 
 def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
-    """The run that a configuration describes, after teachers that it trains on the way."""
+    """Yield the run that a configuration describes, after the teachers that it trains first."""
     runs_dir = Path(config["runs_dir"])
     method = build_method(config["method"], config["seed"])
     teachers = dict(config["teacher"]) if method.num_teachers != 0 else {}
@@ -148,7 +148,7 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
             yield before
             if before.status == DONE:
                 teachers[name] = {**node, "checkpoint": str(runs_dir / before.name)}
-    tabled = bool(teachers) and not untabled([method], dataset.views)
+    cached = bool(teachers) and not uncached([method], dataset.views)
     try:
         job = open_job(config, dataset, runs_dir)
     except KdbenchError as error:
@@ -157,7 +157,7 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
         name = f"{'-'.join(parts)}-s{config['seed']}"
         first = any(node["checkpoint"] == "train" for node in teachers.values())
         why = "it is trained first, by the run's own recipe" if first else str(error)
-        yield Planned(config, name, WAITS, why, tabled=tabled)
+        yield Planned(config, name, WAITS, why, cached=cached)
         return
     name = job.identity.run_id
     if job.record is not None:
@@ -167,11 +167,11 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
     epochs, size = config["schedule"]["epochs"], config["schedule"]["batch_size"]
     steps = epochs * math.ceil(len(dataset.train.labels) / size)
     left = 1 - int(found[-1].stem.rpartition("-")[2]) / steps if found else 1.0
-    yield Planned(config, name, RESUME if found else TODO, left=left, tabled=tabled)
+    yield Planned(config, name, RESUME if found else TODO, left=left, cached=cached)
 
 
 def say_counts(runs: Sequence[Planned], say: Say) -> None:
-    """How many runs there are of each kind."""
+    """Say how many runs there are of each status."""
     counts = {status: 0 for status in (DONE, RESUME, TODO, WAITS)}
     for run in runs:
         counts[run.status] += 1
@@ -182,7 +182,7 @@ def say_counts(runs: Sequence[Planned], say: Say) -> None:
 
 
 def say_names(runs: Sequence[Planned], say: Say) -> None:
-    """A line for each run."""
+    """Say a line for each run."""
     say("")
     for run in runs:
         percent = f", {100 * run.left:.0f}% left" if run.status == RESUME else ""
@@ -190,7 +190,7 @@ def say_names(runs: Sequence[Planned], say: Say) -> None:
 
 
 def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
-    """Seconds of the student's part of what is left of a run, and of the live teacher's."""
+    """Return the seconds left of a run: the student's part, and the live teachers' part."""
     schedule = run.config["schedule"]
     steps = math.ceil(len(dataset.train.labels) / schedule["batch_size"])
     scored = sum(len(split.labels) for name, split in dataset.splits.items() if name != "train")
@@ -200,7 +200,7 @@ def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, floa
 
 
 def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
-    """Seconds to fill an empty table with all that the run's epochs ask for."""
+    """Return the seconds to fill an empty output cache with all rows that the run reads."""
     schedule, views = run.config["schedule"], dataset.views.count
     asked = 1 - (1 - 1 / views) ** schedule["epochs"]
     images = len(dataset.train.labels) * views * asked
@@ -213,12 +213,12 @@ def say_costs(
     datasets: dict[str, Dataset],
     say: Say,
 ) -> None:
-    """The totals, alone and side by side, and a line for each method."""
+    """Say the totals, alone and side by side, and a line for each method."""
     alone: dict[str, float] = {}
     beside: dict[str, float] = {}
     number: dict[str, int] = {}
     per_step: dict[str, Timings] = {}
-    shared: dict[str, float] = {}  # teacher forwards of a cohort, or the filling of a table
+    shared: dict[str, float] = {}  # teacher forwards of a cohort, or the filling of a cache
     for run in runs:
         name, found = run.config["method"]["name"], timings[run.like]
         dataset = datasets[canonical(run.config["dataset"])]
@@ -227,13 +227,13 @@ def say_costs(
         alone[name] = alone.get(name, 0.0) + own + live
         beside[name] = beside.get(name, 0.0) + own
         per_step[name] = found
-        key = run.answers if run.tabled else run.company
-        cost = filling(run, found, dataset) if run.tabled else live
+        key = run.cache if run.cached else run.company
+        cost = filling(run, found, dataset) if run.cached else live
         shared[key] = max(shared.get(key, 0.0), cost)
     total, together = sum(alone.values()), sum(beside.values()) + sum(shared.values())
     say(f"one run after another, teachers live:       {duration(total)}")
     say(
-        f"in cohorts of a seed, with a teacher table: {duration(together)}, of which the teachers "
+        f"in cohorts of a seed, with cached outputs:  {duration(together)}, of which the teachers "
         f"{duration(sum(shared.values()))}"
     )
     heads = f"{'ms a step':>10} {'teacher ms':>11} {'alone':>9} {'beside':>9}"
@@ -244,4 +244,4 @@ def say_costs(
             f"{name:<26} {count:>5} {1000 * step:>10.1f} {1000 * teachers:>11.1f} "
             f"{duration(alone[name]):>9} {duration(beside[name]):>9}"
         )
-    say("(ms a step: with the answers at hand; beside: without the teachers, which are shared)")
+    say("(ms a step: with teacher outputs at hand; beside: without the teachers, which are shared)")

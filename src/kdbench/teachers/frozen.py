@@ -1,6 +1,6 @@
 """A teacher as the run calls it: folded, at the run's precision, compiled where that pays.
 
-All answers of a teacher, live or for its table, come through here, so that they agree bit for bit.
+All outputs of a teacher, live or cached, are computed here, so that they agree bit for bit.
 """
 
 import copy
@@ -19,20 +19,20 @@ from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Output
 
-SAMPLE = 2  # images that foldings are tried on
-CHUNK = 64  # the one batch size that a network is compiled for
-# Multiply-accumulates from which compiling pays on a CPU. Measured on one thread of an AVX2 EPYC:
+SAMPLE = 2  # images on which folded batch norms are checked
+CHUNK = 64  # the only batch size for which a network is compiled
+# Compiling pays on a CPU from this many multiply-accumulates. On one thread of an AVX2 EPYC,
 # compiling takes 4 to 10 s (up to a minute on a busy machine) and saves 1.3 ms of 24 ms an image of
 # resnet32x4 (1.1e9), 0.07 ms of 0.74 ms of resnet14 (2.7e7): 2 to 4 minutes at 1e14.
 WORTH_COMPILING = 1e14
-CLOSE = 1e-3  # of the largest logit; compiled numbers differ from eager ones by rounding
+CLOSE = 1e-3  # relative to the largest logit: compiled and eager outputs differ by rounding
 
 
 class FrozenTeacher:
-    """A network and what its numbers depend on; called as the network is.
+    """A frozen network with the facts its outputs depend on; it is called like the network.
 
-    A compiled one sees batches of `CHUNK` images only: longer ones are cut, short ones filled up
-    with zeros, so that an answer does not depend on the batch it was asked for in.
+    A compiled network sees batches of `CHUNK` images only: longer batches are split and short ones
+    padded with zeros, so that an image's output does not depend on its batch.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FrozenTeacher:
         self._infinite: Tensor | None = None  # [] bool on the device
 
     def __call__(self, images: Tensor) -> Output:
-        """[B, C, H, W] -> the network's output."""
+        """Return the network's output on images [B, C, H, W]."""
         with arithmetic(self.facts["precision"]):
             if self.chunk is None:
                 output = self.network(images)
@@ -52,18 +52,18 @@ class FrozenTeacher:
         return output
 
     def watch(self, logits: Tensor) -> None:
-        """Remember whether all logits were finite; nothing waits for the device."""
+        """Note whether all logits were finite, without waiting for the device."""
         if self._infinite is None or self._infinite.device != logits.device:
             self._infinite = torch.zeros((), dtype=torch.bool, device=logits.device)
         self._infinite |= ~logits.isfinite().all()
 
     def was_infinite(self) -> bool:
-        """Whether a logit was not finite."""
+        """Return whether any logit so far was not finite."""
         return self._infinite is not None and bool(self._infinite.item())
 
 
 def in_chunks(network: Callable[[Tensor], Output], images: Tensor, size: int) -> Output:
-    """A network's output on images [B, C, H, W], computed in batches of exactly `size`."""
+    """Return a network's output on images [B, C, H, W], computed in batches of exactly `size`."""
     count = len(images)
     missing = -count % size
     if missing:
@@ -84,15 +84,16 @@ def freeze(
     images: int,
     report: Callable[[str], None],
 ) -> FrozenTeacher:
-    """The teacher, ready to be called.
+    """Prepare a teacher for its forward passes.
 
     Args:
-        network: in eval mode on the run's device; it stays as it is.
-        sample: some training images [B, C, H, W] on the device, to try foldings on.
-        precision: the run's.
+        network: the teacher in eval mode on the run's device; it is not changed.
+        sample: some training images [B, C, H, W] on the device, on which folding is checked.
+        precision: the run's precision.
         runtime: with compile=off the network is called as it is.
-        images: how many it would be shown in the whole run without a table. What is decided from
-            this is the same alone and in a cohort, before and after a resume, live and tabled.
+        images: teacher forwards, in images, that the run would need without a cache. The choice
+            made from it is the same alone and in a cohort, before and after a resume, live and
+            cached.
         report: takes one message where compiling fails.
     """
     if runtime.compile == "off":
@@ -110,12 +111,13 @@ def _rewritten(
     images: int,
     report: Callable[[str], None],
 ) -> FrozenTeacher:
-    """The teacher folded, and compiled where that pays; arguments as of `freeze`."""
+    """Fold the teacher, and compile it where that pays; the arguments are those of `freeze`."""
     facts = {"precision": precision, "folded": 0, "compiled": False}
     folded, facts["folded"] = fold_batch_norms(network, sample[:SAMPLE])
     folded.to(memory_format=runtime.memory_format)
     called = at_precision(folded, precision).eval()
-    # On a GPU `auto` replays the eager network as a CUDA graph; compiling there is unmeasured.
+    # On a GPU `auto` replays the eager network as a CUDA graph; whether compiling pays there has
+    # not been measured.
     auto = runtime.device.type == "cpu" and images * mac_count(folded, sample) >= WORTH_COMPILING
     if runtime.compile == "on" or auto:
         blank = sample.new_zeros(CHUNK, *sample.shape[1:])
@@ -129,15 +131,15 @@ def _rewritten(
 def compile_frozen(
     network: nn.Module, images: Tensor, report: Callable[[str], None]
 ) -> Callable[[Tensor], Output] | None:
-    """The network compiled for this shape with its weights as constants; None where that fails.
+    """Compile the network for this shape with its weights as constants; None where that fails.
 
-    It fails for want of a C++ compiler, on a network that cannot be traced, and on one whose
-    compiled numbers are not the eager ones, or (on the CPU) depend on an image's place in the
-    batch: a table's and the live answers would differ. Compiled linear layers are like that, by the
-    last bit of every other row; they run as they are.
+    It fails without a C++ compiler, on a network that cannot be traced, and on one whose compiled
+    outputs differ from the eager ones or (on the CPU) depend on an image's place in the batch:
+    cached and live outputs would then differ. Compiled linear layers do depend on the place, in the
+    last bit of every other row, so linear layers stay eager.
     """
     keep_compiled_code()
-    from torch._inductor import config as inductor  # takes a second to import, and is seldom used
+    from torch._inductor import config as inductor  # slow to import (a second), and seldom used
 
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -154,14 +156,14 @@ def compile_frozen(
             raise ValueError(f"the compiled logits are off by {worst.item():.1e}")
         if images.device.type == "cpu" and not torch.equal(moved, found):
             raise ValueError("the compiled logits depend on an image's place in the batch")
-    except Exception as error:  # anything that the compiler or its tools may raise
+    except Exception as error:  # the compiler and its tools may raise anything
         report(f"the teacher is not compiled ({first_line(error)}): it runs as it is")
         return None
     return compiled
 
 
 def mac_count(network: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers on one image of [B, C, H, W]."""
+    """Count multiply-accumulates of convolutions and linear layers on one image of [B, C, H, W]."""
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -23,23 +23,23 @@ from kdbench.system.files import read_small, write_atomically
 from kdbench.system.private import is_sealed, private_folder, seal
 from kdbench.system.runtime import Runtime
 
-TOLERANCE = 0.1  # points of top-1; the spread of evaluation over hardware and libraries
-STANDARD_ERRORS = 3  # around the top-1 of guessing, within which a teacher knows nothing
+TOLERANCE = 0.1  # points of top-1 by which evaluation varies over hardware and libraries
+STANDARD_ERRORS = 3  # a teacher's top-1 within this distance of chance is refused
 
 
 class TeacherFile(NamedTuple):
     """A teacher's checkpoint, found and identified, not yet loaded."""
 
     name: str
-    node: Mapping[str, Any]  # network
+    node: Mapping[str, Any]  # configuration of the network
     path: Path
     passport: Passport  # with the file's own sha256
-    key: str | None = None  # which of several sets of weights in the file
-    allow_chance: bool = False  # whether it may teach though it scores as guessing does
+    key: str | None = None  # the set of weights in the file, where there are several
+    allow_chance: bool = False  # it may teach although it scores at chance
 
     @property
     def contents(self) -> list[str]:
-        """What names its weights: the file's sha256, and the key where there is one."""
+        """What identifies its weights: the file's sha256, and the key where there is one."""
         return [str(self.passport.sha256), *([] if self.key is None else [self.key])]
 
 
@@ -48,8 +48,8 @@ class Teacher(NamedTuple):
 
     network: nn.Module
     top1: float  # percent, measured on the run's test set
-    chosen: Tensor  # [n] int64 on the CPU, the class that it chooses for each test image
-    notices: tuple[str, ...] = ()  # what whoever trains with it should see
+    predictions: Tensor  # [n] int64 on the CPU, its class for each test image
+    notices: tuple[str, ...] = ()  # lines for the users of the runs that it teaches
 
 
 def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
@@ -57,7 +57,7 @@ def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherF
 
     Raises:
         ConfigError: no checkpoint is named.
-        KdbenchError: it is not there, or is not the file of its passport.
+        KdbenchError: the checkpoint is missing, or is not the file of its passport.
     """
     if node["checkpoint"] is None:
         raise ConfigError(f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE")
@@ -89,12 +89,13 @@ def load_teacher(
     runs_dir: Path,
     report: Callable[[str], None],
 ) -> Teacher:
-    """The frozen teacher on the run's device, its accuracy measured when it is first loaded.
+    """Load a frozen teacher onto the run's device, and measure its accuracy the first time.
 
     Raises:
-        KdbenchError: it is of another network, data set or normalisation than its passport or the
-            run says, scores more than `TOLERANCE` off its passport, or its outputs are not finite.
-        ConfigError: it scores as guessing does, and is not allowed to.
+        KdbenchError: the teacher has another network, data set or normalisation than its passport
+            or the run says, scores more than `TOLERANCE` off its passport, or has outputs that are
+            not finite.
+        ConfigError: it scores at chance, and is not allowed to.
     """
     check_passport(file, dataset)
     network = build_network(file.node, dataset)
@@ -104,43 +105,43 @@ def load_teacher(
     network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
     labels = dataset.test.labels
-    chosen = read_measurement(path, len(labels))
-    if runtime.ranks.any(chosen is None):
+    predictions = read_measurement(path, len(labels))
+    if runtime.ranks.any(predictions is None):
         report(f"teacher {file.name}: measuring {file.path} on the test set of {dataset.name}")
         where = runtime.device, runtime.memory_format, runtime.ranks
         scores = evaluate(network, dataset.test, dataset, *where)
         check_finite(file, scores.infinite, f"{scores.n} test images")
-        chosen = scores.chosen
-        runtime.ranks.by_first(partial(write_measurement, path, chosen))
-    assert chosen is not None
-    top1 = 100 * int((chosen == labels.cpu()).sum()) / len(labels)
+        predictions = scores.predictions
+        runtime.ranks.by_first(partial(write_measurement, path, predictions))
+    assert predictions is not None
+    top1 = 100 * int((predictions == labels.cpu()).sum()) / len(labels)
     notices += compare(file, top1, len(labels))
     notices += check_chance(file, top1, len(labels), dataset.num_classes)
-    return Teacher(network, top1, chosen, tuple(notices))
+    return Teacher(network, top1, predictions, tuple(notices))
 
 
 def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
-    """Names everything that a teacher's score depends on."""
+    """Return a key of everything that a teacher's score depends on."""
     facts = [*file.contents, file.node, dataset.fingerprint, dataset.mean, dataset.std]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
-def write_measurement(path: Path, chosen: Tensor) -> None:
-    """Keep the classes that a teacher chose [n] for the next run."""
-    write_sealed(path, {"chosen": chosen.tolist()})
+def write_measurement(path: Path, predictions: Tensor) -> None:
+    """Keep a teacher's predictions [n] for the next run."""
+    write_sealed(path, {"chosen": predictions.tolist()})
 
 
 def read_measurement(path: Path, n: int) -> Tensor | None:
-    """The classes that a teacher chose before [n]; None where there are none that hold."""
+    """Return a teacher's kept predictions [n]; None where there are no valid ones."""
     try:
-        chosen = torch.tensor((read_sealed(path) or {})["chosen"], dtype=torch.int64)
+        predictions = torch.tensor((read_sealed(path) or {})["chosen"], dtype=torch.int64)
     except (ValueError, KeyError, TypeError, RuntimeError):
         return None
-    return chosen if chosen.shape == (n,) else None
+    return predictions if predictions.shape == (n,) else None
 
 
 def write_sealed(path: Path, measured: Mapping[str, Any]) -> None:
-    """Keep what was measured of a teacher, with a mark that only this user can make.
+    """Keep a teacher's measurements, with a seal that only this user can make.
 
     Args:
         path: RUNS_DIR/.teachers/<key>.json.
@@ -153,9 +154,10 @@ def write_sealed(path: Path, measured: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What this user measured before; None where there is nothing, or it is someone else's.
+    """Return what this user measured before; None where there is nothing, or it is someone else's.
 
-    A folder of runs that came from elsewhere says nothing of a teacher: it is measured again.
+    Measurements in a folder of runs that came from elsewhere are not believed: the teacher is
+    measured again.
     """
     try:
         folder = private_folder(path.parent.parent, path.parent.name)
@@ -167,7 +169,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 class Normalised(Protocol):
-    """What a passport is held against of a data set, and what names its scores."""
+    """The facts of a data set that a passport is checked against."""
 
     @property
     def name(self) -> str:
@@ -183,7 +185,7 @@ class Normalised(Protocol):
 
 
 def check_passport(file: TeacherFile, dataset: Normalised) -> None:
-    """Hold what the passport says against the data set.
+    """Check the passport against the data set.
 
     Raises:
         KdbenchError: they disagree.
@@ -205,7 +207,7 @@ def check_passport(file: TeacherFile, dataset: Normalised) -> None:
 
 
 def compare(file: TeacherFile, top1: float, n: int) -> list[str]:
-    """Hold a teacher's measured top-1 against its passport; returns what is to be said of it.
+    """Check a teacher's measured top-1 against its passport; return lines for the user.
 
     Raises:
         KdbenchError: they differ by more than the tolerance, or one image of a small test set.
@@ -222,15 +224,15 @@ def compare(file: TeacherFile, top1: float, n: int) -> list[str]:
 
 
 def check_finite(file: TeacherFile, infinite: int, images: str) -> None:
-    """Refuse a teacher whose outputs are not numbers.
+    """Refuse a teacher with outputs that are not finite.
 
     Args:
-        file: the teacher's.
-        infinite: for how many images an output is not finite.
-        images: of which, for the error line.
+        file: the teacher's file.
+        infinite: the number of images with such an output.
+        images: all images in words, for the error line.
 
     Raises:
-        KdbenchError: there are some.
+        KdbenchError: `infinite` is not 0.
     """
     if infinite:
         raise KdbenchError(
@@ -240,7 +242,7 @@ def check_finite(file: TeacherFile, infinite: int, images: str) -> None:
 
 
 def check_chance(file: TeacherFile, top1: float, n: int, classes: int) -> list[str]:
-    """Stop for a teacher that knows no more than guessing does; returns what is to be said of it.
+    """Refuse a teacher that scores at chance; return lines for the user.
 
     Raises:
         ConfigError: it is not allowed to teach.

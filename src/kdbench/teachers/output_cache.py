@@ -1,9 +1,9 @@
-"""A frozen teacher's answers to every view of every training image, on disk, filled as needed.
+"""The output cache: a frozen teacher's outputs on every view of every image, on disk, as needed.
 
-One row is one (image, view): the answer's numbers and a checksum over them and the row's place.
-A row that was never written, is torn by a crash or by two writers at once, or has a flipped bit
-fails its checksum and counts as missing; nothing else says what is filled. The file is sparse:
-rows that no epoch asks for take no space.
+One row belongs to one (image, view): it holds the outputs, and a checksum over them and the row's
+place. A row that was never written, is torn by a crash or by two writers at once, or has a flipped
+bit fails its checksum and counts as missing; nothing else records which rows are filled. The file
+is sparse: rows that no epoch reads take no space.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from kdbench.system.disk import free_bytes
 from kdbench.system.files import open_own, own_folder, read_small, write_atomically
 
 CHECKSUM_BYTES = 8
-PAGE = 4096  # what a file system gives at least to a row
+PAGE = 4096  # bytes that a file system allocates at least for a row
 CHUNK = 8192  # rows that are read or written at once
 
-Facts = dict[str, Any]  # everything that an answer depends on
+Facts = dict[str, Any]  # everything that the outputs depend on
 
 
-class TeacherTable:
+class OutputCache:
     """Rows of `width` numbers, one for each view of each image.
 
     Raises:
-        KdbenchError: the folder holds the table of something else, is another user's, or cannot be
+        KdbenchError: the folder holds outputs of something else, is another user's, or cannot be
             written.
     """
 
@@ -49,25 +49,25 @@ class TeacherTable:
             self._check_facts(facts)
             size = images * views * self.row_bytes
             with self._open(os.O_RDWR | os.O_CREAT) as file:
-                if os.fstat(file.fileno()).st_size != size:  # another process's rows are left alone
+                if os.fstat(file.fileno()).st_size != size:  # keep another process's rows
                     os.truncate(file.fileno(), size)
                 shape = images * views, self.row_bytes
                 self._rows = np.memmap(file, np.uint8, "r", shape=shape)
-            # Without this the kernel reads ahead, which on a sparse file is all holes: 27 times
-            # slower and nine times the disk, as measured on ext4.
+            # Without this the kernel reads ahead, on a sparse file mostly holes: measured on ext4,
+            # that is 27 times slower and takes nine times the disk.
             self._rows._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # private
         except OSError as error:
             raise self._unwritable(error) from None
 
     def _open(self, flags: int) -> BinaryIO:
-        """The file of rows; a link is not followed, for what it names would be written to."""
+        """Open the file of rows; a link is not followed, since its target would be overwritten."""
         mode = "rb" if flags == os.O_RDONLY else "r+b"
         file = os.fdopen(open_own(self.folder / "rows", flags), mode, buffering=0)
         return cast(BinaryIO, file)
 
     def _unwritable(self, error: OSError) -> KdbenchError:
         return KdbenchError(
-            f"cannot keep a teacher table in {self.folder} ({error.strerror}): make room, or set "
+            f"cannot keep the output cache in {self.folder} ({error.strerror}): make room, or set "
             "runtime.teacher=live"
         )
 
@@ -87,13 +87,14 @@ class TeacherTable:
         for key in sorted({*facts, *found}):
             if canonical(found.get(key)) != canonical(facts.get(key)):
                 raise KdbenchError(
-                    f"{self.folder} is the table of another {key} ({found.get(key)}, this run's is "
-                    f"{facts.get(key)}): remove the folder, or name another runtime.table_dir"
+                    f"{self.folder} is the output cache of another {key} ({found.get(key)}, this "
+                    f"run's is {facts.get(key)}): remove the folder, or name another "
+                    "runtime.table_dir"
                 )
 
     def read(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The answers [n, width] to (index, view), and which of them hold [n] bool."""
-        answers = np.empty((len(index), self.width), self.dtype)
+        """Return the outputs [n, width] for (index, view), and which rows are valid [n] bool."""
+        outputs = np.empty((len(index), self.width), self.dtype)
         holds = np.empty(len(index), bool)
         for start in range(0, len(index), CHUNK):
             part = slice(start, start + CHUNK)
@@ -102,23 +103,23 @@ class TeacherTable:
             stored = np.ascontiguousarray(raw[:, -CHECKSUM_BYTES:]).view(np.uint64)[:, 0]
             content = np.ascontiguousarray(raw[:, :-CHECKSUM_BYTES])
             holds[part] = stored == self._checksums(content, places)
-            answers[part] = content.view(self.dtype)
-        return answers, holds
+            outputs[part] = content.view(self.dtype)
+        return outputs, holds
 
     def _raw(self, places: np.ndarray) -> np.ndarray:
         """The bytes of rows, [n, row_bytes]."""
         if free_bytes(self.folder) > len(places) * PAGE:
             return self._rows[places]
-        # A disk in memory (tmpfs) gives a page to a hole that is read through a mapping; when it is
-        # full, that is a SIGBUS. Row by row takes three times as long.
+        # A disk in memory (tmpfs) allocates a page for a hole that is read through a mapping; on a
+        # full one, that is a SIGBUS. Reading row by row takes three times as long.
         raw = np.zeros((len(places), self.row_bytes), np.uint8)
         with self._open(os.O_RDONLY) as file:
             for place, row in zip((places * self.row_bytes).tolist(), raw, strict=True):
                 os.preadv(file.fileno(), [row.data], place)
         return raw
 
-    def write(self, index: np.ndarray, view: np.ndarray, answers: np.ndarray) -> None:
-        """Keep the answers [n, width] to (index, view).
+    def write(self, index: np.ndarray, view: np.ndarray, outputs: np.ndarray) -> None:
+        """Keep the outputs [n, width] for (index, view).
 
         Raises:
             KdbenchError: the disk is full, or the folder cannot be written any more.
@@ -126,10 +127,10 @@ class TeacherTable:
         for start in range(0, len(index), CHUNK):
             part = slice(start, start + CHUNK)
             places = self._places(index[part], view[part])
-            content = np.ascontiguousarray(answers[part], self.dtype).view(np.uint8)
+            content = np.ascontiguousarray(outputs[part], self.dtype).view(np.uint8)
             checksums = self._checksums(content, places).view(np.uint8).reshape(-1, CHECKSUM_BYTES)
             rows = np.concatenate([content, checksums], axis=1)
-            # Not through the mapping: there a full disk is a SIGBUS, and it is no faster either.
+            # Writing through the mapping would turn a full disk into a SIGBUS, and is no faster.
             try:
                 with self._open(os.O_RDWR) as file:
                     for place, row in zip((places * self.row_bytes).tolist(), rows, strict=True):
@@ -141,7 +142,7 @@ class TeacherTable:
         return index.astype(np.int64) * self.views + view
 
     def _checksums(self, content: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """A 64-bit sum of the words times odd numbers: no flipped bit leaves it unchanged."""
+        """Return 64-bit sums of words times odd numbers: no flipped bit leaves one unchanged."""
         padding = -content.shape[1] % 8
         words = np.pad(content, ((0, 0), (0, padding))).view(np.uint64)
         offset = (places.astype(np.uint64) + np.uint64(1)) * self._weights[-1]
@@ -149,12 +150,12 @@ class TeacherTable:
 
 
 def _odd_words(count: int) -> np.ndarray:
-    """Fixed odd 64-bit numbers, one a word and one for the row's place."""
+    """Return fixed odd 64-bit numbers: one for each word, and one for the row's place."""
     return np.random.Philox(key=0x7461626C65).random_raw(count + 1) | np.uint64(1)
 
 
 def bytes_touched(images: int, views: int, row_bytes: int, epochs: int) -> int:
-    """About how much disk `epochs` epochs of random views fill, whole pages counted."""
+    """Estimate the disk space in bytes that `epochs` epochs of random views fill, in pages."""
     per_page = min(views, max(1, PAGE // row_bytes))
     pages = images * views / per_page
     untouched = (1 - per_page / views) ** epochs

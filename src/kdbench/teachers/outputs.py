@@ -1,4 +1,4 @@
-"""Where a step gets the teachers' outputs from: the live networks, or a table of their answers."""
+"""Teacher outputs for training steps, from the live networks or from the output cache."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ from kdbench.teachers.frozen import CHUNK, FrozenTeacher, freeze
 from kdbench.teachers.output_cache import (
     CHECKSUM_BYTES,
     Facts,
-    TeacherTable,
+    OutputCache,
     bytes_touched,
 )
 from kdbench.types import Batch, Output
 
-FILL_BATCH = 256  # an answer does not depend on the batch it is computed in, from 16 images up
-TABLED_TAPS = ("pooled",)  # what a table can hold beside logits
-OTHER_TABLE = "name another runtime.table_dir, or set runtime.teacher=live"  # a full disk
-AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no table that may grow beyond
+FILL_BATCH = 256  # from 16 images up an image's outputs do not depend on the size of its batch
+CACHED_TAPS = ("pooled",)  # the taps that a cache can hold beside logits
+OTHER_PLACE = "name another runtime.table_dir, or set runtime.teacher=live"  # a full disk
+AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no cache that may grow larger
 
 
 class Use(NamedTuple):
@@ -47,7 +47,7 @@ class Use(NamedTuple):
 
 
 class LiveTeachers:
-    """Every batch is shown to the frozen networks."""
+    """The frozen networks run on every batch."""
 
     def __init__(
         self, networks: Sequence[FrozenTeacher], runtime: Runtime, report: Callable[[str], None]
@@ -59,17 +59,17 @@ class LiveTeachers:
         )
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Nothing is prepared."""
+        """Do nothing: live teachers prepare nothing."""
 
     def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """All teachers' outputs on the first view, the first two, ... of a batch, each shown once.
+        """Return all teachers' outputs on the first view of a batch, the first two, and so on.
 
-        On a GPU they are to be read before the next call.
+        Each view passes each teacher once. On a GPU, read the outputs before the next call.
         """
         return (self.replayed or self._by_views)(batch)
 
     def outputs(self, batch: Batch) -> tuple[Output, ...]:
-        """All teachers' outputs on all views of a batch."""
+        """Return all teachers' outputs on all views of a batch."""
         return self.by_views(batch)[1 if batch.images.ndim == 4 else len(batch.images)]
 
     def _by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
@@ -80,23 +80,24 @@ class LiveTeachers:
 
 
 @dataclass
-class TabledTeacher:
-    """A network, and the table of its answers: logits, and behind them the taps `answers` names."""
+class CachedTeacher:
+    """A network and the cache of its outputs: the logits, followed by `taps` in order."""
 
     network: FrozenTeacher
-    table: TeacherTable
+    cache: OutputCache
     taps: dict[str, int]  # name -> width
 
 
-class TabledTeachers:
-    """An epoch's answers are gathered before it starts; those missing are computed and kept.
+class CachedTeachers:
+    """Teachers whose outputs for an epoch are gathered before it starts.
 
-    The views of an epoch are known by then, so a step only picks rows on the device.
+    The epoch's views are known by then, so a step only picks rows on the device. Missing outputs
+    are computed and kept.
     """
 
     def __init__(
         self,
-        teachers: Sequence[TabledTeacher],
+        teachers: Sequence[CachedTeacher],
         images: TrainImages | StreamedImages,
         memory_format: torch.memory_format,
     ) -> None:
@@ -104,24 +105,24 @@ class TabledTeachers:
         self.epoch: list[Tensor] = []  # for each teacher [N, K + D], row i for image i
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Gather the answers to every image's view [N] (CPU); returns early when `stopped` says."""
+        """Gather the outputs on every image's view [N] (CPU); return early once `stopped()`."""
         index = torch.arange(len(view)).numpy()
         self.epoch = []
         for teacher in self.teachers:
-            answers, holds = teacher.table.read(index, view.numpy())
-            teacher.network.watch(torch.from_numpy(answers[holds]))
+            outputs, holds = teacher.cache.read(index, view.numpy())
+            teacher.network.watch(torch.from_numpy(outputs[holds]))
             missing = index[~holds]
             for start in range(0, len(missing), FILL_BATCH):
                 if stopped():
                     return
                 rows = missing[start : start + FILL_BATCH]
                 found = self.compute(teacher, torch.from_numpy(rows), view[rows]).cpu()
-                answers[rows] = found.numpy().astype(answers.dtype)
-                teacher.table.write(rows, view.numpy()[rows], answers[rows])
-            self.epoch.append(torch.from_numpy(answers).to(self.images.device))
+                outputs[rows] = found.numpy().astype(outputs.dtype)
+                teacher.cache.write(rows, view.numpy()[rows], outputs[rows])
+            self.epoch.append(torch.from_numpy(outputs).to(self.images.device))
 
-    def compute(self, teacher: TabledTeacher, index: Tensor, view: Tensor) -> Tensor:
-        """The network's answers [n, K + D], in a batch of the one size filled up with repeats."""
+    def compute(self, teacher: CachedTeacher, index: Tensor, view: Tensor) -> Tensor:
+        """Compute outputs [n, K + D], in one batch of `FILL_BATCH` images padded with repeats."""
         count = len(index)
         padded = torch.arange(FILL_BATCH) % count
         images = self.images.batch(
@@ -133,50 +134,53 @@ class TabledTeachers:
         return torch.cat(parts, dim=1)[:count]
 
     def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """As `outputs`: no table serves a second view."""
+        """Return `outputs` as those of one view: a cache holds no second view."""
         return {1: self.outputs(batch)}
 
     def outputs(self, batch: Batch) -> tuple[Output, ...]:
-        """All teachers' outputs on a batch; of the taps only those that the tables hold."""
+        """Return all teachers' outputs on a batch, with only the taps that the caches hold."""
         return tuple(
-            self._output(teacher, answers[batch.index].float())
-            for teacher, answers in zip(self.teachers, self.epoch, strict=True)
+            self._output(teacher, rows[batch.index].float())
+            for teacher, rows in zip(self.teachers, self.epoch, strict=True)
         )
 
-    def _output(self, teacher: TabledTeacher, rows: Tensor) -> Output:
+    def _output(self, teacher: CachedTeacher, rows: Tensor) -> Output:
         widths = [rows.shape[1] - sum(teacher.taps.values()), *teacher.taps.values()]
         logits, *taps = rows.split(widths, dim=1)
         return Output(logits, dict(zip(teacher.taps, taps, strict=True)))
 
 
-def untabled(methods: Sequence[Method], views: AnyViews) -> list[str]:
-    """What these methods read of a teacher that no table holds."""
+def uncached(methods: Sequence[Method], views: AnyViews) -> list[str]:
+    """Name what these methods read of a teacher that no output cache can hold."""
     taps = {tap for method in methods if method.num_teachers != 0 for tap in method.taps}
-    unheld = sorted(taps - set(TABLED_TAPS))
+    unheld = sorted(taps - set(CACHED_TAPS))
     unheld += ["several views"] * any(method.views > 1 for method in methods)
     return unheld if views.finite else [*unheld, "views out of a continuum"]
 
 
-def wants_tables(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -> bool:
-    """Whether `runtime.teacher` asks for tables, or allows them and there can be some.
+def wants_cache(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -> bool:
+    """Return whether these methods' teacher outputs come from an output cache.
+
+    They do where `runtime.teacher` asks for one (`table`), or allows one (`auto`) that can hold
+    everything the methods read.
 
     Raises:
-        ConfigError: it asks for them, and there can be none.
+        ConfigError: `runtime.teacher` asks for a cache that cannot be.
     """
-    unheld, count, why = untabled(methods, views), runtime.ranks.count, None
+    unheld, count, why = uncached(methods, views), runtime.ranks.count, None
     if unheld:
-        why = f"the method reads {', '.join(unheld)}, which no table holds"
+        why = f"the method reads {', '.join(unheld)}, which no output cache holds"
     elif count > 1:
-        why = f"a table is filled by one process, not by {count} ranks"
+        why = f"an output cache is filled by one process, not by {count} ranks"
     if why is not None and runtime.teacher == "table":
         raise ConfigError(f"runtime.teacher=table, but {why}: set runtime.teacher=auto")
-    # On a GPU a table's answers differ from live ones by rounding, and whether a run is beside one
-    # that no table serves may change when it is resumed.
+    # On a GPU cached outputs differ from live ones by rounding, and a resumed run may join or leave
+    # a cohort with a method that needs the live teacher.
     alike = runtime.device.type == "cpu" or not runtime.exact
     return why is None and (runtime.teacher == "table" or (runtime.teacher == "auto" and alike))
 
 
-def choose_answers(
+def choose_outputs(
     use: Use,
     teachers: Mapping[str, nn.Module],
     facts: Mapping[str, Facts],
@@ -185,22 +189,23 @@ def choose_answers(
     runtime: Runtime,
     runs_dir: Path,
     report: Callable[[str], None],
-) -> tuple[LiveTeachers | TabledTeachers, Callable[[], list[str]]]:
-    """Tables where `runtime.teacher` and the members' methods allow them, else the live networks.
+) -> tuple[LiveTeachers | CachedTeachers, Callable[[], list[str]]]:
+    """Choose cached outputs where `runtime.teacher` and the methods allow them, else live ones.
 
     Args:
         use: what the runs read of their teachers, for how long and in which precision.
         teachers: the networks by name, in eval mode, probed and measured.
-        facts: what names each teacher's table, besides data, device and how it is called.
-        report: takes the lines that the user is to read.
+        facts: what identifies each teacher in its cache, besides data, device and precision.
+        report: takes the lines that the user should read.
 
     Returns:
-        Where steps get the outputs from, and what names the teachers whose outputs were not finite.
+        The source of the teacher outputs, and a function that names the teachers whose outputs
+        were not finite.
 
     Raises:
-        ConfigError: runtime.teacher=table, and a method reads what no table holds, or there are
+        ConfigError: runtime.teacher=table, and a method reads what no cache holds, or there are
             several ranks.
-        KdbenchError: runtime.teacher=table, and there is no room for it.
+        KdbenchError: runtime.teacher=table, and there is no room for the cache.
     """
     methods, count = use.methods, len(dataset.train.labels)
     sample = _sample(images, count)
@@ -209,11 +214,11 @@ def choose_answers(
     by_name = dict(zip(teachers, networks, strict=True))
     watch = partial(infinite, by_name, runtime)
     live = LiveTeachers(networks, runtime, report)
-    if not networks or not wants_tables(runtime, methods, dataset.views):
+    if not networks or not wants_cache(runtime, methods, dataset.views):
         return live, watch
     taps = sorted({tap for method in methods for tap in method.taps})
     widths = [_widths(network, sample, taps) for network in networks]
-    root = table_root(runtime, runs_dir)
+    root = cache_root(runtime, runs_dir)
     views = dataset.views.count
     dtype = TABLE_DTYPES[use.table_precision]
     number = np.dtype(dtype).itemsize
@@ -221,37 +226,37 @@ def choose_answers(
     needed = sum(bytes_touched(count, views, row, use.epochs) for row in rows)
     if runtime.teacher == "auto" and (needed > AUTO_BYTES or free_bytes(root) < needed):
         return live, watch
-    check_room(root, needed, "the teacher table", OTHER_TABLE)
+    check_room(root, needed, "the output cache", OTHER_PLACE)
     shared = _shared_facts(dataset, runtime, taps) | {"dtype": dtype}
-    tabled = []
+    cached = []
     for name, network, width in zip(teachers, networks, widths, strict=True):
         named = shared | facts[name] | network.facts
-        table = TeacherTable(root, named, count, views, sum(width.values()))
+        cache = OutputCache(root, named, count, views, sum(width.values()))
         del width["logits"]
-        tabled.append(TabledTeacher(network, table, width))
-    return TabledTeachers(tabled, images, runtime.memory_format), watch
+        cached.append(CachedTeacher(network, cache, width))
+    return CachedTeachers(cached, images, runtime.memory_format), watch
 
 
-def table_root(runtime: Runtime, runs_dir: Path) -> Path:
-    """Where the tables are."""
+def cache_root(runtime: Runtime, runs_dir: Path) -> Path:
+    """Return the folder of the output caches."""
     if runtime.table_dir is not None:
         return Path(runtime.table_dir)
     return private_folder(runs_dir, ".tables")
 
 
 def infinite(networks: Mapping[str, FrozenTeacher], runtime: Runtime) -> list[str]:
-    """The names of those whose outputs were not all finite, on any rank."""
+    """Name the teachers whose outputs were not all finite, on any rank."""
     return [name for name, one in networks.items() if runtime.ranks.any(one.was_infinite())]
 
 
 def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Facts:
-    """What an answer depends on besides the teacher."""
+    """Collect what the outputs depend on besides the teacher."""
     return {
         "data": dataset.fingerprint,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "views": {"pad": dataset.views.pad, "flip": dataset.views.flip},
-        "answers": ["logits", *taps],
+        "answers": ["logits", *taps],  # a key of the cached files
         "device": runtime.device.type,
         "channels_last": runtime.memory_format == torch.channels_last,
         **({"exact": exact_facts(runtime)} if runtime.exact else {}),
@@ -259,13 +264,13 @@ def _shared_facts(dataset: Dataset, runtime: Runtime, taps: Sequence[str]) -> Fa
 
 
 def _sample(images: TrainImages | StreamedImages, count: int) -> Tensor:
-    """The first training images, [B, C, H, W] of at most `CHUNK`."""
+    """Return the first training images [B, C, H, W], at most `CHUNK`."""
     first = torch.arange(min(CHUNK, count), device=images.device)
     return images.batch(first, torch.zeros_like(first))
 
 
 def _widths(network: FrozenTeacher, sample: Tensor, taps: Sequence[str]) -> dict[str, int]:
-    """How many numbers the logits and each tap have."""
+    """Return the widths of the logits and of each tap."""
     with torch.no_grad():
         output: Output = network(sample[:1])
     return {"logits": output.logits.shape[1]} | {tap: output.taps[tap].shape[1] for tap in taps}

@@ -28,14 +28,14 @@ from kdbench.types import Batch, Output
 READS_PER_EPOCH = 10  # how often the progress display waits for the device
 
 
-class Answers(Protocol):
-    """Where a step gets the teachers' outputs from; `kdbench.teachers.outputs` has them."""
+class TeacherOutputs(Protocol):
+    """The source of the teachers' outputs; `kdbench.teachers.outputs` has the implementations."""
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Get ready for every image's view [N]; may return early when `stopped` says."""
+        """Prepare the outputs on every image's view [N]; may return early once `stopped()`."""
 
     def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """All teachers' outputs on the first view of a batch, the first two, ... up to all."""
+        """Return all teachers' outputs on the first view of a batch, the first two, ... all."""
 
 
 Views = dict[int, Batch]  # the same images by the number of their views
@@ -74,11 +74,11 @@ class Cohort:
     def __init__(
         self,
         members: Sequence[Member],
-        answers: Answers,
+        outputs: TeacherOutputs,
         images: TrainImages | StreamedImages,
         console: Console,
     ) -> None:
-        self.members, self.answers = members, answers
+        self.members, self.outputs = members, outputs
         self.images, self.console = images, console
         self.run = members[0].run  # for what all share
         self.device = self.run.runtime.device
@@ -150,7 +150,7 @@ class Cohort:
         run, size = self.run, self.run.schedule.batch_size
         seed = derive(run.seed, "data")
         order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
-        self.answers.start_epoch(view, stop.is_set)
+        self.outputs.start_epoch(view, stop.is_set)
         epoch_tensor = torch.tensor(float(epoch), device=self.device)
         first = self.step - (epoch - 1) * self.steps_per_epoch
         wanted = {member.run.method.views for member in self.alive}
@@ -183,7 +183,7 @@ class Cohort:
 
     def compute(self, part: Part | None, batches: Views) -> None:
         """Every member's gradients of a micro-batch; of a whole batch, its step."""
-        outputs = self.answers.by_views(batches[max(batches)])
+        outputs = self.outputs.by_views(batches[max(batches)])
 
         def act(member: Member) -> None:
             views = member.run.method.views

@@ -82,7 +82,9 @@ def record_end(
     }
     scores = job.member.score(dataset.test)
     top1 = top1_as_a_teacher(job.member, dataset, runtime)
-    agreed = {name: agreement(scores.chosen, teacher.chosen) for name, teacher in own.items()}
+    agreed = {
+        name: agreement(scores.predictions, teacher.predictions) for name, teacher in own.items()
+    }
     ending = {"ece_last": scores.ece, "agreement": agreed, **cost}
     runtime.ranks.by_first(partial(finish, job, facts, ending, top1, console))
 
@@ -147,7 +149,7 @@ def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime)
     }
 
 
-def table_facts(file: TeacherFile) -> dict[str, Any]:
+def cache_facts(file: TeacherFile) -> dict[str, Any]:
     """What names a teacher's table, besides data and device."""
     key = {} if file.key is None else {"key": file.key}
     return {"teacher": file.passport.sha256, **key, "network": without_names(file.node)}

@@ -33,7 +33,7 @@ def losses_and_sums(
     logits = output.logits.detach().reshape(-1, count, output.logits.shape[-1])[0]  # first view
     sums = {
         "loss": torch.stack(list(means.values())).detach().sum().double() * count,
-        "hits": (logits.argmax(dim=1) == batch.labels).double().sum(),
+        "hits": (logits.argmax(dim=1) == batch.labels).double().sum(),  # a name in checkpoints
     }
     sums |= {f"term/{name}": mean.detach().double() * count for name, mean in means.items()}
     sums |= {

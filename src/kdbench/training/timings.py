@@ -36,13 +36,13 @@ SMALL_LR = 1e-4  # random networks are not to diverge meanwhile
 class Timings(NamedTuple):
     """Seconds of a configuration on this machine."""
 
-    step: float  # a batch cut and the student updated, the teachers' answers at hand
+    step: float  # a batch cut and the student updated, the teachers' outputs at hand
     teachers: float  # the live teachers' forward on a batch
     evaluation: float  # of one image
 
 
-class AnswersAtHand:
-    """Stands for a filled table: every batch gets the answers to the first one."""
+class OutputsAtHand:
+    """A placeholder for a filled output cache: every batch gets the outputs of the first one."""
 
     def __init__(self, live: LiveTeachers) -> None:
         self.live = live
@@ -84,7 +84,7 @@ def time_run(
     student = set_up(method, own, networks, data, config["seed"])
     run = Run("timing", config["seed"], student, method, data, schedule, runtime, Path())
     member = Member(run, console, [])
-    cohort = Cohort([member], AnswersAtHand(live), images, console)
+    cohort = Cohort([member], OutputsAtHand(live), images, console)
     cohort.each(lambda one: one.start_epoch(1))
     _, views = next(next(cohort.steps(1, threading.Event())).parts)
     first = views[method.views]

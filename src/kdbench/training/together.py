@@ -19,10 +19,10 @@ from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import load_teacher
-from kdbench.teachers.outputs import Use, choose_answers
+from kdbench.teachers.outputs import Use, choose_outputs
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
-from kdbench.training.finish import close_job, summary, table_facts, write_facts
+from kdbench.training.finish import cache_facts, close_job, summary, write_facts
 from kdbench.training.grouping import by_step, check_alike
 from kdbench.training.jobs import Job, open_job
 from kdbench.training.member import Member, Run
@@ -136,7 +136,7 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
     for name, teacher in teachers.items():
         say([job for job in jobs if name in {f.name for f in job.files}], teacher.notices, console)
     networks = {name: teacher.network for name, teacher in teachers.items()}
-    facts = {file.name: table_facts(file) for file in files}
+    facts = {file.name: cache_facts(file) for file in files}
     images = images_of(dataset, runtime.device)
     try:
         for job in jobs:
@@ -149,11 +149,11 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
         for members in by_step(job.member for job in jobs if job.member is not None):
             use = use_of(members)
             given = networks, facts, dataset, images, runtime, runs_dir, console.message
-            answers, infinite_teachers = choose_answers(use, *given)
+            outputs, infinite_teachers = choose_outputs(use, *given)
             for member in members:
                 if member.run.method.num_teachers != 0:
                     member.infinite_teachers = infinite_teachers
-            Cohort(members, answers, images, console).train()
+            Cohort(members, outputs, images, console).train()
             for job in jobs:
                 if job.member in members:
                     close_job(job, dataset, runtime, teachers, console)

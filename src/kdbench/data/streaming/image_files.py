@@ -1,7 +1,7 @@
-"""The images of a split, decoded from wherever they lie by threads.
+"""The images of a split, decoded by threads from files or shards.
 
-There are as many threads as torch computes with (`runtime.threads`). Pillow decodes and scales
-without holding the interpreter's lock.
+As many threads decode as torch computes with (`runtime.threads`). Pillow decodes and scales without
+holding the interpreter's lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdbench.data.decoding.decode import naming, squared
-from kdbench.data.streaming.placeholders import StandIns
+from kdbench.data.streaming.placeholders import Placeholders
 from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
 
@@ -23,21 +23,21 @@ Found = TypeVar("Found")
 
 
 class ImageFiles:
-    """The images of a split; by slices and indices, uint8 tensors of the unaugmented ones.
+    """The images of a split; slices and indices return unaugmented images as uint8 tensors.
 
-    It stands where a data set in memory has a tensor [N, 3, S, S]. Resize and CenterCrop are
-    torchvision's, on PIL images.
+    An instance takes the place of the tensor [N, 3, S, S] of a data set in memory. Images are
+    scaled and cropped as torchvision's Resize and CenterCrop do on PIL images.
     """
 
     def __init__(
-        self, source: Source, resize: int, image_size: int, stand_ins: StandIns | None = None
+        self, source: Source, resize: int, image_size: int, placeholders: Placeholders | None = None
     ) -> None:
-        self.source, self.stand_ins = source, stand_ins
+        self.source, self.placeholders = source, placeholders
         self.resize, self.image_size = resize, image_size
         self._ahead: dict[tuple[int, int], Decoding] = {}
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.source.names)
 
     @property
@@ -48,10 +48,10 @@ class ImageFiles:
     def narrow(self, dim: int, start: int, length: int) -> "ImageFiles":
         """`length` of the images from `start` on; `dim` is 0, as of a tensor."""
         rows = range(start, start + length)
-        source, stand_ins = self.source.select(rows), None
-        if self.stand_ins is not None:
-            stand_ins = StandIns(source, self.stand_ins.labels.narrow(0, start, length))
-        return ImageFiles(source, self.resize, self.image_size, stand_ins)
+        source, placeholders = self.source.select(rows), None
+        if self.placeholders is not None:
+            placeholders = Placeholders(source, self.placeholders.labels.narrow(0, start, length))
+        return ImageFiles(source, self.resize, self.image_size, placeholders)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """The images at `rows`; after a slice the next one is decoded in the background."""
@@ -71,12 +71,12 @@ class ImageFiles:
         return Decoding(work, where, self.image_size, pinned=False)
 
     def read(self, row: int) -> Image.Image:
-        """The whole image in RGB, or, where it cannot be read and may be replaced, its stand-in.
+        """Return the whole image in RGB, or its placeholder where it cannot be read.
 
         Raises:
-            Exception: nearly any, where it cannot be read; see `naming`.
+            Exception: nearly any, where it cannot be read and not be replaced; see `naming`.
         """
-        return self.source.read(row) if self.stand_ins is None else self.stand_ins.read(row)
+        return self.source.read(row) if self.placeholders is None else self.placeholders.read(row)
 
 
 class Decoding:

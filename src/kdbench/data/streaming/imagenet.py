@@ -12,7 +12,7 @@ from kdbench.data.class_folders import list_folders
 from kdbench.data.decoding.decode import check_scaled, squared
 from kdbench.data.scored import check_scored
 from kdbench.data.streaming.image_files import ImageFiles
-from kdbench.data.streaming.placeholders import StandIns
+from kdbench.data.streaming.placeholders import Placeholders
 from kdbench.data.streaming.resized import resized_source
 from kdbench.data.streaming.shards import has_shards_below, list_shards
 from kdbench.data.streaming.sources import Listing, Source
@@ -40,16 +40,16 @@ def imagenet(
     decoder: Decoder = "pillow",
     cache_dir: str = "runs/.images",
 ) -> StreamedDataset:
-    """Images to train on and to score, never all in memory; from folders or from shards.
+    """Make ImageNet from folders or shards; its images are never all in memory.
 
-    A view is torchvision's RandomResizedCrop and flip; scored is the centre of the image whose
-    shorter side is `test_resize`. Classes are numbered in the order of their folders' names, as
-    torchvision's ImageFolder does, and with it its released weights; shards bring their numbers.
-    A training image that cannot be read stops the run, or another stands in for it (`StandIns`);
-    one to score always stops it, at the start (`check_scored`). With `resized` training images come
-    out of a cache of pixels, scaled down to that shorter side (`resized_source`), with
-    decoder="nvjpeg" or "dali" another library decodes them (`device_decode`, `dali`); those to
-    score are as without.
+    A training view is torchvision's RandomResizedCrop and flip; a test image is scaled until its
+    shorter side is `test_resize`, and its centre is cropped. Classes are numbered in the order of
+    their folders' names, as in torchvision's ImageFolder and its released weights; shards bring
+    their own numbers. A training image that cannot be read stops the run or is replaced
+    (`Placeholders`); a test image that cannot be read always stops it, at the start
+    (`check_scored`). With `resized`, training images come from a cache of pixels, scaled down to
+    that shorter side (`resized_source`); with decoder="nvjpeg" or "dali" another library decodes
+    them (`device_decode`, `dali`). Neither changes the test images.
 
     Raises:
         ConfigError: sizes that make no sense; Parquet without pyarrow.
@@ -107,8 +107,8 @@ def split(
     """The images at a part's rows."""
     assert isinstance(part.images, Tensor)
     source = source.select(part.images.tolist())
-    stand_ins = StandIns(source, part.labels) if replace else None
-    return Split(ImageFiles(source, resize, image_size, stand_ins), part.labels)
+    placeholders = Placeholders(source, part.labels) if replace else None
+    return Split(ImageFiles(source, resize, image_size, placeholders), part.labels)
 
 
 def to_score(source: Source, part: Split, resize: int, image_size: int) -> Split:

@@ -1,4 +1,4 @@
-"""What is done about a training image that cannot be read and may be replaced."""
+"""Placeholders for training images that cannot be read and may be replaced."""
 
 import threading
 
@@ -12,14 +12,15 @@ from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
 from kdbench.system.console import Console
 
-NAMED = 5  # images that are named as they are found; the record counts all
+NAMED = 5  # unreadable images that the console names; the record counts all
 
 
-class StandIns:
-    """For an image that cannot be read stands the next of its class that can, in the same view.
+class Placeholders:
+    """Training images in which the next readable image of the class replaces an unreadable one.
 
-    Next is cyclic, in the order of the rows, so the same image stands in at every epoch, in every
-    run and with any number of threads; the label stays right.
+    The placeholder is shown in the same view. The search goes through the class's rows in order and
+    wraps around, so the placeholder is the same in every epoch, in every run and with any number of
+    threads, and the label stays right.
     """
 
     def __init__(self, source: Source, labels: Tensor) -> None:
@@ -34,7 +35,7 @@ class StandIns:
         self._lock = threading.Lock()
 
     def read(self, row: int) -> Image.Image:
-        """The image at `row`, or its stand-in.
+        """Return the image at `row`, or its placeholder.
 
         Raises:
             KdbenchError: no image of its class can be read.
@@ -71,6 +72,6 @@ class StandIns:
 
 
 def of_the_image(error: Exception) -> bool:
-    """Whether it is the content that cannot be read, and not a disk, a network or memory."""
+    """Return whether the content is unreadable, rather than a disk, a network or memory failing."""
     outside = isinstance(error, OSError) and error.errno is not None
     return not (outside or isinstance(error, KdbenchError | MemoryError))

@@ -140,8 +140,8 @@ class StreamedDataset(Dataset):
     @property
     def replaced(self) -> Collection[int] | None:
         """The rows of those that could not be read, so far."""
-        stand_ins = files_of(self.train).stand_ins
-        return None if stand_ins is None else stand_ins.broken
+        placeholders = files_of(self.train).placeholders
+        return None if placeholders is None else placeholders.broken
 
 
 def files_of(split: Split) -> ImageFiles:

@@ -1,7 +1,7 @@
 """Faster R-CNN with a feature pyramid, over torchvision's parts and under torchvision's names.
 
 Ren et al. 2015, arXiv 1506.01497; Lin et al. 2017, arXiv 1612.03144. Called as torchvision's own
-a detector does what torchvision's does; `learn`, `answer` and `detect` are what distillation needs.
+a detector does what torchvision's does; `learn`, `output` and `detect` are what distillation needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
         }
         return Learned(Output(logits, _named(maps)), torch.cat(labels), losses, proposals)
 
-    def answer(self, images: ImageList, proposals: list[Tensor]) -> Output:
+    def output(self, images: ImageList, proposals: list[Tensor]) -> Output:
         """As a teacher: logits [R, K] of another network's proposals, over its own maps."""
         maps = self.backbone(images.tensors)
         logits, _ = self._heads(maps, proposals, images)

@@ -72,7 +72,7 @@ def check_runtime(runtime: Runtime) -> None:
         raise ConfigError("task=detection trains in one process: start it without torchrun")
     if runtime.teacher == "table":
         raise ConfigError(
-            "task=detection has no tables of teachers' answers: set runtime.teacher=auto"
+            "task=detection has no cache of teacher outputs: set runtime.teacher=auto"
         )
     if runtime.compile == "on":
         raise ConfigError("task=detection compiles nothing: set runtime.compile=auto")

@@ -23,7 +23,7 @@ def losses_and_sums(
     learned = student.learn(batch.images, batch.targets)
     proposals = [one.detach() for one in learned.proposals]
     with torch.no_grad():
-        outputs = tuple(teacher.answer(batch.images, proposals) for teacher in teachers)
+        outputs = tuple(teacher.output(batch.images, proposals) for teacher in teachers)
     seen = Batch(batch.images.tensors, learned.labels, batch.rows, batch.epoch)
     terms, numbers = method.terms_and_curves(seen, learned.output, outputs)
     means = {name: term.mean() for name, term in terms.items()}
