@@ -77,7 +77,7 @@ class Process:
             os._exit(code)
 
     def ended(self) -> bool:
-        """Whether it has."""
+        """Return whether it has."""
         if self.code is None:
             found, status = os.waitpid(self.pid, os.WNOHANG)
             if found == self.pid:

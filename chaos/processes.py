@@ -37,7 +37,7 @@ def workers(launcher: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs."""
+    """Return whether a process still runs."""
     return bool(command_of(pid))
 
 

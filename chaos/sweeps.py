@@ -128,7 +128,7 @@ def wait(process: Process, where: Path, draw: Random) -> None:
 
 
 def trains(where: Path) -> bool:
-    """Whether a run has checkpoints."""
+    """Return whether a run has checkpoints."""
     return any(map(checkpoint_paths, where.glob("*-s*-*")))
 
 

@@ -116,5 +116,5 @@ def cohort(ground: Ground, draw: Random, size: int, tables: bool) -> list[str]:
 
 
 def fits_the_cache(method: Method) -> bool:
-    """Whether a table holds all that it reads, as far as that is known before its setup."""
+    """Return whether a table holds all that it reads, as far as that is known before its setup."""
     return method.views == 1 and set(method.taps) <= set(CACHED_TAPS)

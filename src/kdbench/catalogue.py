@@ -1,9 +1,9 @@
-"""`docs/methods.md`, generated: what every method is, what it reads, where its numbers are from.
+"""`docs/methods.md`, generated: every method, the features it reads and the sources of its numbers.
 
     python -m kdbench.catalogue > docs/methods.md
 
-All of it stands in `conf/method` (head comments, and a source beside every value), in the classes'
-docstrings, and, for the cost, in the record of one benchmark run.
+The page is made from `conf/method` (head comments, and a source beside every value), from the
+classes' docstrings and, for the cost, from the record of one benchmark run.
 """
 
 from kdbench.assembly.method_pages import catalogue

@@ -1,9 +1,9 @@
-"""Is it real? The difference between two methods' scores, in one line.
+"""The difference between two methods' scores, and whether it is significant, in one line.
 
     python -m kdbench.compare dkd kd
 
-A side is a cell (cifar100-resnet32-resnet8-kd), its method where that is enough, or a run: its id,
-also without the hash, its folder or its record. docs/statistics.md says what the line means.
+A side is a cell (cifar100-resnet32-resnet8-kd), its method where that is unambiguous, or a run: its
+id with or without the hash, its folder or its record. docs/statistics.md explains the line.
 """
 
 import sys

@@ -42,7 +42,7 @@ def main() -> None:
         for view in made:
             view.save()
             print(view.url)
-    except Exception as error:  # W&B's
+    except Exception as error:  # W&B raises many types
         line = " ".join(str(error).split())
         fail(f"Weights & Biases did not save ({line}): check `wandb login` and the network", 1)
 

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: each is one line that says what is wrong and how to mend it."""
+"""Errors that a user can mend: each is one line that says what is wrong and how to mend it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +25,15 @@ class WriteError(KdbenchError):
 
 
 class RankError(KdbenchError):
-    """What goes wrong on one rank alone, or with the way to the others; ends the process."""
+    """Something is wrong on one rank alone, or with its connection; it ends the process."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line that a run's file, or a file in its folder, cannot be written.
+    """Turn errors of writing a run's file, or a file in its folder, into one line.
 
     Raises:
-        WriteError: in place of an OSError.
+        WriteError: replaces an OSError.
     """
     try:
         yield
@@ -45,12 +45,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
+    """Return the first line of an error's message; its type where there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error line: the valid name nearest to `name`, else all of them."""
+    """Return the end of an error line: the valid name nearest to `name`, or else all of them."""
     names = sorted(valid)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
@@ -62,17 +62,17 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped at a step boundary, with checkpoints written."""
+    """A run was stopped at a step boundary, with checkpoints written."""
 
 
 class DivergedError(KdbenchError):
-    """Numbers that are not finite; the last checkpoint before them is kept."""
+    """A run's numbers are not finite; the last checkpoint before them is kept."""
 
     def __init__(
         self, run_id: str, epoch: int, step: int, what: str, teachers: Sequence[str] = ()
     ) -> None:
         line = f"{run_id} diverged in epoch {epoch}: {what} is not finite"
-        if teachers:  # whose outputs were not finite before
+        if teachers:  # their outputs were not finite
             names = " and ".join(teachers)
             line += f", for outputs of teacher {names} are not: take another file or precision"
         else:

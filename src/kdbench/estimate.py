@@ -1,9 +1,9 @@
-"""What a sweep would cost on this machine, before anything starts.
+"""An estimate of what a sweep costs on this machine, before anything starts.
 
     python -m kdbench.estimate +experiments=smoke_cifar100 teacher.resnet32.checkpoint=FILE
 
-The command is that of `kdbench-train`; every job is composed, none is run. Totals come first, then
-a line for each method, and with `--names` one for each run.
+The arguments are those of `kdbench-train`; every job is composed, none is run. Totals come first,
+then a line for each method, and with `--names` one for each run.
 """
 
 import sys
@@ -14,7 +14,7 @@ from kdbench.config.run_config import Config, check_train
 
 
 def progress(line: str) -> None:
-    """How far the estimate is, on standard error; on a terminal each line replaces the last."""
+    """Show the progress on standard error; on a terminal each line replaces the last."""
     end = "\r" if sys.stderr.isatty() else "\n"
     print(f"{line:<79}", end=end, file=sys.stderr, flush=True)
 
@@ -37,7 +37,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
 
     def task(configs: list[Config]) -> None:
-        from kdbench.sweeps.cost import estimate  # torch: once the command is understood
+        from kdbench.sweeps.cost import estimate  # imports torch, once the command is understood
 
         estimate(configs, given.names, print, progress)
 

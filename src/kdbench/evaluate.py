@@ -1,4 +1,4 @@
-"""Score a checkpoint on a data set's test images; prints one JSON line last.
+"""Score a checkpoint on a data set's test images; the last line printed is JSON.
 
 python -m kdbench.evaluate student=resnet32 checkpoint=FILE dataset=cifar100 dataset.root=DIR
 """
@@ -11,7 +11,7 @@ from kdbench.system.escapes import for_terminal
 
 
 def run(config: Config) -> None:
-    """Score; torch is imported here, once the command has been understood: it takes seconds."""
+    """Score; torch, slow to import, is imported once the command has been understood."""
     from kdbench.assembly.scoring import score_checkpoint
 
     notices, scores = score_checkpoint(config)

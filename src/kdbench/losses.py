@@ -115,13 +115,13 @@ def attention_map(feature: Tensor, power: float) -> Tensor:
     Shapes: [B, C, H, W] -> [B, H * W]. Source: Zagoruyko & Komodakis 2017, section 3.1 (the
     released code takes the mean over channels, the paper the sum; the norm removes the factor).
     """
-    # Not abs(), whose derivative at 0 is 0: after a ReLU this is F^power, derivative included.
+    # abs() has the derivative 0 at 0; after a ReLU this is F^power, derivative included.
     magnitude = torch.where(feature < 0, -feature, feature)
     return F.normalize(magnitude.pow(power).mean(dim=1).flatten(1), dim=1)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """The sum of one or more terms of one shape."""
+    """Return the sum of one or more terms of one shape."""
     return cast(Tensor, sum(terms))
 
 

@@ -2,8 +2,8 @@
 
     python -m kdbench.report [--check] [--take RUNS] [--results DIR]
 
-Anywhere else than in a checkout, `--take RUNS --results DIR` makes page and tables of any folder of
-runs, without published scores.
+Outside a checkout, `--take RUNS --results DIR` makes the page and tables from any folder of runs,
+without published scores.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Seeds by name, so that adding one consumer of randomness moves no other."""
+"""Seeds by name, so that a new consumer of random numbers changes no other's."""
 
 import hashlib
 
 
 def derive(seed: int, *names: object) -> int:
-    """A 63-bit seed from a run's seed and the name of what it is for."""
+    """Return a 63-bit seed from a run's seed and the names of its consumer."""
     text = ":".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,8 +1,8 @@
-"""A sweep of Weights & Biases with the jobs of a kdbench sweep.
+"""A Weights & Biases sweep with the jobs of a kdbench sweep.
 
     python -m kdbench.sweep_yaml +experiments=quickstart > sweep.yaml && wandb sweep sweep.yaml
 
-Its agents run the command of one job each, where kdbench's own launcher trains jobs side by side.
+Its agents run one job's command each, whereas kdbench's own launcher trains jobs side by side.
 """
 
 import sys

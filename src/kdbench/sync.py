@@ -1,8 +1,8 @@
-"""Finished runs to Weights & Biases, whole and under their own ids, from local files alone.
+"""Send finished runs to Weights & Biases under their own ids, from local files alone.
 
     python -m kdbench.sync runs results/runs --mode online
 
-A second call sends what is new or has changed. W&B replaces a run that is sent again.
+A second call sends runs that are new or have changed. W&B replaces a run that is sent again.
 """
 
 import sys

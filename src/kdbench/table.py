@@ -16,7 +16,7 @@ from kdbench.system.escapes import for_terminal
 
 
 def selected(made: list[Table], protocol: str | None) -> list[Table]:
-    """The tables of one protocol, or all.
+    """Return the tables of one protocol, or all.
 
     Raises:
         ConfigError: no run follows `protocol`.
@@ -70,7 +70,7 @@ def main() -> None:
         elif detectors:
             print(for_terminal(("\n" if found else "") + "\n\n".join(detectors)))
     except KdbenchError as error:
-        # Where nothing is left, what was left out is why.
+        # Where no table is left, the runs that were left out explain it.
         if made or not problems:
             tell(f"error: {error}")
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""The entry: one command is one run, found again by the same command.
+"""The training command: one command is one run, and the same command finds it again.
 
     python -m kdbench.train method=kd teacher=resnet32 teacher.resnet32.checkpoint=FILE \
         student=resnet8 dataset=cifar100 seed=0
@@ -11,7 +11,7 @@ from kdbench.config.run_config import Config, check_train
 
 
 def run(config: Config) -> None:
-    """Train; torch is imported here, once the command has been understood: it takes seconds."""
+    """Train; torch, slow to import, is imported once the command has been understood."""
     from kdbench.tasks.dispatch import train
 
     train(config)

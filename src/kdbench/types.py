@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """Everything that changes from step to step; every field is a tensor."""
+    """The inputs of one step; every field is a tensor."""
 
     images: Tensor  # [B, 3, H, W] normalised; [V, B, 3, H, W] where the method asks for V views
     labels: Tensor  # [B] int64
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; [B] int64, training row
     epoch: Tensor  # [] float32, counts from 1
-    drawn: Tensor | None = None  # what the method drew for this step
+    drawn: Tensor | None = None  # the method's random numbers for this step
 
 
 class Output(NamedTuple):
-    """What every network returns; a method of V views sees each with V in front."""
+    """The output of every network; a method of V views gets each tensor with V in front."""
 
     logits: Tensor  # [B, K]
     taps: dict[str, Tensor]  # canonical name -> [B, C, H, W] or [B, D]
@@ -36,7 +36,7 @@ class Stream(NamedTuple):
 
     name: str
     terms: tuple[str, ...]  # () : every term that no other stream names
-    gap: float  # added to the schedule's momentum, where more than one stream reaches a parameter
+    gap: float  # added to the momentum of parameters that more than one stream reaches
 
 
 class Affine(NamedTuple):
@@ -47,21 +47,21 @@ class Affine(NamedTuple):
 
 
 class NetworkProbe(NamedTuple):
-    """What a method may know of one network before training."""
+    """The facts about one network that a method may use before training."""
 
     taps: dict[str, torch.Size]  # canonical name -> shape without the batch
-    classifier: Affine | None = None  # logits = pooled @ weight.T + bias; None: it has none such
+    classifier: Affine | None = None  # logits = pooled @ weight.T + bias, if so
     stage_norms: tuple[Affine, ...] = ()  # the BN before each stage's last ReLU, where it has one
     image: torch.Size = torch.Size()  # [C, H, W] of the data set
     class_means: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, D], means per class
     #                                                     over the training images, unaugmented
-    network: nn.Module | None = None  # itself, for what runs it from a stage on
+    network: nn.Module | None = None  # the network itself, to run it from a stage on
     class_features: Callable[[str], Tensor] | None = None  # tap [B, D] -> [K, N, D], of the first
     #                                                        N of each class, N the smallest's size
 
 
 class Probe(NamedTuple):
-    """What `Method.setup` gets to build adapters, banks and buffers from."""
+    """The argument of `Method.setup`, from which methods build adapters, banks and buffers."""
 
     student: NetworkProbe
     teachers: tuple[NetworkProbe, ...]
@@ -77,7 +77,7 @@ class Probe(NamedTuple):
 class Losses(NamedTuple):
     """A step's loss in its two parts, each [] or None where a recipe has no such term.
 
-    The same loss again, cut by gradient streams, where the method has any.
+    Where the method has gradient streams, the same loss is also given by stream.
     """
 
     label: Tensor | None
@@ -85,12 +85,12 @@ class Losses(NamedTuple):
     streams: tuple[Tensor | None, ...] = ()
 
     def total(self) -> Tensor:
-        """The label loss plus the distillation loss."""
+        """Return the label loss plus the distillation loss."""
         parts = [part for part in (self.label, self.distillation) if part is not None]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def times(self, share: float) -> "Losses":
-        """All parts times a number."""
+        """Return the losses with all parts times a number."""
         label, distillation, *streams = (
             None if part is None else part * share
             for part in (self.label, self.distillation, *self.streams)

@@ -21,10 +21,10 @@ from kdbench.types import Output, Probe
 
 
 def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """A network for the data set's classes and channels.
+    """Build a network for the data set's classes and channels.
 
     Raises:
-        ConfigError: it cannot take images of the data set's size, as a transformer of another.
+        ConfigError: it cannot take images of the data set's size, like some transformers.
     """
     shape = dataset.train.images.shape[1:]
     network: nn.Module = make(
@@ -32,7 +32,7 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     )
     try:
         output: object = run_blank(network, dataset)
-    except Exception as error:  # whatever its author thought of
+    except Exception as error:  # a network may raise anything
         said = " ".join(str(error).split()) or type(error).__name__
         size = " x ".join(map(str, shape[1:]))
         raise ConfigError(
@@ -48,13 +48,13 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
 
 
 def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
-    """A student whose first weights depend on the seed alone: methods of one seed start equal."""
+    """Build a student whose initial weights depend on the seed alone, so methods share them."""
     torch.manual_seed(derive(seed, "student"))
     return build_network(node, dataset)
 
 
 def build_method(node: Mapping[str, Any], seed: int) -> Method:
-    """A method, not yet set up for any networks."""
+    """Build a method, not yet set up for any networks."""
     torch.manual_seed(derive(seed, "method"))
     return make(node, "method")
 
@@ -69,10 +69,11 @@ def set_up(
     """Let a method build what it needs from these networks.
 
     Returns:
-        The network to train: the student, or what the method makes of it.
+        The network to train: the student, or its adaptation by the method.
 
     Raises:
-        ConfigError: it wants more views than there are, or reads a tap that a network has not.
+        ConfigError: the method wants more views than the data set has, or reads a tap that a
+            network lacks.
     """
     check_views(method.views)
     probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
@@ -92,7 +93,7 @@ def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[s
     """Refuse a method without the teachers that it reads.
 
     Raises:
-        ConfigError: there are too few or too many.
+        ConfigError: there are too few or too many teachers.
     """
     wanted, found = method.num_teachers, len(teachers)
     if (found < 1) if wanted is None else (found != wanted):
@@ -101,10 +102,10 @@ def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[s
 
 
 def check_task(node: Mapping[str, Any], method: Method, task: str) -> None:
-    """Refuse a method that is a recipe for something else.
+    """Refuse a method that is a recipe for another task.
 
     Raises:
-        ConfigError: it is not for this task.
+        ConfigError: the method is not for `task`.
     """
     if task not in method.tasks:
         raise ConfigError(

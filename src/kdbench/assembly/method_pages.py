@@ -1,4 +1,4 @@
-"""`docs/methods.md`, generated: what every method is, what it reads, where its numbers are from."""
+"""`docs/methods.md`, generated: every method, the features it reads, the sources of its numbers."""
 
 import copy
 import inspect
@@ -55,7 +55,7 @@ class Setting(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a configuration file says of its method."""
+    """The contents of a method's configuration file."""
 
     title: str
     paper: str
@@ -66,7 +66,7 @@ class Page(NamedTuple):
 
 
 def read_page(text: str) -> Page:
-    """Take a file of conf/method apart.
+    """Parse a file of conf/method.
 
     Raises:
         ValueError: the head comment has another form.
@@ -104,7 +104,7 @@ def _settings(lines: list[str]) -> list[Setting]:
 
 
 def recipes() -> list[str]:
-    """Of the files of conf/method the first of each recipe; the others are settings of it."""
+    """Return one file of conf/method per recipe; the others are variants of it."""
     named: dict[tuple[str, ...], str] = {}
     for path in sorted((conf_dir() / "method").glob("*.yaml")):
         node: Any = compose_group("method", path.stem)
@@ -117,7 +117,7 @@ def recipes() -> list[str]:
 
 @cache
 def networks() -> tuple[Dataset, nn.Module, nn.Module]:
-    """A data set of 100 classes, a teacher and a student; made once."""
+    """Make a data set of 100 classes, a teacher and a student, once."""
     dataset = synthetic(
         num_classes=100,
         num_train=200,
@@ -134,7 +134,7 @@ def networks() -> tuple[Dataset, nn.Module, nn.Module]:
 
 
 def built(name: str) -> tuple[type, Method, int]:
-    """The method's class, the method set up for resnet32x4 -> resnet8x4, and what it adds."""
+    """Return the class, the method set up for resnet32x4 -> resnet8x4, and its parameters."""
     dataset, teacher, fresh = networks()
     node = check_node("method", compose_group("method", name))
     method = build_method(node, seed=0)
@@ -153,7 +153,7 @@ def _trained(module: nn.Module) -> int:
 
 
 def row(name: str, page: Page, method: Method, added: int, costs: Mapping[str, Any]) -> str:
-    """A method's line in the overview."""
+    """Return a method's line in the overview."""
     teachers = {None: "several", 0: "none"}.get(method.num_teachers, "one")
     reads = ", ".join(method.taps) or ("logits" if method.num_teachers != 0 else "labels")
     views = f", {method.views} views" if method.views > 1 else ""
@@ -164,7 +164,7 @@ def row(name: str, page: Page, method: Method, added: int, costs: Mapping[str, A
 
 
 def section(name: str, page: Page, cls: type, first: str) -> str:
-    """A method's own section; `first` is the method whose section shows the class."""
+    """Return a method's own section; `first` is the method whose section shows the class."""
     text = [f"## {name}", f"{page.title}. {page.paper}", "\n".join(page.notes)]
     if first == name:
         text.append(f"`{cls.__module__}.{cls.__qualname__}`:\n\n```\n{inspect.getdoc(cls)}\n```")
@@ -177,7 +177,7 @@ def section(name: str, page: Page, cls: type, first: str) -> str:
 
 
 def catalogue() -> str:
-    """The whole page."""
+    """Return the whole page."""
     costs = json.loads(COSTS.read_text()) if COSTS.is_file() else {}
     rows, sections = [], []
     shown: dict[type, str] = {}

@@ -1,4 +1,4 @@
-"""What a method learns of its networks before training: shapes, classifiers, class means."""
+"""Probes of networks before training, for methods: shapes, classifiers, class means."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -17,7 +17,7 @@ EVALUATION_BATCH = 500
 
 
 def run_blank(network: nn.Module, dataset: Dataset) -> Output:
-    """What a network answers to one blank image, in eval mode; it is left as it was."""
+    """Return a network's output on one blank image, in eval mode; its own mode is restored."""
     training = network.training
     parameter = next(network.parameters())
     with torch.no_grad(), arithmetic("fp32"):
@@ -28,7 +28,7 @@ def run_blank(network: nn.Module, dataset: Dataset) -> Output:
 
 
 def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
-    """Run the network on one blank image to learn its tap shapes, and read what it declares."""
+    """Run the network on one blank image to find its taps' shapes, and read what it declares."""
     output = run_blank(network, dataset)
     norms: Callable[[], Iterable[nn.BatchNorm2d]] = getattr(network, "stage_norms", tuple)
     return NetworkProbe(
@@ -43,7 +43,7 @@ def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
 
 
 def _classifier(network: nn.Module, num_classes: int) -> Affine | None:
-    """The last linear layer, where it is one from a pooled vector to the classes."""
+    """Return the last linear layer, if it maps the pooled vector to the classes."""
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linears or linears[-1].out_features != num_classes or linears[-1].bias is None:
         return None
@@ -55,7 +55,7 @@ def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
 
 
 def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
-    """Mean of a tap [B, D] over each class's training images, unaugmented: [K, D] on the CPU."""
+    """Return a tap's mean over each class's unaugmented training images: [K, D] on the CPU."""
     sums = torch.zeros(0)
     labels = dataset.train.labels
     for rows, feature in unaugmented(network, dataset, tap, torch.arange(len(labels))):
@@ -67,7 +67,7 @@ def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
 
 
 def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
-    """Refuse a method that reads a tap which a network has not.
+    """Refuse a method that reads a tap that a network lacks.
 
     Raises:
         ConfigError: names the tap, the network and the nearest tap.
@@ -81,7 +81,7 @@ def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
 def unaugmented(
     network: nn.Module, dataset: Dataset, tap: str, chosen: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some training images, by rows [B] of `chosen`, and a tap of them [B, D] on the CPU."""
+    """Yield batches of the training images `chosen`: their rows, and a tap [B, D] on the CPU."""
     parameter = next(network.parameters())
     for rows in chosen.split(EVALUATION_BATCH) if len(chosen) else ():
         images = dataset.train.images[rows].to(parameter.device)
@@ -91,9 +91,9 @@ def unaugmented(
 
 
 def class_features(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
-    """A tap [B, D] of each class's first training images, unaugmented: [K, N, D] on the CPU.
+    """Return a tap of each class's first training images, unaugmented: [K, N, D] on the CPU.
 
-    N is the size of the smallest class, so 0 where one has no image.
+    N is the size of the smallest class, which is 0 where one has no image.
     """
     labels = dataset.train.labels
     count = int(torch.bincount(labels, minlength=dataset.num_classes).min())

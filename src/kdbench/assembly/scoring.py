@@ -1,4 +1,4 @@
-"""A checkpoint's scores on a data set's test images."""
+"""Scoring of a checkpoint on a data set's test images."""
 
 import math
 from pathlib import Path
@@ -14,10 +14,11 @@ from kdbench.system.runtime import Runtime
 
 
 def score_checkpoint(config: Config) -> tuple[list[str], dict[str, float | None]]:
-    """The scores of the checkpoint that `config` names, as the command prints them.
+    """Score the checkpoint that `config` names.
 
     Returns:
-        Lines that a user should see, and the scores; a loss that is not finite is None.
+        Lines for the user, and the scores as the command prints them; a loss that is not finite is
+        None.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.

@@ -128,7 +128,7 @@ def numbered(override: str) -> list[str]:
 
 
 def is_file(group: str, name: str) -> bool:
-    """Whether a group has a file of that name, ours or one of an installed package."""
+    """Return whether a group has a file of that name, ours or one of an installed package."""
     return any((folder / group / f"{name}.yaml").is_file() for folder in (conf_dir(), *conf_dirs()))
 
 
@@ -156,7 +156,7 @@ def _spelt(word: str, config: Mapping[str, Any]) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether Hydra reads a value as text, as null, or as several."""
+    """Return whether Hydra reads a value as text, as null, or as several."""
     override = read(f"key={value}")
     if override is None or override.is_sweep_override():
         return True

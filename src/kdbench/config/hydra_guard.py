@@ -69,7 +69,7 @@ def check_called(node: object, ours: Mapping[Any, Any]) -> None:
 
 
 def launcher_settings(node: object) -> tuple[bool, dict[str, Any]]:
-    """Whether a node of a launcher names the one of cohorts, and what it tells it.
+    """Return whether a node of a launcher names the one of cohorts, and what it tells it.
 
     Raises:
         ConfigError: it is another launcher, or is told what it does not know.

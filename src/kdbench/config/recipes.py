@@ -124,7 +124,7 @@ def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,
 
 
 def equal(ours: object, theirs: object) -> bool:
-    """Whether two settings are one: YAML writes some numbers as text."""
+    """Return whether two settings are one: YAML writes some numbers as text."""
     if isinstance(theirs, str) and isinstance(ours, float):
         try:
             return float(theirs) == ours
@@ -151,7 +151,7 @@ def targets(node: object) -> tuple[object, ...]:
 
 @cache
 def reconstructed(method: str, pair: str | None) -> bool:
-    """Whether a method's settings, or those that it has for a pair, are no source's."""
+    """Return whether a method's settings, or those that it has for a pair, are no source's."""
     text = _text("method", method)
     head = [HEAD.fullmatch(line.removeprefix("# ")) for line in (text or "").splitlines()[:2]]
     if any(match is not None and match[2] == "reconstructed" for match in head):

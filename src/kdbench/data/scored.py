@@ -57,7 +57,7 @@ def check_scored(
 
 
 def is_whole(head: bytes, tail: bytes) -> bool:
-    """Whether a file begins and ends as a JPEG does; zeros may follow."""
+    """Return whether a file begins and ends as a JPEG does; zeros may follow."""
     return head.startswith(START) and tail.rstrip(b"\0").endswith(END)
 
 

@@ -58,7 +58,7 @@ def compare(first: str, second: str, runs: Sequence[Path]) -> str:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name means a run's folder or record: cells and methods have no slash."""
+    """Return whether a name means a run's folder or record: cells and methods have no slash."""
     spelt = "/" in name or "\\" in name or name.endswith(".json")
     return spelt or (Path(name) / RECORD_FILE).is_file()
 
@@ -157,7 +157,7 @@ def choose(
 
 
 def same(one: Side, other: Side) -> bool:
-    """Whether two sides are one configuration."""
+    """Return whether two sides are one configuration."""
     return (one.key, one.hash) == (other.key, other.hash)
 
 

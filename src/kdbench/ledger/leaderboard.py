@@ -61,7 +61,7 @@ def best(table: Table) -> list[Cell]:
 
 
 def _several(cell: Cell) -> bool:
-    """Whether a score is more than one seed's, which ranks nothing."""
+    """Return whether a score is more than one seed's, which ranks nothing."""
     return len(cell.records) > 1
 
 

@@ -177,7 +177,7 @@ def _recipe(records: Sequence[Record]) -> Recipe:
 
 
 def _inferred(key: Key) -> bool:
-    """Whether a cell that nobody has run would be of settings that are no source's."""
+    """Return whether a cell that nobody has run would be of settings that are no source's."""
     return reconstructed(key.method, f"{key.teacher}_{key.student}")
 
 

@@ -52,7 +52,7 @@ class Tail(nn.Module):
 
 
 def is_rectified(network: nn.Module, image: torch.Size, stages: list[str]) -> bool:
-    """Whether stages end in a ReLU: on noise none has a negative value."""
+    """Return whether stages end in a ReLU: on noise none has a negative value."""
     noise = torch.rand(1, *image, generator=torch.Generator().manual_seed(0)) - 0.5
     parameter = next(network.parameters())
     training = network.training

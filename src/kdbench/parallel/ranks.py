@@ -1,8 +1,8 @@
 """The processes that train one cohort together, as torchrun starts them.
 
 Every rank holds the data, all weights and all state, and computes some of each batch's
-micro-batches (`kdbench.training.micro_batches`). What they find is summed, so that they stay
-equal. The first one writes the files and speaks for all.
+micro-batches (`kdbench.training.micro_batches`). Their results are summed, so that all ranks stay
+equal. The first rank writes the files and the terminal's lines.
 """
 
 import json
@@ -24,26 +24,26 @@ from kdbench.parallel.torchrun import Place
 
 T = TypeVar("T")
 ALONE = Place()
-PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its looks
+PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its polls
 ERRORS = {kind.__name__: kind for kind in (KdbenchError, ConfigError, WriteError)}
 
 
 class Ranks:
-    """The processes of a training, seen from one of them; without torchrun it is alone."""
+    """The processes of a training, seen from one of them; without torchrun there is only one."""
 
     def __init__(self, place: Place = ALONE) -> None:
         self.number, self.count, self.local = place.number, place.count, place.local
 
     @property
     def first(self) -> bool:
-        """Whether this one writes the files and speaks."""
+        """Whether this process writes the files and prints."""
         return self.number == 0
 
     def join(self, device: torch.device) -> None:
-        """Meet the others, once in a process.
+        """Join the other processes, once in a process.
 
         Raises:
-            RankError: they are not there.
+            RankError: they do not come.
         """
         if self.count > 1 and not dist.is_initialized():
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
@@ -53,11 +53,11 @@ class Ranks:
                 dist.init_process_group(backend, store=own, rank=self.number, world_size=self.count)
 
     def meet(self, store: Store) -> str:
-        """A word that these very processes have in common; waits until all are there.
+        """Agree on a word that only these processes share; wait until all are there.
 
-        torchrun starts lost ranks again beside the same store (seen with PyTorch 2.15), in which
-        the addresses of dead ones still are. So each asks with a number of its own, and the first
-        answers until all have heard it.
+        torchrun starts lost ranks again with the same store (seen with PyTorch 2.15), which still
+        holds the addresses of dead ones. So each rank asks with a number of its own, and the first
+        replies until all have the reply.
         """
         if not self.first:
             own = secrets.token_hex(8)
@@ -83,7 +83,7 @@ class Ranks:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks, in place; one message for each dtype.
 
-        All ranks then hold the same bits, and the same number of ranks finds the same again.
+        All ranks then hold the same bits, and as many ranks compute the same bits again.
 
         Raises:
             RankError: another rank is gone.
@@ -100,17 +100,17 @@ class Ranks:
                 tensor.copy_(part.view(tensor.shape))
 
     def total(self, value: float) -> float:
-        """The sum of a number over the ranks."""
+        """Return the sum of a number over the ranks."""
         told = torch.tensor([value], dtype=torch.float64)
         self.add_up([told])
         return float(told)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on one rank or more."""
+        """Return whether `flag` is true on any rank."""
         return flag if self.count == 1 else self.total(flag) > 0
 
     def exchange(self, text: str) -> list[str]:
-        """Every rank's text, in their order."""
+        """Return every rank's text, in the order of ranks."""
         told = text.encode()
         lengths = torch.zeros(self.count, dtype=torch.int64)
         lengths[self.number] = len(told)
@@ -124,17 +124,17 @@ class Ranks:
         ]
 
     def by_first(self, act: Callable[[], None]) -> None:
-        """Let the first rank act; where that fails with an error of ours, it fails on all."""
+        """Let the first rank act; an error of ours (`KdbenchError`) is raised on all ranks."""
         self._act(self.first, act)
 
     def together(self, act: Callable[[], T]) -> T:
-        """Act on every rank; where that fails on one with an error of ours, it fails on all."""
+        """Act on every rank; an error of ours (`KdbenchError`) on one is raised on all."""
         result = self._act(True, act)
         assert result is not None
         return result
 
     def in_turn(self, act: Callable[[], T]) -> T:
-        """Act: the first rank of each machine before its others, which find what it has fetched."""
+        """Act on each machine's first rank before its others, which then find what it fetched."""
         result = self._act(self.local == 0, act)
         return act() if result is None else result
 
@@ -159,10 +159,10 @@ class Ranks:
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:
-        """What goes wrong inside goes wrong on this rank alone.
+        """Mark errors of the enclosed code as those of this rank alone.
 
         Raises:
-            RankError: in place of an error of ours, where there are other ranks.
+            RankError: replaces a `KdbenchError` where there are other ranks.
         """
         try:
             yield
@@ -186,6 +186,6 @@ class Ranks:
 
 
 def leave() -> None:
-    """Part from the other ranks, at the end of the process."""
+    """Leave the other ranks, at the end of the process."""
     if dist.is_initialized():
         dist.destroy_process_group()

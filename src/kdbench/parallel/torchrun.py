@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts; needs no torch."""
+"""A process's rank as torchrun sets it in the environment; needs no torch."""
 
 import os
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Place:
 
 
 def place() -> Place:
-    """As the environment variables RANK, WORLD_SIZE and LOCAL_RANK say; alone without torchrun.
+    """Read the place from RANK, WORLD_SIZE and LOCAL_RANK; without torchrun the process is alone.
 
     Raises:
-        ConfigError: one is no number that makes sense.
+        ConfigError: a variable is not a valid number.
     """
     found = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
     if not found[0] or not found[1]:
@@ -37,7 +37,7 @@ def place() -> Place:
 
 
 def speaks(line: str) -> bool:
-    """Whether this process says a line: the first does, and each what concerns itself alone."""
+    """Return whether this process prints a line: the first prints all, the others their own."""
     try:
         return place().number == 0 or line.startswith("rank ")
     except ConfigError:

@@ -124,7 +124,7 @@ def task_of(record: Mapping[str, Any]) -> Task:
 
 
 def detects(record: Mapping[str, Any]) -> bool:
-    """Whether a record is a detector's: those have tables of their own."""
+    """Return whether a record is a detector's: those have tables of their own."""
     return task_of(record) is TASKS["detection"]
 
 

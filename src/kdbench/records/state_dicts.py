@@ -161,7 +161,7 @@ def _joined(first: str, second: str) -> str:
 
 
 def is_of_a_network(key: str) -> bool:
-    """Whether a tensor beside a set of weights is, by its name, of another whole network."""
+    """Return whether a tensor beside a set of weights is, by its name, of another whole network."""
     return any(word in part.lower() for part in key.split(".")[:-1] for word in NETWORKS)
 
 

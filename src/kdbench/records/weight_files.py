@@ -160,7 +160,7 @@ def _unpickle(path: Path, file: BinaryIO) -> Any:
 
 
 def holds_more(file: BinaryIO) -> bool:
-    """Whether a file is an archive that would fill more memory than its own bytes.
+    """Return whether a file is an archive that would fill more memory than its own bytes.
 
     It is asked of the reader that PyTorch uses: Python's may see another archive in the file, or
     none.

@@ -1,4 +1,4 @@
-"""What a configuration may ask of a cluster."""
+"""Checks of the parameters that a configuration passes to a cluster."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from kdbench.errors import ConfigError, KdbenchError, nearest
 
 
 def checked(name: str, parameters: Mapping[str, Any], valid: Sequence[str]) -> dict[str, Any]:
-    """The parameters of a cluster's library, which come from a configuration.
+    """Check the parameters of a cluster's library, which come from a configuration.
 
     Raises:
-        ConfigError: one that a configuration may not set, or a text of several lines, of which
-            the second would be a line of a job's script.
+        ConfigError: a configuration may not set one, or one is a text of several lines, which would
+            add lines to a job's script.
     """
     for key, value in parameters.items():
         if key not in valid:
@@ -22,12 +22,12 @@ def checked(name: str, parameters: Mapping[str, Any], valid: Sequence[str]) -> d
 
 
 def is_line(value: object) -> bool:
-    """Whether a value is a text without line breaks and other control characters."""
+    """Return whether a value is a text without line breaks and other control characters."""
     return isinstance(value, str) and value.isprintable()
 
 
 def missing(package: str, extra: str) -> KdbenchError:
-    """The error for an executor whose package is not installed."""
+    """Return the error for an executor whose package is not installed."""
     return KdbenchError(
         f"hydra.launcher.executor={package} needs {package}: pip install 'kdbench[{extra}]'"
     )

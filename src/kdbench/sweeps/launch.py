@@ -1,4 +1,4 @@
-"""A sweep from its configurations to its summary: what `hydra/launcher=cohort` does."""
+"""A sweep from its configurations to its summary (`hydra/launcher=cohort`)."""
 
 import secrets
 import sys
@@ -29,19 +29,19 @@ from kdbench.system.runtime import Runtime
 from kdbench.system.signals import stop_requests
 from kdbench.training.jobs import Job
 
-POLL = 0.1  # seconds between looks at what has ended
+POLL = 0.1  # seconds between polls for cohorts that have ended
 
 
 def launch(configs: Sequence[Config], settings: Settings) -> None:
-    """Train the runs that have no result yet, side by side where they can be.
+    """Train the runs that have no result yet, side by side where possible.
 
-    A run or a process that fails is tried once more at the end; nothing stops the others, unless
-    `settings.fail_fast` says so.
+    A run or a process that fails is tried once more at the end; the others go on, unless
+    `settings.fail_fast` is set.
 
     Raises:
-        ConfigError: torchrun has started this; a sweep starts its own processes.
+        ConfigError: torchrun has started this process, but a sweep starts its own.
         KdbenchError: runs have no result; each was named, with its reason.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, resumable.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the runs can be resumed.
     """
     if place().count > 1:
         raise ConfigError(
@@ -62,7 +62,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
         if first.todo:
             console.message(f"teachers first: {first.describe()}")
             sweep.train(first.todo)
-            sweep.failures.clear()  # they are the reason why others fail
+            sweep.failures.clear()  # these failures are reported as those of the other runs
         planned = plan(configs)
         console.message(planned.describe())
         report(planned.failures)
@@ -73,13 +73,13 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
 def open_executor(
     configs: Sequence[Config], settings: Settings, runs_dir: Path, terminal: bool
 ) -> Executor:
-    """The executor that the settings name.
+    """Make the executor that the settings name.
 
     Raises:
-        KdbenchError: it is not installed, or the runs' device is not there.
+        KdbenchError: its package is not installed, or the runs' device is missing.
     """
     if settings.executor == "submitit":
-        # A folder that nobody knew before: submitit unpickles the results that it finds there.
+        # The folder's name cannot be foreseen, since submitit unpickles the results in it.
         for parent in runs_dir.resolve().parents:
             check_kept(parent)
         folder = own_folder(private_folder(runs_dir, ".submitit") / secrets.token_hex(4), 0o700)
@@ -97,7 +97,7 @@ def open_executor(
 
 
 class Sweep:
-    """Cohorts on their way through an executor, and what is said of them."""
+    """A sweep's cohorts, their executor, and the lines that report on them."""
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class Sweep:
         self.epochs, self.seconds = 0, 0.0  # of the cohorts that have ended
 
     def train(self, jobs: Sequence[Job]) -> int:
-        """Train the jobs; returns how many are done.
+        """Train the jobs; return how many are done.
 
         Raises:
-            KeyboardInterrupt: stopped, resumable.
+            KeyboardInterrupt: the sweep was stopped; it can be resumed.
         """
         self.done, self.jobs = 0, jobs
         for group in cohorts(jobs, self.size):
@@ -142,7 +142,7 @@ class Sweep:
         return self.done
 
     def halt(self) -> None:
-        """Let what trains write checkpoints, and start nothing more."""
+        """Let the training cohorts write checkpoints and stop, and start no more."""
         self.console.message("hydra.launcher.fail_fast: stopping at the first failure")
         self.waiting.clear()
         self.wait_for_checkpoints()
@@ -168,7 +168,7 @@ class Sweep:
         self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
 
     def listen(self, task: Task) -> None:
-        """Report what the cohort's runs tell, and those that fail while it trains on."""
+        """Report the notices of a cohort's runs, and runs that fail while the others train on."""
         for job in task.jobs:
             for text in told(job.folder):
                 if text not in self.noticed and not task.shown:
@@ -181,7 +181,7 @@ class Sweep:
                 print_error(f"{name} failed: {error}")
 
     def end(self, ended: Ended) -> None:
-        """Count a cohort's results, and queue what is worth another try."""
+        """Count a cohort's results, and queue the runs that are worth another try."""
         task = ended.task
         self.listen(task)
         self.running.remove(task)
@@ -216,7 +216,7 @@ class Sweep:
     def fail(
         self, task: Task, failed: Sequence[tuple[Job, str]], hopeless: Sequence[Job]
     ) -> list[Job]:
-        """Keep the failures that stand; returns the jobs to try once more."""
+        """Keep the final failures; return the jobs to try once more."""
         once = task.again or self.fail_fast
         again = [job for job, _ in failed if not once and job not in hopeless]
         stand = [(job, reason) for job, reason in failed if job not in again]
@@ -224,7 +224,7 @@ class Sweep:
         return again
 
     def left(self) -> float | None:
-        """Seconds to the end, by what the ended cohorts took; None at the end, or if none has."""
+        """Estimate the seconds left from the ended cohorts; None at the end, or if none has ended."""
         if not self.epochs or not (self.waiting or self.running):
             return None
         per_epoch, now = self.seconds / self.epochs, time.monotonic()
@@ -234,7 +234,7 @@ class Sweep:
         return rest / (len(self.running) + min(1, len(self.waiting)))
 
     def interrupt(self) -> None:
-        """Let what trains write checkpoints, and leave.
+        """Let the training cohorts write checkpoints, and leave.
 
         Raises:
             KeyboardInterrupt: always; at once on a second Ctrl-C.
@@ -248,7 +248,7 @@ class Sweep:
         )
 
     def wait_for_checkpoints(self) -> None:
-        """Ask what trains to stop, and wait until it has."""
+        """Ask the training cohorts to stop, and wait until they have."""
         self.executor.stop()
         while self.running:
             for ended in self.executor.ended():
@@ -257,13 +257,13 @@ class Sweep:
 
 
 def names(jobs: Sequence[Job]) -> str:
-    """Jobs in a few words."""
+    """Name jobs in a few words."""
     first = jobs[0].identity.run_id
     return first if len(jobs) == 1 else f"{runs(len(jobs))}, {first} and those beside it"
 
 
 def report(failures: Sequence[Failure]) -> None:
-    """A line for each reason, with the runs that it keeps from a result."""
+    """Print a line for each reason of failure, with its runs."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in failures:
         by_reason.setdefault(reason, []).append(name)
@@ -274,7 +274,7 @@ def report(failures: Sequence[Failure]) -> None:
 def close(
     planned: Plan, done: int, failures: Sequence[Failure], console: Console, seconds: float
 ) -> None:
-    """The summary.
+    """Print the summary.
 
     Raises:
         KdbenchError: runs have no result.
@@ -287,7 +287,7 @@ def close(
         f"{duration(seconds)}"
     )
     if missing:
-        report(failed if done or failures else [])  # else they were said a moment ago
+        report(failed if done or failures else [])  # otherwise they have just been reported
         raise KdbenchError(
             f"{missing} of {runs(planned.total)} have no result; the same command tries them again "
             "and leaves the others alone"

@@ -1,4 +1,4 @@
-"""Where a sweep's cohorts train: in processes of this machine, each with a device of its own."""
+"""The executor that trains a sweep's cohorts in processes of this machine."""
 
 import json
 import os
@@ -21,21 +21,21 @@ from kdbench.sweeps.worker import Outcome
 from kdbench.system.files import open_own
 from kdbench.training.jobs import Job
 
-# A process takes seconds to start, most of them to import torch. After a cohort that took longer
-# than this it is replaced, so that the next one starts in clean memory; until then it is kept.
+# A process takes seconds to start, mostly for importing torch. It is reused after a cohort that took
+# less than this many seconds; after a longer one it is replaced, to start in clean memory.
 REPLACED_AFTER = 60.0
 PART = 65536  # bytes that are read at once
 
 
 @dataclass
 class Task:
-    """A cohort, on its way through an executor."""
+    """A cohort for an executor to train."""
 
     number: int
     jobs: list[Job]
     again: bool = False  # the second try
-    log: Path | None = None  # where its output goes; None: to the terminal
-    shown: bool = False  # whether its output goes to the launcher's own terminal
+    log: Path | None = None  # the file of its output; None: the terminal
+    shown: bool = False  # its output goes to the launcher's own terminal
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -50,21 +50,21 @@ class Task:
 
 
 class Ended(NamedTuple):
-    """A cohort that trains no more."""
+    """A cohort that has ended."""
 
     task: Task
     outcomes: list[Outcome] | None  # for each job; None: its process died
-    reason: str = ""  # why it died
+    reason: str = ""  # of its death
 
 
 class Executor(Protocol):
-    """Trains cohorts and says when they have ended; never waits."""
+    """An executor trains cohorts and reports their ends; its methods never wait."""
 
     def room(self) -> bool:
-        """Whether another cohort may start now."""
+        """Return whether another cohort may start now."""
 
     def start(self, task: Task) -> None:
-        """Start training a cohort; sets its `log`."""
+        """Start training a cohort, and set its `log`."""
 
     def ended(self) -> list[Ended]:
         """The cohorts that have ended since the last call."""
@@ -73,7 +73,7 @@ class Executor(Protocol):
         """Ask every cohort to write checkpoints and end."""
 
     def close(self) -> None:
-        """Let go of everything; what still trains is killed."""
+        """Release everything; kill cohorts that still train."""
 
 
 class Worker:
@@ -83,20 +83,20 @@ class Worker:
         self._claim = claim_log(sweeps)
         self.log = None if shown else self._claim
         self.task: Task | None = None
-        self._answer = b""  # what the process has said of it so far
-        self._answers, given = os.pipe()
-        os.set_blocking(self._answers, False)
+        self._reply = b""  # the process's reply so far
+        self._replies, given = os.pipe()
+        os.set_blocking(self._replies, False)
         try:
             with os.fdopen(open_own(self._claim, os.O_WRONLY | os.O_APPEND), "ab") as log:
                 self.process = subprocess.Popen(
-                    # -P: nothing is imported from the folder that the command was typed in.
+                    # -P: nothing is imported from the current folder.
                     [sys.executable, "-P", "-m", "kdbench.sweeps.worker", str(given)],
                     stdin=subprocess.PIPE,
                     stdout=None if shown else log,
                     stderr=None if shown else subprocess.STDOUT,
                     env={**os.environ, **environment},
                     pass_fds=[given],
-                    start_new_session=True,  # Ctrl-C on the terminal is the launcher's to pass on
+                    start_new_session=True,  # the launcher passes Ctrl-C on
                 )
         finally:
             os.close(given)
@@ -106,20 +106,20 @@ class Worker:
         assert self.process.stdin is not None
         task.log = self.log
         task.shown = self.log is None
-        self.task, self._answer = task, b""
+        self.task, self._reply = task, b""
         line = json.dumps(task.configs).encode() + b"\n"
-        # A pipe takes 64 KiB before it is read, which it is when the process has imported torch.
+        # A pipe holds 64 KiB; the process reads it once it has imported torch.
         threading.Thread(target=send, args=(self.process.stdin, line), daemon=True).start()
 
     def ended(self) -> Ended | None:
-        """How the cohort ended, once it has."""
+        """Return the cohort's end, once it has ended."""
         assert self.task is not None
-        code = self.process.poll()  # before the look at its answer, so that none is missed
+        code = self.process.poll()  # before its reply is read, so that none is missed
         with suppress(BlockingIOError):
-            while part := os.read(self._answers, PART):
-                self._answer += part
-        if self._answer.endswith(b"\n"):
-            found = [Outcome(*fields) for fields in json.loads(self._answer)]
+            while part := os.read(self._replies, PART):
+                self._reply += part
+        if self._reply.endswith(b"\n"):
+            found = [Outcome(*fields) for fields in json.loads(self._reply)]
             ended = Ended(self.task, found)
         elif code is not None:
             ended = Ended(self.task, None, death(code))
@@ -136,13 +136,13 @@ class Worker:
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait()
-        os.close(self._answers)
+        os.close(self._replies)
         if self.log is None:
             self._claim.unlink(missing_ok=True)
 
 
 class LocalExecutor:
-    """Processes of this machine: one for each of `environments`, at one cohort a time."""
+    """Processes of this machine, one for each of `environments`, each training a cohort at a time."""
 
     def __init__(
         self, sweeps: Path, environments: Sequence[Mapping[str, str]], shown: bool
@@ -152,7 +152,7 @@ class LocalExecutor:
         self.workers: dict[int, Worker] = {}  # by place
 
     def room(self) -> bool:
-        """Whether a place is free."""
+        """Return whether a place is free."""
         return len(self._busy()) < len(self.environments)
 
     def start(self, task: Task) -> None:
@@ -165,7 +165,7 @@ class LocalExecutor:
         self.workers[place].give(task)
 
     def ended(self) -> list[Ended]:
-        """The cohorts that have ended; a process that died or trained for long is replaced."""
+        """Return the cohorts that have ended; replace processes that died or trained for long."""
         found = []
         for place, worker in self._busy().items():
             ended = worker.ended()
@@ -176,7 +176,7 @@ class LocalExecutor:
         return found
 
     def stop(self) -> None:
-        """SIGTERM to every process that trains."""
+        """Send SIGTERM to every process that trains."""
         for worker in self._busy().values():
             worker.process.send_signal(signal.SIGTERM)
 
@@ -197,7 +197,7 @@ def send(pipe: IO[bytes], line: bytes) -> None:
 
 
 def claim_log(folder: Path) -> Path:
-    """A new file <n>.log in the folder, of the first number that is free."""
+    """Make a new file <n>.log in the folder, with the first free number."""
     taken = [int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit()]
     number = max(taken, default=0) + 1
     while True:
@@ -210,7 +210,7 @@ def claim_log(folder: Path) -> Path:
 
 
 def death(code: int) -> str:
-    """How a process ended that should not have."""
+    """Say how a process died."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     hint = "; is there too little memory?" if code == -signal.SIGKILL else ""
@@ -218,13 +218,13 @@ def death(code: int) -> str:
 
 
 def environments(runtimes: Sequence[Any], processes: int | None) -> list[dict[str, str]]:
-    """What each process on this machine has of its own: a GPU, or a share of the CPU's threads.
+    """Return the environment variables of each process: a GPU, or a share of the CPU's threads.
 
-    No CUDA context is created for the answer.
+    No CUDA context is created.
 
     Args:
         runtimes: the runs' `kdbench.system.runtime.Runtime`.
-        processes: how many; None: one for each GPU, or one.
+        processes: the number of processes; None: one for each GPU, or one.
 
     Raises:
         ConfigError: more processes than GPUs.
@@ -244,7 +244,7 @@ def environments(runtimes: Sequence[Any], processes: int | None) -> list[dict[st
 
 
 def visible_gpus() -> list[str]:
-    """How CUDA_VISIBLE_DEVICES names each GPU of this process."""
+    """Return the name of each GPU of this process for CUDA_VISIBLE_DEVICES."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""What a sweep has to do: which of its runs are done, named twice, to train, or hopeless."""
+"""The plan of a sweep: which of its runs are done, named twice, to train, or hopeless."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Plan:
-    """A sweep's runs by what is to be done with them, each run once."""
+    """A sweep's runs by status, each run once."""
 
     todo: list[Job] = field(default_factory=list)
     done: int = 0
@@ -34,16 +34,16 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Runs, each counted once."""
+        """The number of runs, each counted once."""
         return len(self.todo) + self.done + len(self.failures)
 
     @property
     def resumed(self) -> int:
-        """Runs that go on from a checkpoint."""
+        """The number of runs that resume from a checkpoint."""
         return sum(bool(checkpoint_paths(job.folder)) for job in self.todo)
 
     def describe(self) -> str:
-        """One line."""
+        """Return the plan in one line."""
         new = len(self.todo) - self.resumed
         counts = {
             "done before": self.done,
@@ -57,14 +57,14 @@ class Plan:
 
 
 def runs(count: int) -> str:
-    """A number of runs in words."""
+    """Return a number of runs in words."""
     return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def plan(configs: Sequence[Config]) -> Plan:
-    """Identify every run and look at what its folder says of it.
+    """Identify every run and read its status from its folder.
 
-    A teacher that is trained on the way must have been: see `teachers_first`.
+    Teachers that are to be trained first must be done by now: see `teachers_first`.
     """
     found, seen = Plan(), set()
     datasets: dict[str, Dataset | KdbenchError] = {}
@@ -87,10 +87,10 @@ def plan(configs: Sequence[Config]) -> Plan:
 
 
 def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
-    """The data set of a node, loaded once.
+    """Load the data set of a node, once.
 
     Raises:
-        KdbenchError: it cannot be.
+        KdbenchError: it cannot be loaded.
     """
     key = canonical(node)
     if key not in datasets:
@@ -105,7 +105,7 @@ def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
 
 
 def teachers_first(configs: Sequence[Config]) -> list[Config]:
-    """The runs that make the teachers of those whose teacher's checkpoint is "train"."""
+    """Return the runs that train teachers, for configurations with the checkpoint "train"."""
     return [
         self_teacher(config, node)
         for config in configs
@@ -115,10 +115,10 @@ def teachers_first(configs: Sequence[Config]) -> list[Config]:
 
 
 def with_ready_teachers(config: Config, dataset: Dataset, runs_dir: Path) -> Config:
-    """The configuration with the teachers that the method reads, each with its checkpoint.
+    """Return the configuration with the teachers that the method reads, each with its checkpoint.
 
     Raises:
-        KdbenchError: one that is trained on the way has no result.
+        KdbenchError: a teacher that was to be trained first has no result.
     """
     teachers = dict(config["teacher"]) if reads_teachers(config) else {}
     for name, node in teachers.items():
@@ -131,14 +131,14 @@ def with_ready_teachers(config: Config, dataset: Dataset, runs_dir: Path) -> Con
 
 
 def label(config: Config) -> str:
-    """What a run is called that could not be identified."""
+    """Return a name for a run that could not be identified."""
     teachers = [teacher_label(name, node) for name, node in config["teacher"].items()]
     names = [config[key]["name"] for key in ("dataset", "student", "method")]
     return "-".join([names[0], "+".join(teachers) or "none", *names[1:], f"s{config['seed']}"])
 
 
 def cohorts(jobs: Sequence[Job], size: int) -> list[list[Job]]:
-    """The jobs that train side by side, in groups of at most `size`."""
+    """Group the jobs that train side by side, at most `size` in a group."""
     by_config = {canonical(job.config): job for job in jobs}
     groups = group_alike([job.config for job in jobs], size)
     return [[by_config[canonical(config)] for config in group] for group in groups]

@@ -17,10 +17,10 @@ class RayExecutor:
     """Cohorts as Ray tasks, with a GPU each where there are any.
 
     Args:
-        parameters: of `ray.init`.
-        needs_gpu: whether the runs use one where the cluster has it.
-        threads: CPUs that a cohort takes.
-        processes: how many cohorts at a time; None: as many as the cluster has room for.
+        parameters: the arguments of `ray.init`.
+        needs_gpu: the runs use a GPU where the cluster has one.
+        threads: the CPUs of a cohort.
+        processes: cohorts at a time; None: as many as the cluster has room for.
 
     Raises:
         KdbenchError: Ray is not installed.
@@ -36,14 +36,14 @@ class RayExecutor:
                 "hydra.launcher.ray.address must be auto or local: what a cluster answers is "
                 "trusted, so name another in the variable RAY_ADDRESS, with auto here"
             )
-        # Without an address Ray joins whatever process of this machine calls itself a cluster.
+        # Without an address Ray joins any process of this machine that claims to be a cluster.
         named = os.environ.get("RAY_ADDRESS", "") not in ("", "auto")
         if parameters.get("address") == "auto" and not named:
             raise ConfigError(
                 "hydra.launcher.ray.address=auto joins the cluster of RAY_ADDRESS: set that "
                 "variable to its host:port"
             )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent without being asked
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics without consent
         try:
             import ray
         except ModuleNotFoundError:
@@ -55,7 +55,7 @@ class RayExecutor:
         self.remote: Any = None
 
     def room(self) -> bool:
-        """Whether another task may be handed over; Ray queues what it has no room for."""
+        """Return whether another task may be handed over; Ray queues what it has no room for."""
         return self.processes is None or len(self.running) < self.processes
 
     def start(self, task: Task) -> None:
@@ -67,7 +67,7 @@ class RayExecutor:
     def _connect(self) -> None:
         ours: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if not self.named and self.parameters.get("address") is None:
-            ours["address"] = "local"  # one of its own, for this command
+            ours["address"] = "local"  # a new cluster for this command
         try:
             self.ray.init(**{**ours, **self.parameters})
         except (TypeError, ValueError, RuntimeError, ConnectionError) as error:
@@ -94,7 +94,7 @@ class RayExecutor:
         task = self.running.pop(reference)
         try:
             return Ended(task, self.ray.get(reference))
-        except Exception as error:  # Ray's own, of several kinds
+        except Exception as error:  # Ray raises several types
             reason = f"its Ray task ended without a result: {first_line(error)}"
             return Ended(task, None, reason)
 

@@ -95,7 +95,7 @@ class SubmititExecutor:
         self.stopped = False
 
     def room(self) -> bool:
-        """Whether another job may be queued."""
+        """Return whether another job may be queued."""
         return self.processes is None or len(self.running) < self.processes
 
     def start(self, task: Task) -> None:
@@ -116,7 +116,7 @@ class SubmititExecutor:
             return Ended(task, None, "its job was cancelled")
         try:
             return Ended(task, job.result())
-        except Exception:  # submitit's own, of several kinds; their text is that of the log
+        except Exception:  # submitit raises several types, with the log as text
             why = f"its job {job.job_id} ended without a result ({job.state})"
             return Ended(task, None, why)
 
@@ -127,6 +127,6 @@ class SubmititExecutor:
             job.cancel(check=False)
 
     def close(self) -> None:
-        """Cancel what is left."""
+        """Cancel the jobs that are left."""
         self.stop()
         self.running = []

@@ -2,10 +2,10 @@
 
     python -m kdbench.sweeps.worker DESCRIPTOR
 
-Each line of its input is a cohort's checked configurations. What became of the runs is a line to
-the descriptor: between the two processes there are pipes and no files, which others could replace.
-It ends with its input; where that ends in the middle of a cohort, whoever started it is gone, and
-the runs write checkpoints and stop.
+Each line of its input is a cohort's checked configurations. The runs' outcomes are written as a
+line to the descriptor: the two processes use pipes, since others could replace files. The process
+ends with its input; if that ends during a cohort, the launcher is gone, and the runs write
+checkpoints and stop.
 """
 
 import json
@@ -29,17 +29,17 @@ from kdbench.training.together import train_together
 
 
 class Outcome(NamedTuple):
-    """What became of a run."""
+    """The outcome of a run."""
 
     error: str | None = None  # one line; None: it is done
-    final: bool = False  # another try would end alike
+    final: bool = False  # another try would fail too
 
 
 def outcomes(configs: Sequence[Config]) -> list[Outcome]:
     """Train these runs side by side.
 
     Raises:
-        Interrupted: on Ctrl-C or SIGTERM, resumable.
+        Interrupted: on Ctrl-C or SIGTERM; the runs can be resumed.
     """
     try:
         results = train_together(configs)
@@ -52,7 +52,7 @@ def outcomes(configs: Sequence[Config]) -> list[Outcome]:
 
 
 def outcome(result: Path | Exception) -> Outcome:
-    """A run's result as the launcher reads it."""
+    """Return a run's result as the launcher reads it."""
     if not isinstance(result, Exception):
         return Outcome()
     line = str(result).strip().split("\n")[0]
@@ -62,17 +62,17 @@ def outcome(result: Path | Exception) -> Outcome:
 
 
 def stop_on_sigterm() -> None:
-    """Let the signals that stop training end what else is under way as Ctrl-C does."""
+    """Let the signals that stop training end other work as Ctrl-C does."""
     for number in STOPS:
         if is_free(number):
             signal.signal(number, signal.default_int_handler)
 
 
 class Tasks:
-    """The lines of standard input, read while a cohort trains, and their answers."""
+    """The lines of standard input, read while a cohort trains, and the replies to them."""
 
     def __init__(self) -> None:
-        self.answers = os.fdopen(int(sys.argv[1]), "w")
+        self.replies = os.fdopen(int(sys.argv[1]), "w")
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()  # "" is the end
         self.open = 0  # tasks that were read and are not finished
         self.lock = threading.Lock()
@@ -92,19 +92,19 @@ class Tasks:
         """Train one cohort after the other until the input ends."""
         while line := self.lines.get():
             found = outcomes(json.loads(line))
-            with suppress(BrokenPipeError):  # whoever started this is gone
-                print(json.dumps(found), file=self.answers, flush=True)
+            with suppress(BrokenPipeError):  # the launcher is gone
+                print(json.dumps(found), file=self.replies, flush=True)
             with self.lock:
                 self.open -= 1
 
 
 def main() -> None:
-    """Train what standard input names."""
+    """Train the cohorts that standard input names."""
     stop_on_sigterm()
     try:
         Tasks().train()
     except KeyboardInterrupt as stop:
-        if not sys.stderr.isatty():  # on a terminal the launcher says it for all
+        if not sys.stderr.isatty():  # on a terminal the launcher prints it for all
             print(str(stop) or "interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The terminal's messages and progress display while runs train."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +20,9 @@ class Display:
         self._last: tuple[float, int] | None = None  # time, images seen in all
 
     def step(self, epoch: int, seen: int, loss: float, top1: float) -> None:
-        """Within an epoch (from 1): images seen in it, their mean loss, their top-1 in percent."""
+        """Show the images seen in an epoch (from 1), their mean loss and top-1 in percent."""
         now, done = time.monotonic(), (epoch - 1) * self._images + seen
-        if self._last is None:  # a resumed run starts here; its old images took no time today
+        if self._last is None:  # a resumed run starts here; earlier images are no measure of speed
             self._progress.reset(self._task, completed=done)
         else:
             rate = (done - self._last[1]) / max(now - self._last[0], 1e-9)
@@ -36,7 +36,7 @@ class Display:
         self._last = now, done
 
     def epoch(self, name: str, row: Mapping[str, float]) -> None:
-        """After an epoch's evaluation of the run of that name."""
+        """Show the row of an evaluated epoch of the run called `name`."""
         self._progress.console.print(
             f"{self._labels[name]}  epoch {row['epoch']:.0f}/{self._epochs}"
             f"  loss {row['train/loss']:.3f}"
@@ -49,19 +49,19 @@ class Display:
 
 
 class Console:
-    """The one place that writes to a terminal while runs go on."""
+    """The only writer to the terminal while runs train."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.speaks = not quiet
         self._console = RichConsole(soft_wrap=True, quiet=quiet)
 
     def message(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._console.print(for_terminal(text), highlight=False, markup=False)
 
     @contextmanager
     def display(self, names: Sequence[str], epochs: int, images: int) -> Iterator[Display]:
-        """A progress display for runs of `epochs` over `images` each, side by side."""
+        """Open a progress display for runs of `epochs` over `images` each, side by side."""
         for name in names:
             self.message(name)
         progress = Progress(
@@ -80,7 +80,7 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return seconds as text in a suitable unit."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,14 +1,14 @@
 """Steps that are recorded once and replayed: a CUDA graph launches a whole step as one.
 
 A recording reads and writes fixed memory, so its inputs are copied into buffers of its own before
-each replay, and what it returns is overwritten by the next. It holds for one shape of the inputs;
-a full batch and the last, short one are two recordings. The first calls of each shape run as they
-are: they are real steps, and warm up what a recording may not do itself (choosing kernels, making
-the optimizer's buffers). Source: "CUDA semantics, whole-network capture" of PyTorch's notes.
+each replay, and each replay overwrites the last one's results. A recording serves one shape of the
+inputs; a full batch and the last, short one are two recordings. The first calls of each shape run
+eagerly: they are real steps, and warm up what a recording may not do itself (choosing kernels,
+making the optimizer's buffers). Source: "CUDA semantics, whole-network capture" of PyTorch's notes.
 
 Every recorder has a stream of its own. Small networks leave most of a GPU idle, so the runs of a
-cohort compute beside each other, and beside the teacher's forward pass of the next step: what
-follows waits until a step's inputs have been read, not until it is done.
+cohort compute concurrently, and concurrently with the teacher's forward pass of the next step: the
+caller waits until a step's inputs have been copied, not until the step is done.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,22 +27,25 @@ Run = Callable[..., Any]
 
 
 class Recorder(Protocol):
-    """How calls are warmed up and recorded; the tests have one that needs no GPU."""
+    """Warm-up and recording of calls; the tests have an implementation that needs no GPU."""
 
     def warm_up(self, run: Run, inputs: tuple[Any, ...]) -> Any:
-        """Run it once, as it will be recorded."""
+        """Run `run` once, on the stream of its recording."""
 
     def record(self, run: Run, inputs: tuple[Any, ...]) -> Callable[[], Any]:
-        """Record it on these very tensors, without effect; what is returned replays it."""
+        """Record `run` on these tensors, without effect; return a function that replays it."""
 
     def inputs_read(self) -> None:
-        """The inputs of a call may be overwritten from here on."""
+        """Mark the point from which the inputs of a call may be overwritten."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """What is called within runs beside what follows, which waits for `inputs_read` only."""
+        """Run the enclosed calls on this recorder's stream.
+
+        The caller waits only until the inputs are copied (`inputs_read`).
+        """
 
     def join(self) -> None:
-        """Let what follows wait for all that was called aside."""
+        """Let later work wait for all calls made in `aside`."""
 
 
 class CudaGraphs:
@@ -53,7 +56,7 @@ class CudaGraphs:
         self.read = torch.cuda.Event()
 
     def warm_up(self, run: Run, inputs: tuple[Any, ...]) -> Any:
-        """On the side stream that it is recorded on, in order with everything around it."""
+        """Run it on the recorder's stream, in order with the calls around it."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = run(*inputs)
@@ -61,7 +64,7 @@ class CudaGraphs:
         return outputs
 
     def record(self, run: Run, inputs: tuple[Any, ...]) -> Callable[[], Any]:
-        """As one graph with memory of its own."""
+        """Record one graph with memory of its own."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             outputs = run(*inputs)
@@ -73,12 +76,12 @@ class CudaGraphs:
         return replay
 
     def inputs_read(self) -> None:
-        """Marks this place in the current stream."""
+        """Mark this point in the current stream."""
         self.read.record()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """On the stream that steps are recorded on."""
+        """Run the enclosed calls on the recorder's stream."""
         caller = torch.cuda.current_stream()
         self.stream.wait_stream(caller)
         with torch.cuda.stream(self.stream):
@@ -86,12 +89,12 @@ class CudaGraphs:
         caller.wait_event(self.read)
 
     def join(self) -> None:
-        """The current stream waits; the host does not."""
+        """Let the current stream wait, but not the host."""
         torch.cuda.current_stream().wait_stream(self.stream)
 
 
 def recorder_for(runtime: Runtime) -> Recorder | None:
-    """CUDA graphs on a GPU, unless runtime.compile=off; None: steps run as they are."""
+    """Return CUDA graphs on a GPU, unless runtime.compile=off; None where steps run eagerly."""
     if runtime.device.type != "cuda" or runtime.compile == "off":
         return None
     return CudaGraphs(runtime.device)
@@ -107,8 +110,8 @@ class Recording(NamedTuple):
 class Replayed:
     """A function of tensors that is recorded for each shape of its inputs, and then replayed.
 
-    What it returns must be read before the next call. A function that cannot be recorded runs as
-    it is from then on; one message says so.
+    Its results must be read before the next call. A function that cannot be recorded runs eagerly
+    from then on, after one message.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class Replayed:
         self.refused = False
 
     def __call__(self, *inputs: Any) -> Any:
-        """As `run(*inputs)`."""
+        """Return `run(*inputs)`."""
         recording = self._recording(inputs)
         if recording is None:
             outputs = self.recorder.warm_up(self.run, inputs)
@@ -132,7 +135,7 @@ class Replayed:
         return recording.replay()
 
     def _recording(self, inputs: tuple[Any, ...]) -> Recording | None:
-        """The recording of this shape, made when it is warm; None where there is none."""
+        """Return the recording of this shape, made once it is warm; None where there is none."""
         if self.refused:
             return None
         shape = tuple((t.shape, t.stride(), t.dtype) for t in tensors_of(inputs))
@@ -143,7 +146,7 @@ class Replayed:
         return self.recordings.get(shape)
 
     def refuse(self, reason: str) -> None:
-        """Record nothing any more."""
+        """Record nothing from now on, and say why."""
         self.refused = True
         self.recordings.clear()
         self.report(f"{self.name} runs without a CUDA graph: {reason}")
@@ -152,12 +155,12 @@ class Replayed:
         kept = mapped(lambda tensor: torch.empty_like(tensor).copy_(tensor), inputs)
         try:
             self.recordings[shape] = Recording(kept, self.recorder.record(self.run, kept))
-        except Exception as error:  # of the driver, of PyTorch, or of a method that looks at values
+        except Exception as error:  # from the driver, PyTorch, or a method that reads values
             self.refuse(first_line(error))
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples and dictionaries, always in the same order."""
+    """Yield every tensor in nested tuples and dictionaries, always in the same order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple):
@@ -169,7 +172,7 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 
 
 def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """The same nesting of tuples and dictionaries over function(tensor)."""
+    """Return the same nesting of tuples and dictionaries with `function` of each tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, dict):

@@ -1,4 +1,4 @@
-"""Room on a disk, asked for before something large is written."""
+"""Free space on a disk, checked before something large is written."""
 
 import shutil
 from pathlib import Path
@@ -7,22 +7,23 @@ from kdbench.errors import KdbenchError
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space on the disk that holds the folder, or would."""
+    """Return the free bytes on the disk that holds the folder, or will hold it."""
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free
 
 
 def check_room(folder: Path, needed: int, what: str, remedy: str) -> None:
-    """Notice a disk that is too small before anything is written.
+    """Refuse a disk that is too small, before anything is written.
 
     Args:
-        folder: where it will be; it need not exist yet.
-        needed: bytes.
-        what: what needs them, and `remedy`: how else the run can go on; both for the message.
+        folder: the folder to be written; it need not exist yet.
+        needed: the bytes that it needs.
+        what: the thing that needs them, for the message.
+        remedy: another way for the run to go on, for the message.
 
     Raises:
-        KdbenchError: the disk has less.
+        KdbenchError: the disk has less free space.
     """
     free = free_bytes(folder)
     if free < needed:
@@ -32,5 +33,5 @@ def check_room(folder: Path, needed: int, what: str, remedy: str) -> None:
 
 
 def _size(count: int) -> str:
-    """Bytes as people say them."""
+    """Return a number of bytes in a readable unit."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

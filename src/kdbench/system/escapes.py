@@ -1,4 +1,4 @@
-"""Text of others in a medium where some characters do something: one function for each medium.
+"""Escaping of text from others: one function for each medium with special characters.
 
 Names, errors and paths come from records, folders and data sets that anybody may have made.
 """
@@ -9,9 +9,9 @@ import unicodedata
 
 from kdbench.schema.secrets import masked
 
-FORMULA = ("=", "+", "-", "@", "−")  # how a spreadsheet knows a formula, in any width
-# What Markdown obeys wherever it stands, and what only in some places: a tag or an entity, a
-# word's own underscores, an address that becomes a link, a line's first character.
+FORMULA = ("=", "+", "-", "@", "−")  # signs with which a spreadsheet's formula begins, any width
+# Characters that are special in Markdown everywhere, and those that are special only in a tag or an
+# entity, in a word, in an address that becomes a link, or at the beginning of a line.
 _MARKDOWN = re.compile(
     r"[\\`*\[\]|~$]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])"
     r"|(?<=:)/(?=/)|(?<=www)\.|@(?=\w)|^\s*[#>+-](?=\s)|^#",
@@ -20,7 +20,7 @@ _MARKDOWN = re.compile(
 _LATEX = str.maketrans(
     {
         **{character: "\\" + character for character in "%&_#{}$"},
-        # After a row's end these would be read as its arguments.
+        # After a row's end, LaTeX would read these as its arguments.
         **{character: "{" + character + "}" for character in "[]*"},
         "\\": r"\textbackslash{}",
         "^": r"\^{}",
@@ -36,22 +36,22 @@ _LATEX = str.maketrans(
 
 
 def for_terminal(text: str) -> str:
-    """Text without secrets and without what steers a terminal; lines stay lines."""
+    """Return text without secrets and control sequences of terminals; line breaks stay."""
     return "\n".join(printable(part) for part in masked(text).split("\n"))
 
 
 def one_line(text: str) -> str:
-    """Text for a terminal, on one line."""
+    """Return text for a terminal, on one line."""
     return for_terminal(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """Text on one line, with question marks for what cannot be printed."""
+    """Return text on one line, with question marks for characters that cannot be printed."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def as_markdown(text: str) -> str:
-    """Text as Markdown that shows it, also in a table."""
+    """Return Markdown that shows the text literally, also in a table."""
     return _MARKDOWN.sub(lambda found: _backslash(found[0]), printable(text))
 
 
@@ -60,17 +60,17 @@ def _backslash(found: str) -> str:
 
 
 def as_latex(text: str) -> str:
-    """Text as LaTeX that shows it, also at the beginning of a table's row or in a comment."""
+    """Return LaTeX that shows the text literally, also at a table row's start or in a comment."""
     return printable(text).translate(_LATEX)
 
 
 def as_html(text: str) -> str:
-    """Text as HTML that shows it, also as an attribute's value; lines stay lines."""
+    """Return HTML that shows the text literally, also as an attribute's value; lines stay lines."""
     return html.escape("\n".join(printable(line) for line in text.split("\n")))
 
 
 def as_csv(text: str) -> str:
-    """Text that no program takes for a formula, as spreadsheets do one that starts so."""
+    """Return text that no spreadsheet takes for a formula."""
     start = unicodedata.normalize("NFKC", text).lstrip()[:1]
     shown = printable(text)
     return f"'{shown}" if start in FORMULA and start else shown

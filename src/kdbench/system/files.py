@@ -10,17 +10,17 @@ from typing import BinaryIO
 
 from kdbench.errors import KdbenchError
 
-LARGEST = 2**24  # bytes of a record, or of a run's metrics; honest ones have some thousands
-TEMPORARY = ".tmp"  # how a file's name ends until it is whole
+LARGEST = 2**24  # bytes of a record, or of a run's metrics; real ones have some thousands
+TEMPORARY = ".tmp"  # ending of a file's name until the file is whole
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write through a temporary file, fsync and rename; a reader sees the old file or the new.
 
-    Two writers of one path have a temporary file each, so that one of them wins whole.
+    Two writers of one path have a temporary file each, so that the result is one of theirs, whole.
 
     Raises:
-        OSError: it cannot be written; whatever was there before is still there, and nothing else.
+        OSError: the file cannot be written; the previous file is unchanged, and nothing is left.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
     try:
@@ -35,13 +35,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself survives a power cut
+        os.fsync(folder)  # makes the rename itself survive a power cut
     finally:
         os.close(folder)
 
 
 def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
-    """A descriptor of a regular file of kdbench's own: no link is followed, and no pipe waited for.
+    """Open a regular file of kdbench's own, following no link and waiting for no pipe.
 
     Raises:
         OSError: it is something else, or cannot be opened.
@@ -54,7 +54,7 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
 
 
 def read_small(path: Path) -> bytes:
-    """A file that others may have made: a pipe would not end, a device neither.
+    """Read a file that others may have made, but no pipe or device, which may have no end.
 
     Raises:
         ValueError: it is not a regular file, or has more than `LARGEST` bytes.
@@ -64,7 +64,7 @@ def read_small(path: Path) -> bytes:
         raise ValueError("not a regular file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced meanwhile
             raise ValueError("not a regular file")
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
@@ -73,7 +73,7 @@ def read_small(path: Path) -> bytes:
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """Open a file to read it; a pipe, a socket or a device is never opened, a folder neither.
+    """Open a regular file for reading; never a pipe, a socket, a device or a folder.
 
     Raises:
         ValueError: it is not a regular file.
@@ -81,7 +81,7 @@ def open_regular(path: Path | str) -> BinaryIO:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("not a regular file")
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # if a pipe took its place, it is no wait
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # does not wait if a pipe took its place
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -100,13 +100,13 @@ def same_file(file: BinaryIO) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a writer that was killed; nobody may be writing there now."""
+    """Remove the temporary files of a killed writer; no other process may be writing there."""
     for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of runs, before anything else takes time.
+    """Make the folder of runs, before any slow work.
 
     Raises:
         KdbenchError: it cannot be written.
@@ -125,10 +125,10 @@ def make_folder(folder: Path) -> None:
 
 
 def check_kept(folder: Path) -> None:
-    """Refuse a folder in which other users can put their folders in the place of ours.
+    """Refuse a folder in which other users can replace our folders by theirs.
 
     Raises:
-        KdbenchError: they can write to it, and it has no sticky bit.
+        KdbenchError: others can write to the folder, and it has no sticky bit.
     """
     mode = folder.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
@@ -139,7 +139,7 @@ def check_kept(folder: Path) -> None:
 
 
 def own_folder(folder: Path, mode: int = 0o755) -> Path:
-    """Make a folder, or take the one that is there if it is this user's and nobody else's to fill.
+    """Make a folder, or accept an existing one that belongs to, and is written by, this user alone.
 
     Raises:
         KdbenchError: it is a link, another user's, or others can write to it.

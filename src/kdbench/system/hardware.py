@@ -19,13 +19,13 @@ LIBRARIES = ("torch", "torchvision", "timm", "hydra-core", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
+    """Return the versions of Python and of the libraries on which results depend."""
     libraries = {name: version(name) for name in LIBRARIES}
     return {"kdbench": __version__, "python": platform.python_version(), **libraries}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What a run was computed on."""
+    """Return the processor, GPU and threads that compute a run."""
     facts: dict[str, Any] = {
         "device": device.type,
         "cpu": _cpu_name(),
@@ -42,7 +42,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count the peak anew, where the system can: a process may train one cohort after another."""
+    """Reset the peak, where the system can: a process may train one cohort after another."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -51,10 +51,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory since the last reset, in MB: of the GPU where one is used, or the process."""
+    """Return the peak memory since the last reset in MB: of the GPU if used, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    if STATUS.is_file():  # Linux's ru_maxrss also counts the process that this one was forked from
+    if STATUS.is_file():  # Linux's ru_maxrss also counts the process that forked this one
         (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1e3  # kB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

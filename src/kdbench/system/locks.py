@@ -1,4 +1,4 @@
-"""One process a run: a lock that the kernel lets go of, however its process ends."""
+"""A lock for each run, which the kernel releases however its process ends."""
 
 import errno
 import fcntl
@@ -10,15 +10,15 @@ from kdbench.errors import KdbenchError
 from kdbench.system.files import open_own
 
 LOCK_FILE = ".lock"
-# A file system that cannot lock (some network ones): the run trains without.
+# Some network file systems cannot lock; the run then trains without a lock.
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class RunLock:
     """The right to train a run, held until `release` or the end of the process.
 
-    The file stays, for removing it would let two processes hold two files of one name; it says who
-    held it last.
+    The file stays, since removing it would let two processes lock two files of one name; it names
+    the last holder.
 
     Raises:
         KdbenchError: another process holds it; nothing was changed.

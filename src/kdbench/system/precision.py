@@ -1,4 +1,4 @@
-"""What numbers a network is computed in; a setting of the recipe, because it changes results."""
+"""The precision of forward passes; a setting of the recipe, because it changes results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ TABLE_DTYPES: dict[str, str] = {"fp32": "float32", "fp16": "float16"}  # NumPy's
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Let float32 convolutions and products on a GPU round their factors to TF32, or not.
+    """Allow or forbid TF32 in float32 convolutions and matrix products on a GPU.
 
-    Global to the process, nothing on the CPU. PyTorch starts with convolutions allowed, products
-    not; a run starts with neither, and its passes are computed in `arithmetic`.
+    The setting is global to the process and has no effect on the CPU. PyTorch starts with TF32
+    allowed in convolutions alone; a run starts with neither, and its passes use `arithmetic`.
     """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -27,9 +27,9 @@ def allow_tf32(allowed: bool) -> None:
 
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """The arithmetic of a forward or backward pass of that `Precision`; around every one of them.
+    """Compute the enclosed forward or backward pass at that `Precision`.
 
-    TF32 is a switch of the process, which is left as it was.
+    TF32 is a switch of the process; its previous state is restored.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
@@ -49,7 +49,7 @@ class InBfloat16(nn.Module):
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Output:
-        """Logits and taps as the network's, cast to float32: losses are computed in that."""
+        """Return the network's logits and taps as float32, in which losses are computed."""
         with torch.autocast(images.device.type, torch.bfloat16):
             output: Output = self.network(images)
         taps = {name: tap.float() for name, tap in output.taps.items()}
@@ -57,5 +57,5 @@ class InBfloat16(nn.Module):
 
 
 def at_precision(network: nn.Module, precision: str) -> nn.Module:
-    """The network as a run of that `Precision` calls it; for TF32 it is called in `arithmetic`."""
+    """Return the network as a run of that `Precision` calls it; TF32 is left to `arithmetic`."""
     return InBfloat16(network) if precision == "bf16" else network

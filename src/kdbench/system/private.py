@@ -1,4 +1,4 @@
-"""Folders and marks that nobody but this user can have made."""
+"""Folders and seals that only this user can have made."""
 
 import hashlib
 import hmac
@@ -17,13 +17,13 @@ KEY_BYTES = 32
 
 
 def private_folder(parent: Path, name: str) -> Path:
-    """A folder of this user's own, whose content is believed.
+    """Make or find a folder of this user's own, whose content can be trusted.
 
-    Where several people share `parent`, the first has the plain name, the others have one with
-    their number behind it.
+    Where several users share `parent`, the first one's folder has the plain name, and those of
+    others have their user number appended.
 
     Raises:
-        KdbenchError: neither is to be had.
+        KdbenchError: neither folder is available.
     """
     try:
         return own_folder(parent / name, 0o700)
@@ -33,11 +33,11 @@ def private_folder(parent: Path, name: str) -> Path:
 
 @cache
 def user_folder(variable: str, usual: str) -> Path:
-    """A folder of kdbench's in this user's home, or one that lasts as long as the process.
+    """Return kdbench's folder in this user's home, or one that lasts as long as the process.
 
     Args:
-        variable: names where such folders lie, as XDG_CACHE_HOME does.
-        usual: where they lie without it, below the home.
+        variable: the environment variable that names the parent folder, such as XDG_CACHE_HOME.
+        usual: the parent folder without it, below the home.
     """
     with suppress(OSError, RuntimeError, KdbenchError):
         place = Path(os.environ.get(variable) or Path.home() / usual)
@@ -47,9 +47,9 @@ def user_folder(variable: str, usual: str) -> Path:
 
 
 def keep_compiled_code() -> None:
-    """Let PyTorch keep the code that it compiles, in pickles, where others cannot put theirs.
+    """Let PyTorch keep its compiled code, which it unpickles, where other users cannot write.
 
-    It would take a folder of /tmp. TORCHINDUCTOR_CACHE_DIR names another place.
+    Its default is a folder in /tmp. TORCHINDUCTOR_CACHE_DIR names another place.
     """
     place = user_folder("XDG_CACHE_HOME", ".cache") / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own_folder(place, 0o700)))
@@ -57,14 +57,14 @@ def keep_compiled_code() -> None:
 
 @cache
 def key() -> bytes:
-    """A key of this user's; where none can be kept, one for this process."""
+    """Return this user's key; where none can be kept, one for this process."""
     path = user_folder("XDG_STATE_HOME", ".local/state") / "key"
     with suppress(OSError):
         if not path.exists():
             fresh = path.with_name(f"key.{secrets.token_hex(6)}")
             with os.fdopen(open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
                 f.write(secrets.token_bytes(KEY_BYTES))
-            with suppress(FileExistsError):  # another process was quicker
+            with suppress(FileExistsError):  # another process was faster
                 os.link(fresh, path)
             fresh.unlink()
         with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
@@ -76,10 +76,10 @@ def key() -> bytes:
 
 
 def seal(text: str) -> str:
-    """A mark that shows a text to be this user's."""
+    """Return a seal that shows that this user wrote the text."""
     return hmac.new(key(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def is_sealed(text: str, mark: object) -> bool:
-    """Whether a mark is that of the text."""
+    """Return whether a mark is the seal of the text."""
     return isinstance(mark, str) and hmac.compare_digest(seal(text).encode(), mark.encode())

@@ -1,4 +1,4 @@
-"""The machine a run uses; nothing here is part of a run's identity."""
+"""The machine that a run uses; nothing here is part of a run's identity."""
 
 import os
 from typing import Literal
@@ -12,19 +12,19 @@ from kdbench.system.precision import allow_tf32
 
 
 class Runtime:
-    """Where and how a run computes; may change rounding, never the recipe.
+    """The device and the way a run computes; it may change rounding, never the recipe.
 
-    `compile` says how far networks are rewritten before they are run. off: not at all. auto: the
-    batch norms of frozen teachers are folded; on a CPU teachers are also compiled, where the run
-    has so many images to show them that it pays (`kdbench.teachers.frozen.WORTH_COMPILING`); on a
-    GPU steps are recorded as CUDA graphs. on: as auto, with every teacher compiled.
+    `compile` sets how far networks are rewritten before they run. off: not at all. auto: the batch
+    norms of frozen teachers are folded; on a CPU teachers are also compiled, where enough teacher
+    forwards are needed for it to pay (`kdbench.teachers.frozen.WORTH_COMPILING`); on a GPU steps
+    are recorded as CUDA graphs. on: like auto, with every teacher compiled.
 
-    `checkpoint_epochs` and `checkpoint_steps` say when checkpoints are written: after so many
-    epochs, and, unless null, after so many steps. `exact` uses deterministic algorithms only, and
-    lets a run go on only under what it was started under (`kdbench.records.reproducibility`): it
-    then ends with the bits of an undisturbed run.
+    Checkpoints are written after every `checkpoint_epochs` epochs and, unless null, after every
+    `checkpoint_steps` steps. `exact` uses deterministic algorithms only, and resumes a run only
+    under the conditions of its start (`kdbench.records.reproducibility`): the run then ends with
+    the bits of an undisturbed run.
 
-    `ranks` are the processes that torchrun has started for the same runs; each GPU is one's own.
+    `ranks` are the processes that torchrun has started for the same runs, each with its own GPU.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -75,17 +75,17 @@ class Runtime:
         self.compile = compile
 
     def apply(self) -> None:
-        """Set what is global to the process, and meet the other ranks."""
+        """Apply the settings that are global to the process, and join the other ranks."""
         if self.device.index is not None:
             torch.cuda.set_device(self.device)
         self.ranks.join(self.device)
-        allow_tf32(False)  # a pass that may use it says so
+        allow_tf32(False)  # passes that may use it enable it (`arithmetic`)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if torch.are_deterministic_algorithms_enabled() != self.exact:
             torch.use_deterministic_algorithms(self.exact)
-        # Tries which algorithm is the fastest for each convolution, and may find another one each
-        # time: other bits.
+        # cuDNN's benchmark picks the fastest algorithm for each convolution and may pick another
+        # one each time, with other bits.
         torch.backends.cudnn.benchmark = self.device.type == "cuda" and not self.exact
         if self.exact:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS

@@ -1,4 +1,4 @@
-"""Requests to stop: Ctrl-C, SIGTERM, and what clusters send before they preempt a job."""
+"""Requests to stop: Ctrl-C, SIGTERM, and the signals of clusters before they preempt a job."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-KILLED_AFTER = 600  # seconds after SIGTERM; Slurm has long killed what it wants to end
+KILLED_AFTER = 600  # seconds after SIGTERM by which Slurm has killed a job that it wants to end
 
 
 class Preemption:
-    """The signal on which submitit queues a job again: SIGUSR2, unless its variable says otherwise.
+    """The signal on which submitit requeues a job: SIGUSR2, unless its variable names another.
 
-    submitit would do so in the middle of a step, and what was trained since the last checkpoint
-    would be lost. To be made before training, in a job of submitit's.
+    submitit itself would requeue in the middle of a step and lose the steps since the last
+    checkpoint. Make an instance before training, in a job of submitit's.
     """
 
     def __init__(self) -> None:
@@ -25,17 +25,17 @@ class Preemption:
         self.submitits = signal.signal(self.number, self.ask)
 
     def ask(self, signum: int, frame: FrameType | None) -> None:
-        """Let the runs write checkpoints and end, as SIGTERM does."""
+        """Let the runs write checkpoints and end, as on SIGTERM."""
         self.asked = True
         if not self.leaving:
             signal.raise_signal(signal.SIGTERM)
 
     def queue_again(self) -> None:
-        """With checkpoints written, leave as submitit does, if the signal has come.
+        """Requeue the job as submitit does, if the signal has come; checkpoints are written.
 
-        Slurm sends SIGTERM both when it cancels a job and when it preempts one, and does not queue
-        again what ends by itself. After a SIGTERM a job of Slurm therefore waits for what comes
-        next, the signal or the end.
+        Slurm sends SIGTERM both when it cancels a job and when it preempts one, and does not
+        requeue a job that ends by itself. After a SIGTERM a job of Slurm therefore waits for the
+        signal or for its end.
         """
         self.leaving = True
         slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
@@ -46,13 +46,13 @@ class Preemption:
             self.submitits(self.number, None)
 
 
-# The last is what clusters can be told to send before they preempt a job.
+# Clusters can be told to send the last one before they preempt a job.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
+    """Provide an event that the first of `STOPS` sets; a second Ctrl-C stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -71,6 +71,6 @@ def stop_requests() -> Iterator[threading.Event]:
 
 
 def is_free(number: signal.Signals) -> bool:
-    """Whether a signal is ours to take: submitit may have a use of its own for SIGUSR1."""
+    """Return whether kdbench may handle a signal: submitit may use SIGUSR1 itself."""
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     return number != signal.SIGUSR1 or signal.getsignal(number) in defaults

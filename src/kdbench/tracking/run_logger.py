@@ -1,4 +1,4 @@
-"""Where metrics go: the local file is the truth, a logger mirrors it."""
+"""Loggers of a run's metrics: the local file is authoritative, other loggers mirror it."""
 
 import json
 import os
@@ -17,31 +17,31 @@ Row = Mapping[str, float]
 
 
 def lines(history: Sequence[Row]) -> bytes:
-    """What the file holds after these epochs."""
+    """Return the file's content after these epochs."""
     return "".join(json.dumps(row) + "\n" for row in history).encode()
 
 
 class RunLogger:
-    """What the loop tells while it trains; as it stands, `logger=none`, it does nothing."""
+    """A listener to a run's events; this base class, `logger=none`, does nothing."""
 
     def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
-        """A run is about to train."""
+        """Take note that a run is about to train."""
 
     def start(self, history: Sequence[Row]) -> None:
-        """Training starts, or goes on after the epochs of `history`."""
+        """Take note that training starts, or goes on after the epochs of `history`."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch is finished."""
+        """Take the row of a finished epoch."""
 
     def record(self, record: Record) -> None:
-        """The record is written, of a run that is done or has failed; its files are in place."""
+        """Take the written record of a run that is done or has failed; its files are in place."""
 
     def finish(self, exit_code: int) -> None:
-        """The run has ended; 0 is done."""
+        """Take note that the run has ended; exit code 0 means done."""
 
 
 class MetricsFile(RunLogger):
-    """`metrics.jsonl`, one line a finished epoch; a resumed run rewrites what it stands on."""
+    """The file `metrics.jsonl`, one line per epoch; a resumed run rewrites its earlier epochs."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / METRICS_FILE
@@ -56,7 +56,7 @@ class MetricsFile(RunLogger):
             write_atomically(self._path, lines(history))
 
     def epoch(self, row: Row) -> None:
-        """Append one.
+        """Append a finished epoch.
 
         Raises:
             WriteError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Finished runs to Weights & Biases, whole and under their own ids, from local files alone."""
+"""Sending of finished runs to Weights & Biases under their own ids, from local files alone."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from kdbench.tracking.wandb_names import safe
 CONFIG_FILE = "config.json"
 STATE_FILE = "state.json"
 LEDGER = "ledger"  # the run that holds the table of cells
-STUCK = 5  # runs that W&B refuses for one reason, before it took any: it is the reason of all
+STUCK = 5  # refused runs, with one reason and none accepted before, after which sending stops
 
 
 class State:
@@ -36,18 +36,22 @@ class State:
         self._key = f"{target.mode} {target.entity or ''}/{target.project}"
         try:
             sent = json.loads(read_small(self._path))
-        except (OSError, ValueError, RecursionError):  # lost: all is sent again, to the same ids
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ):  # without it, all is sent again to the same ids
             sent = None
         self._sent: dict[str, Any] = sent if isinstance(sent, dict) else {}
         if not isinstance(self._sent.get(self._key), dict):
             self._sent[self._key] = {}
 
     def has(self, name: str, version: str) -> bool:
-        """Whether this version was sent."""
+        """Return whether this version was sent."""
         return self._sent[self._key].get(name) == version
 
     def keep(self, name: str, version: str) -> None:
-        """Remember it."""
+        """Remember that this version was sent."""
         self._sent[self._key][name] = version
         write_atomically(self._path, (json.dumps(self._sent, indent=1) + "\n").encode())
 
@@ -57,15 +61,16 @@ def sync(
 ) -> tuple[int, int, list[str]]:
     """Send the runs at and below `paths`, then the table of their cells.
 
-    One run that W&B does not take keeps no other back.
+    A run that W&B refuses does not hold up the others.
 
     Args:
         paths: folders of runs or of records, or records.
-        target: where they go.
-        only: the status of those that are sent; None: all.
+        target: the W&B project.
+        only: the status of the runs to send; None: all.
 
     Returns:
-        How many were sent, how many the target has already, and a line for each that was not sent.
+        The number of runs sent, of runs that the target has already, and a line for each run that
+        was not sent.
 
     Raises:
         KdbenchError: a path does not exist, or W&B takes none of the runs.
@@ -92,7 +97,7 @@ def sync(
                 raise
         except KdbenchError as error:
             problems.append(str(error))
-        except Exception as error:  # W&B's
+        except Exception as error:  # W&B raises many types
             problems.append(
                 f"{path} was not sent ({describe(error)}): the same command tries again"
             )
@@ -105,13 +110,13 @@ def sync(
 def send_cells(
     paths: Sequence[Path], target: Target, state: State, told: Sequence[str]
 ) -> list[str]:
-    """Send the table of cells; what it leaves out is a warning, for every run of it was sent.
+    """Send the table of cells; runs that it leaves out are a warning only, since they were sent.
 
     Args:
-        told: lines that are said already.
+        told: lines that were printed already.
 
     Returns:
-        Why it was not sent, if so.
+        A line that says why it was not sent, if so.
     """
     ledger = open_ledger(paths, usual())
     for line in ledger.problems:
@@ -125,7 +130,7 @@ def send_cells(
 
 
 def by_run(paths: Sequence[Path]) -> dict[str, Path]:
-    """The record of each run: the one in its folder, where there is one, which holds more."""
+    """Return the record of each run, preferably that in its folder, which holds more."""
     found: dict[str, Path] = {}
     for path in record_files(paths):
         name = path.parent.name if path.name == RECORD_FILE else path.stem
@@ -139,7 +144,7 @@ def send(record: Record, path: Path, target: Target) -> None:
 
     Raises:
         KdbenchError: its files are damaged.
-        Exception: whatever W&B raises.
+        Exception: W&B raises many types.
     """
     identity = Identity(record["cell"], record["hash"], record["seed"])
     folder = path.parent if path.name == RECORD_FILE else None
@@ -156,7 +161,7 @@ def send(record: Record, path: Path, target: Target) -> None:
 
 
 def forget(run_id: str, target: Target) -> None:
-    """Remove what an earlier call wrote of a run, so that only its last version can be sent."""
+    """Remove an earlier call's files of a run, so that only its last version can be sent."""
     written = re.compile(rf"offline-run-\d+_\d+-{re.escape(safe(run_id))}")
     folder = target.folder / "wandb"
     for old in list(folder.iterdir()) if folder.is_dir() else []:
@@ -165,7 +170,7 @@ def forget(run_id: str, target: Target) -> None:
 
 
 def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
-    """The rows of every epoch: the run's own, or what the record keeps of them.
+    """Return the rows of every epoch: the run's own, or the shorter ones of its record.
 
     Raises:
         KdbenchError: the file is torn, or is not the record's.
@@ -184,7 +189,7 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
         whole = counted(rows, record)
         whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
         if record["status"] == "done":
-            expected = record.get("metrics_sha256")  # records of before have none
+            expected = record.get("metrics_sha256")  # older records have none
             whole &= expected in (None, hashlib.sha256(content).hexdigest())
             headline = task_of(record).headline
             whole &= rows[-1][headline] == record[f"{headline.removeprefix('test/')}_last"]
@@ -198,7 +203,7 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
 
 
 def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
-    """Whether rows follow one another to the record's end: by epoch, or a detector's by step."""
+    """Return whether rows are consecutive to the record's end: by epoch, or by a detector's step."""
     done = record["status"] == "done"
     if detects(record):
         steps = [row["step"] for row in rows]
@@ -208,7 +213,7 @@ def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The whole configuration of a run.
+    """Read the whole configuration of a run.
 
     Raises:
         KdbenchError: it is damaged.
@@ -226,7 +231,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def unfinished(paths: Iterable[Path]) -> list[Path]:
-    """Folders of runs that have no record yet."""
+    """Return the folders of runs that have no record yet."""
     configs = {c for p in paths for c in (*p.glob(CONFIG_FILE), *p.glob(f"*/{CONFIG_FILE}"))}
     return sorted(c.parent for c in configs if not (c.parent / RECORD_FILE).is_file())
 

@@ -1,4 +1,4 @@
-"""What Weights & Biases is told of a run besides its curves."""
+"""The facts about a run that Weights & Biases gets besides its curves."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,20 +10,20 @@ from kdbench.records.identity import teacher_label
 from kdbench.records.record import Record
 from kdbench.records.weights import find_checkpoint
 
-# Of a record: how the run was made goes to the configuration, which runs are filtered and grouped
-# by; its other single values are results and go to the summary.
+# These fields of a record describe how the run was made and go to W&B's configuration, by which runs
+# are filtered and grouped; its other single values are results and go to the summary.
 MADE = ("data", "commit", "versions", "hardware")
 NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
 
 
 def pair_of(config: Mapping[str, Any]) -> str:
-    """Teachers and student in one name, as in `conf/pair`."""
+    """Return teachers and student in one name, as in `conf/pair`."""
     labels = [teacher_label(name, node) for name, node in config["teacher"].items()]
     return f"{'+'.join(labels) or 'none'}_{config['student']['name']}"
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The single values of a record that are results; agreement and measured top-1 by teacher."""
+    """Return a record's results that are single values, with agreement and top-1 by teacher."""
     values = {
         key: value
         for key, value in record.items()
@@ -38,7 +38,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
-    """The weights that a whole configuration names as its teachers', where they are still there."""
+    """Return the files of a whole configuration's teachers that still exist."""
     found = []
     for node in config["teacher"].values():
         with suppress(KdbenchError):

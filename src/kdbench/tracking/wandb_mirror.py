@@ -1,4 +1,4 @@
-"""Weights & Biases mirrors a run: config, history, summary, and lineage from teacher to student."""
+"""The mirror of a run in Weights & Biases: config, history, summary, and teacher lineage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, suppress
@@ -22,16 +22,16 @@ from kdbench.tracking.wandb_facts import MADE, pair_of, summary, teacher_files
 from kdbench.tracking.wandb_names import NAME_LENGTH, Mode, folder_of, mode_of, place_of, safe
 
 TAG_LENGTH = 64  # the longest tag that W&B takes
-# What W&B raises when its service has ended, besides errors of the connection.
+# W&B raises these when its service has ended, besides errors of the connection.
 LOST = ("HandleAbandonedError", "MailboxClosedError")
 
 
 class UnreachableError(KdbenchError):
-    """Weights & Biases starts no run."""
+    """Weights & Biases cannot start a run."""
 
 
 class Target(NamedTuple):
-    """Where runs go."""
+    """The W&B project, mode and folder to which runs are sent."""
 
     project: str
     entity: str | None  # user or team; the one of the login where None
@@ -39,11 +39,11 @@ class Target(NamedTuple):
     folder: Path  # W&B's files go below its `wandb/`
 
     def start(self, run_id: str, live: bool, **facts: Any) -> wandb.Run:
-        """A W&B run.
+        """Start a W&B run.
 
         Args:
-            run_id: its name, and its id once made safe; W&B replaces a run of the same id.
-            live: whether it trains now, so that W&B's watch on this machine says something of it.
+            run_id: its name and, made safe, its id; W&B replaces a run of the same id.
+            live: it trains now, so that W&B's statistics of this machine are about it.
             facts: further arguments of `wandb.init`.
 
         Raises:
@@ -57,7 +57,7 @@ class Target(NamedTuple):
             x_disable_meta=True,  # of the command, which may hold a password
         )
         place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
-        # Its service has a working directory of its own: a relative path would be another place.
+        # W&B's service has a working directory of its own, so relative paths would be wrong.
         names: dict[str, Any] = {"id": safe(run_id), "name": run_id[:NAME_LENGTH]}
         names["dir"] = self.folder.resolve()
         if (self.folder / "wandb").is_symlink():
@@ -73,22 +73,22 @@ class Target(NamedTuple):
 
 
 def read_own_settings() -> None:
-    """Let W&B read this user's settings, and those of no folder that a command is typed in.
+    """Let W&B read this user's settings, but not those in the current folder.
 
-    They can name a server, which would be sent the key.
+    The latter could name a server to which W&B would send the user's key.
     """
     with chdir(user_folder("XDG_STATE_HOME", ".local/state")):
         wandb.setup(wandb.Settings(silent=True))
 
 
 class Mirror:
-    """One run in Weights & Biases, under the run's own id; W&B's errors go through.
+    """One run in Weights & Biases, under the run's own id; W&B's errors are passed on.
 
     Args:
-        target: where it goes.
+        target: the W&B project.
         identity: names the run; its cell is the group.
-        config: what the run's record keeps of its configuration.
-        live: whether it trains now.
+        config: the configuration as the run's record keeps it.
+        live: the run trains now.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class Mirror:
         self._run.define_metric(task.headline, step_metric=self._axis, summary="last,max")
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Log one row; its epoch, or of a detector its step, is W&B's step."""
+        """Log one row; its epoch, or a detector's step, is W&B's step."""
         self._run.log(dict(row), step=int(row[self._axis]))
 
     def record(self, record: Record, folder: Path | None, config: Mapping[str, Any] | None) -> None:
-        """Take over what the record says, apart from its curve, and the lineage of the weights.
+        """Log a record's facts, apart from its curve, and the lineage of the weights.
 
         Args:
-            record: of a run that is done or has failed.
-            folder: the run's, with the weights that it has made; None where there is none.
-            config: the run's whole configuration, which says where its teachers' weights are.
+            record: the record of a run that is done or has failed.
+            folder: the run's folder, with its weights; None where there is none.
+            config: the run's whole configuration, which has the paths of its teachers' weights.
         """
         made = {key: record[key] for key in MADE}
         facts = {teacher["name"]: teacher for teacher in record["teachers"]}
@@ -137,7 +137,7 @@ class Mirror:
         if config is not None and self._mode == "online":  # W&B takes no inputs offline
             known = {teacher["sha256"] for teacher in record["teachers"]}
             for teacher in teacher_files(config, folder.parent):
-                if sha256_of(teacher) in known:  # a configuration of others may name any file
+                if sha256_of(teacher) in known:  # a foreign configuration may name any file
                     self._run.use_artifact(model_artifact(teacher))
         weights = folder / STUDENT_FILE
         if weights.is_file() and sha256_of(weights) == record.get("student_sha256"):
@@ -149,11 +149,11 @@ class Mirror:
 
 
 class WandbLogger(RunLogger):
-    """`logger=wandb`: one W&B run a run, grouped by cell.
+    """The logger of `logger=wandb`: one W&B run for each run, grouped by cell.
 
-    Offline by default: `wandb sync` sends the folder later. What is not set follows W&B's own
-    variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE and WANDB_DIR. A failure of W&B is reported
-    once and never touches the training; `kdbench-sync` sends the whole run afterwards.
+    It is offline by default: `wandb sync` sends the folder later. Settings that are not given come
+    from W&B's own variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE and WANDB_DIR. A failure of
+    W&B is reported once and never disturbs training; `kdbench-sync` sends the whole run afterwards.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class WandbLogger(RunLogger):
             self._give_up(error)
 
     def start(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Repeat the finished epochs, so that the history is whole after a resume."""
+        """Log the finished epochs again, so that the history is complete after a resume."""
         for row in history:
             self.epoch(row)
 
@@ -189,7 +189,7 @@ class WandbLogger(RunLogger):
         self._try(lambda mirror: mirror.epoch(row))
 
     def record(self, record: Record) -> None:
-        """Take over the results, the weights and whom they were learned from."""
+        """Log the results, the weights and their teachers."""
         self._try(lambda mirror: mirror.record(record, self._folder, self._config))
 
     def finish(self, exit_code: int) -> None:
@@ -215,23 +215,23 @@ class WandbLogger(RunLogger):
 
 
 def leave_service() -> None:
-    """Let go of W&B's service once it has died: the next run starts another.
+    """Leave W&B's service once it has died: the next run starts another.
 
     W&B itself would try to reach it again, and print a traceback when Python ends.
     """
-    with suppress(Exception, SystemExit):  # it says that the connection is lost
+    with suppress(Exception, SystemExit):  # raised, since the connection is lost
         wandb.teardown()
 
 
 def log_table(
     target: Target, name: str, rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]
 ) -> None:
-    """A run that is one table, with totals as its summary.
+    """Log a run that is one table, with totals as its summary.
 
     Args:
-        target: where it goes.
-        name: of the run and of the table.
-        rows: all with the same columns.
+        target: the W&B project.
+        name: the name of the run and of the table.
+        rows: the table's rows, all with the same columns.
         totals: numbers over the rows.
 
     Raises:
@@ -247,7 +247,7 @@ def log_table(
 
 
 def describe(error: Exception) -> str:
-    """An error in one line; W&B's own may have no text, or several lines."""
+    """Return an error in one line; W&B's own may have no text, or several lines."""
     return " ".join(f"{type(error).__name__} {error}".split())
 
 

@@ -1,4 +1,4 @@
-"""What things are called in Weights & Biases, and what its variables say where nothing is set."""
+"""Names in Weights & Biases, and its environment variables as defaults."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from kdbench.errors import ConfigError, nearest
 Mode = Literal["offline", "online", "disabled"]
 
 NAME_LENGTH = 128  # the longest id, and the longest name of an artifact, that W&B takes
-PROJECT = "kdbench"  # where neither configuration nor environment names one
-MODES: dict[str, Mode] = {  # as WANDB_MODE may say them
+PROJECT = "kdbench"  # the default, without configuration or environment
+MODES: dict[str, Mode] = {  # by value of WANDB_MODE
     "offline": "offline",
     "online": "online",
     "disabled": "disabled",
@@ -23,7 +23,7 @@ MODES: dict[str, Mode] = {  # as WANDB_MODE may say them
 
 
 def place_of(project: str | None, entity: str | None) -> tuple[str, str | None]:
-    """Project and entity: what is set, else what W&B's variables say, else ours."""
+    """Return project and entity: as set, else from W&B's variables, else ours."""
     return (
         project or os.environ.get("WANDB_PROJECT") or PROJECT,
         entity or os.environ.get("WANDB_ENTITY") or None,
@@ -31,7 +31,7 @@ def place_of(project: str | None, entity: str | None) -> tuple[str, str | None]:
 
 
 def mode_of(mode: Mode | None) -> Mode:
-    """What is set, else what WANDB_MODE says, else offline.
+    """Return the mode: as set, else from WANDB_MODE, else offline.
 
     Raises:
         ConfigError: WANDB_MODE is no mode.
@@ -43,17 +43,17 @@ def mode_of(mode: Mode | None) -> Mode:
 
 
 def folder_of(folder: Path | None, usual: Path) -> Path:
-    """Where W&B's files go: what is set, else WANDB_DIR, else the usual place."""
+    """Return the folder of W&B's files: as set, else WANDB_DIR, else the usual place."""
     said = os.environ.get("WANDB_DIR")
     return folder or (Path(said) if said else usual)
 
 
 def safe(name: str, also: str = "+") -> str:
-    """A name as W&B takes it: as it is where it can be, else readable and with its own digest.
+    """Return a name that W&B accepts: unchanged where possible, else readable with a digest.
 
     Args:
-        name: of a run, a cell or an artifact.
-        also: what it may hold besides ASCII letters, digits, dot, dash and underscore.
+        name: the name of a run, a cell or an artifact.
+        also: characters allowed besides ASCII letters, digits, dot, dash and underscore.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     plain = re.sub(rf"[^A-Za-z0-9_.{re.escape(also)}-]", "_", plain)

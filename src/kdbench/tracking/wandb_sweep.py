@@ -10,12 +10,12 @@ from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
 from kdbench.tracking.wandb_names import place_of
 
-# An agent starts one job at a time and takes W&B's word for which; both need W&B online.
+# An agent starts one job at a time, which W&B chooses; both need W&B online.
 AGENT = ["hydra.mode=RUN", "logger=wandb", "logger.mode=online"]
 
 
 def sweep(arguments: Sequence[str]) -> dict[str, Any]:
-    """The W&B sweep of a `kdbench-train` command: keys with several values are its parameters.
+    """Return the W&B sweep of a `kdbench-train` command, whose swept keys are its parameters.
 
     Raises:
         ConfigError: nothing is swept, or a job's configuration is wrong.
@@ -44,7 +44,7 @@ def sweep(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def value_of(override: str) -> int | float | str:
-    """An override's value, a number where it is written as W&B would write it back."""
+    """Return an override's value, as a number if W&B would write it back in the same way."""
     text = override.partition("=")[2]
     value = yaml.safe_load(text)
     is_number = isinstance(value, int | float) and str(value) == text

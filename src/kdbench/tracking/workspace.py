@@ -17,7 +17,7 @@ COLUMNS = ("top1_last", "top1_best_on_test", "top1_last5", "ece_last", "seconds_
 
 
 def result_panels() -> "list[Panel]":
-    """Scores by method and what they cost; a bar's whisker is the standard deviation over seeds."""
+    """Make panels of scores and costs by method, with the standard deviation over seeds."""
     import wandb_workspaces.reports.v2 as wr
 
     bars = {"groupby": wr.Config("method.name"), "groupby_aggfunc": "mean"}
@@ -41,7 +41,7 @@ def result_panels() -> "list[Panel]":
 
 
 def training_panels() -> "list[Panel]":
-    """Curves that tell why a run went as it did."""
+    """Make panels of training curves."""
     import wandb_workspaces.reports.v2 as wr
 
     keys = ("train/loss", "train/top1", "test/loss", "lr", "seconds")
@@ -49,7 +49,7 @@ def training_panels() -> "list[Panel]":
 
 
 def workspace(entity: str, project: str) -> "Workspace":
-    """The project's workspace: all runs by protocol, pair and method."""
+    """Make the project's workspace: all runs by protocol, pair and method."""
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -71,12 +71,12 @@ def workspace(entity: str, project: str) -> "Workspace":
 
 
 def report(entity: str, project: str, pairs: Sequence[tuple[str, str]]) -> "Report":
-    """The project's report: the ledger, then each pair under each protocol.
+    """Make the project's report: the ledger, then each pair under each protocol.
 
     Args:
-        entity: user or team of W&B.
-        project: of W&B.
-        pairs: pair and protocol of each section.
+        entity: the W&B user or team.
+        project: the W&B project.
+        pairs: the pair and protocol of each section.
     """
     import wandb_workspaces.reports.v2 as wr
 
@@ -100,11 +100,11 @@ def report(entity: str, project: str, pairs: Sequence[tuple[str, str]]) -> "Repo
 
 
 def quoted(text: str) -> str:
-    """Text in a filter; W&B rewrites signs such as = wherever they stand, unless they are codes."""
+    """Return text for a filter, with signs such as = encoded, since W&B rewrites them anywhere."""
     plain = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
     return f"'{''.join(plain)}'"
 
 
 def pairs_of(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """Pair and protocol of records, each once, in order."""
+    """Return the pairs and protocols of records, each once, in order."""
     return sorted({(pair_of(record["config"]), record["protocol"]) for record in records})

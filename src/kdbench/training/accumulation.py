@@ -1,9 +1,9 @@
-"""A step in micro-batches, one after the other or on several ranks, as if all were done at once.
+"""A step in micro-batches, computed in sequence or on several ranks with the same result.
 
-All start from the same weights, running statistics, controllers and banks, and draw from generators
-seeded by step and number; then gradients are summed, one update follows, and what the forward
-passes have changed is joined. So a step does not depend on who computes which of them, but for the
-rounding of sums of more than two.
+All micro-batches start from the same weights, running statistics, controllers and banks, and draw
+from generators seeded by step and number. Their gradients are then summed for one update, and the
+changes of their forward passes are merged. So a step does not depend on which rank computes which
+micro-batch, except for the rounding of sums of more than two.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,9 @@ from kdbench.types import Batch, Output
 class SideEffects:
     """What forward passes change besides gradients: running statistics, controllers and banks.
 
-    Floating buffers move by the mean change of all micro-batches, weighted by their images. Of a
-    bank each image's own row is kept. Whole numbers, as batch norm's count, move as by one of them.
+    Floating-point buffers move by the mean change of all micro-batches, weighted by their images. A
+    bank keeps each image's own row. Integer buffers, such as batch norm's count, advance once a
+    step.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -37,19 +38,19 @@ class SideEffects:
         self.counts = [buffer for buffer in found.values() if not buffer.is_floating_point()]
 
     def start(self, size: int) -> None:
-        """Before a step on a batch of `size` images."""
+        """Save the state before a step on a batch of `size` images."""
         self.before = [buffer.clone() for buffer in (*self.floats, *self.counts)]
         self.changes = [torch.zeros_like(buffer) for buffer in self.floats]
         self.rows = [bank.new_zeros(size, *bank.shape[1:]) for bank in self.banks]
 
     def start_part(self, index: Tensor) -> None:
-        """Before a micro-batch of the images at `index`: all is as before the step."""
+        """Restore the state before the step, for a micro-batch of the images at `index`."""
         for buffer, then in zip((*self.floats, *self.counts), self.before, strict=True):
             buffer.copy_(then)
         self.rows_before = [bank[index] for bank in self.banks]
 
     def end_part(self, index: Tensor, part: Part) -> None:
-        """After it."""
+        """Collect what the micro-batch has changed."""
         for buffer, then, change in zip(self.floats, self.before, self.changes, strict=False):
             change.add_(buffer - then, alpha=part.share)
         for bank, rows, then in zip(self.banks, self.rows, self.rows_before, strict=True):
@@ -57,7 +58,7 @@ class SideEffects:
             bank[index] = then
 
     def finish(self, index: Tensor, ranks: Ranks) -> None:
-        """After the last micro-batch of the batch of images at `index` [B]."""
+        """Apply the merged changes, after the last micro-batch of the images at `index` [B]."""
         ranks.add_up([*self.changes, *self.rows])
         for buffer, then, change in zip(self.floats, self.before, self.changes, strict=False):
             torch.add(then, change, out=buffer)
@@ -66,7 +67,7 @@ class SideEffects:
 
 
 class Accumulation:
-    """The steps of a run whose batches are cut."""
+    """The steps of a run whose batches are split into micro-batches."""
 
     def __init__(self, student: nn.Module, moving: Moving, seed: int, ranks: Ranks) -> None:
         assert isinstance(moving.method, Method)
@@ -83,7 +84,7 @@ class Accumulation:
         self.sums: list[Sums] = []
 
     def add(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        """The gradients of one micro-batch; nothing moves yet."""
+        """Add the gradients of one micro-batch; no parameter moves yet."""
         generator = self.moving.generator
         generator.manual_seed(derive(self.seed, "draw", self.step, part.number))
         torch.manual_seed(derive(self.seed, "train", self.step, part.number))
@@ -95,7 +96,7 @@ class Accumulation:
         self.sums.append(sums)
 
     def finish(self, index: Tensor) -> Sums:
-        """The update by all micro-batches of the images at `index` [B]; the batch's sums."""
+        """Update from all micro-batches of the images at `index` [B]; return the batch's sums."""
         optimizer = self.moving.optimizer
         loss = torch.stack(self.losses).sum()
         self.ranks.add_up([loss, *optimizer.gradients()])

@@ -1,4 +1,4 @@
-"""The one training loop: runs side by side on one stream of batches and one teacher forward."""
+"""The training loop: runs train side by side on one stream of batches and one teacher forward."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ from kdbench.training.micro_batches import Cutting, Part
 from kdbench.training.snapshot import Position
 from kdbench.types import Batch, Output
 
-READS_PER_EPOCH = 10  # how often the progress display waits for the device
+READS_PER_EPOCH = 10  # times that the progress display waits for the device
 
 
 class TeacherOutputs(Protocol):
@@ -42,14 +42,14 @@ Views = dict[int, Batch]  # the same images by the number of their views
 
 
 class Step(NamedTuple):
-    """What one step trains on."""
+    """The batch of one step."""
 
-    images: Tensor  # [B] which, on the device, of all ranks
-    parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, each made when it is asked for
+    images: Tensor  # [B] indices of the images of all ranks, on the device
+    parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, made lazily
 
 
 class Clock:
-    """The time since it was made, or last charged."""
+    """A clock of the wall and CPU time since it was made or last charged."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
@@ -80,7 +80,7 @@ class Cohort:
     ) -> None:
         self.members, self.outputs = members, outputs
         self.images, self.console = images, console
-        self.run = members[0].run  # for what all share
+        self.run = members[0].run  # holds what all members share
         self.device = self.run.runtime.device
         self.labels = self.run.dataset.train.labels.to(self.device)
         splits = {name: s for name, s in self.run.dataset.splits.items() if name != "train"}
@@ -102,7 +102,7 @@ class Cohort:
 
         Raises:
             Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after checkpoints at the next step boundary.
-            RankError: what goes wrong on one rank and not on the others.
+            RankError: something went wrong on one rank and not on the others.
         """
         for member in self.members:
             member.companions = len(self.members) - 1
@@ -141,12 +141,12 @@ class Cohort:
             self.each(Member.save)
 
     def saves_after_step(self) -> bool:
-        """Whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
+        """Return whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
         every = self.run.runtime.checkpoint_steps
         return every is not None and self.step % every == 0
 
     def steps(self, epoch: int, stop: threading.Event) -> Iterator[Step]:
-        """The epoch's steps from the current one on; the last, short batch is kept."""
+        """Yield the epoch's steps from the current one on; the last, short batch is kept."""
         run, size = self.run, self.run.schedule.batch_size
         seed = derive(run.seed, "data")
         order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
@@ -171,7 +171,7 @@ class Cohort:
             yield Step(index, parts)
 
     def train_step(self, step: Step) -> None:
-        """One update of every member."""
+        """Update every member once."""
         cut = self.cutting.count > 1
         if cut:
             self.each(lambda member: member.start_parts(len(step.images)))
@@ -182,7 +182,7 @@ class Cohort:
         self.step += 1
 
     def compute(self, part: Part | None, batches: Views) -> None:
-        """Every member's gradients of a micro-batch; of a whole batch, its step."""
+        """Let every member step on a whole batch (no `part`), or add a micro-batch's gradients."""
         outputs = self.outputs.by_views(batches[max(batches)])
 
         def act(member: Member) -> None:
@@ -195,7 +195,7 @@ class Cohort:
         self.each(act)
 
     def each(self, act: Callable[[Member], None]) -> None:
-        """Let every member act; one that raises is out."""
+        """Let every member act; a member that raises leaves the cohort."""
         for member in self.alive:
             try:
                 act(member)
@@ -203,8 +203,8 @@ class Cohort:
                 raise
             except Exception as error:
                 if self.ranks.count > 1 and not isinstance(error, KdbenchError):
-                    raise  # it may be this rank's alone
-                traceback.clear_frames(error.__traceback__)  # they hold what others need room for
+                    raise  # the error may be on this rank alone
+                traceback.clear_frames(error.__traceback__)  # frees memory that others need
                 member.error = error
                 if len(self.members) > 1:
                     self.console.message(f"{member.run.run_id} failed: {error}")
@@ -212,7 +212,7 @@ class Cohort:
                         tell_failure(member.run.folder, error)
 
     def running_means(self, done: int) -> tuple[int, float, float]:
-        """Images seen in the epoch so far; mean loss and top-1 in percent on them, over members."""
+        """Return the images seen this epoch, and the members' mean loss and top-1 in percent."""
         count = min(done * self.run.schedule.batch_size, len(self.labels))
         sums = [member.position.sums for member in self.alive]
         loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
@@ -235,12 +235,12 @@ class Cohort:
         self.epochs_done += 1
 
     def save(self, clock: Clock) -> None:
-        """Write checkpoints, the time so far in them."""
+        """Write checkpoints that include the time so far."""
         clock.charge([member.position for member in self.alive])
         self.each(Member.save)
 
     def stop(self, epoch: int, clock: Clock) -> None:
-        """Leave at a step boundary, resumable; return only if no member could write a checkpoint.
+        """Stop at a step boundary, resumably; return only if no member could write a checkpoint.
 
         Raises:
             Interrupted: there are checkpoints.
@@ -254,6 +254,6 @@ class Cohort:
 
 
 def at_hand(split: Split, device: torch.device) -> Split:
-    """A split that every epoch is scored on, on the device if it is in memory at all."""
+    """Return a split for the scores of every epoch, on the device if it is in memory at all."""
     images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
     return Split(images, split.labels.to(device))

@@ -1,8 +1,8 @@
 """A student as its training steps call it: compiled on a GPU, where its run is long enough to pay.
 
-Compiling joins batch norms, activations, additions and casts into few kernels, which small networks
-spend most of a step on. Scores come from the network as it is, and so does the last, short batch of
-an epoch: each would have to be compiled by itself.
+Compiling fuses batch norms, activations, additions and casts, on which small networks spend most of
+a step, into few kernels. Evaluation and the last, short batch of an epoch use the eager network,
+since each would need a compilation of its own.
 """
 
 import copy
@@ -19,27 +19,27 @@ from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Network, Output
 
-# Steps of a run from which compiling pays. On an H200 in bf16 it takes about 20 s, and then a step
-# 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): h200.json in results/.
+# Compiling pays for runs of this many steps. On an H200 in bf16 it takes about 20 s; a step then
+# takes 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): h200.json in results/.
 WORTH_COMPILING = 50_000
 CLOSE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}  # of the largest logit, by precision
-KINDS = 64  # networks that a process may compile, where PyTorch stops at 8
+KINDS = 64  # networks that a process may compile; PyTorch's default is 8
 
 Forward = Callable[[nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, tuple[Tensor, ...]]]
 
 
 class CompiledStudent:
-    """A network in training mode, with one batch size that it is compiled for.
+    """A network in training mode, compiled for one batch size.
 
-    Only the taps that are read come out of the compiled network: for the others gradients of zeros
-    would be computed.
+    The compiled network returns only the taps that are read: for others, gradients of zeros would
+    be computed.
     """
 
     def __init__(self, network: nn.Module, taps: Sequence[str], size: int) -> None:
         self.network, self.taps, self.size = network, tuple(taps), size
 
     def __call__(self, images: Tensor) -> Output:
-        """[B, C, H, W] -> the network's output."""
+        """Return the network's output on images [B, C, H, W]."""
         if len(images) != self.size:
             return self.network(images)
         logits, taps = compiled_forward()(self.network, images, self.taps)
@@ -49,14 +49,14 @@ class CompiledStudent:
 def forward(
     network: nn.Module, images: Tensor, taps: tuple[str, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Logits and these taps of a network; compiled once for all networks of a kind."""
+    """Return a network's logits and these taps; compiled once for all networks of a kind."""
     output: Output = network(images)
     return output.logits, tuple(output.taps[name] for name in taps)
 
 
 @cache
 def compiled_forward() -> Forward:
-    """`forward`, compiled for every kind of network and shape that it meets."""
+    """Return `forward`, which compiles itself for every kind of network and shape that it meets."""
     from torch._dynamo import config as dynamo  # takes a second to import, and is seldom used
 
     keep_compiled_code()
@@ -74,15 +74,15 @@ def for_training(
     steps: int,
     report: Callable[[str], None],
 ) -> Network:
-    """The student, ready to be trained.
+    """Prepare the student for its training steps.
 
     Args:
-        network: on the run's device, at the run's precision; it stays as it is.
-        taps: the features of it that the method reads.
-        images: [B, C, H, W] of a full batch.
-        precision: the run's.
+        network: the student on the run's device, at the run's precision; it is not changed.
+        taps: the features that the method reads.
+        images: the shape [B, C, H, W] of a full batch.
+        precision: the run's precision.
         runtime: with compile=off, and on a CPU, the network is called as it is.
-        steps: of the whole run, so that it is decided alike before and after a resume.
+        steps: the steps of the whole run, so that the choice is the same after a resume.
         report: takes one message where compiling fails.
     """
     wanted = runtime.compile == "on" or (runtime.compile == "auto" and steps >= WORTH_COMPILING)
@@ -91,7 +91,7 @@ def for_training(
     try:
         with torch.random.fork_rng([runtime.device]), arithmetic(precision):
             try_out(network, taps, images, CLOSE[precision], runtime)
-    except Exception as error:  # anything that the compiler or its tools may raise
+    except Exception as error:  # the compiler and its tools may raise anything
         report(f"the student is not compiled ({first_line(error)}): it runs as it is")
         return network
     return CompiledStudent(network, taps, images[0])
@@ -103,7 +103,7 @@ def try_out(
     """Compile a copy of the network, forward and backward.
 
     Raises:
-        ValueError: the compiled logits are not the eager ones.
+        ValueError: the compiled logits differ from the eager ones.
     """
     generator = torch.Generator(runtime.device).manual_seed(0)
     sample = torch.randn(images, generator=generator, device=runtime.device)

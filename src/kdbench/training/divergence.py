@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: they move nothing, and are found out later."""
+"""Detection of steps whose loss or gradient is not finite, without waiting for the device."""
 
 from collections.abc import Sequence
 
@@ -7,37 +7,37 @@ from torch import Tensor
 
 
 class Guard:
-    """Remembers, on the device, the first step with a loss or a gradient that is not finite.
+    """A record, on the device, of the first step with a loss or a gradient that is not finite.
 
-    From that step on neither parameters nor the optimizer's buffers move. What a forward pass
-    changes (the running statistics of batch norms, a method's banks) goes on, and is of no use: the
-    run stops at the next read and none of it is saved. Nothing but `read` waits for the device.
+    From that step on neither parameters nor the optimizer's buffers move. Forward passes go on
+    changing running statistics and banks, but the run stops at the next read and saves none of
+    them. Only `read` waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.tripped = torch.zeros((), device=device)  # 0.0, and 1.0 from that step on: the form
-        #                                                in which fused optimizers want to be told
+        self.tripped = torch.zeros((), device=device)  # 0.0, and 1.0 from that step on: the
+        #                                                `found_inf` that fused optimizers expect
         self.good = torch.zeros((), dtype=torch.int64, device=device)  # steps done before it
         self._one = torch.ones((), device=device)
 
     def start(self, step: int) -> None:
-        """Go on after `step` good steps; in place, for a recorded step reads these very tensors."""
+        """Go on after `step` good steps, in place, since a recorded step reads these tensors."""
         self.tripped.zero_()
         self.good.fill_(step)
 
     def watch(self, loss: Tensor, gradients: Sequence[Tensor]) -> None:
-        """Look at a step before its update.
+        """Check a step before its update.
 
         Args:
-            loss: [], of the whole step.
-            gradients: of any shapes, float32, none with elements that share memory.
+            loss: the loss [] of the whole step.
+            gradients: float32 of any shapes; no elements of one share memory.
         """
-        # What torch.amp.GradScaler asks, at a scale of one, which leaves every bit as it is: one
-        # kernel on a GPU; on a CPU a tenth of the time of asking each gradient for its largest.
+        # This is torch.amp.GradScaler's check, at a scale of 1, which changes no bit: one kernel on
+        # a GPU; on a CPU a tenth of the time of taking each gradient's maximum.
         seen = [loss.detach().float(), *gradients]
         torch._amp_foreach_non_finite_check_and_unscale_(seen, self.tripped, self._one)
         self.good += self.tripped == 0
 
     def read(self) -> int | None:
-        """The number of that step (from 1); None while all is well."""
+        """Return the number of that step (from 1); None while all steps were finite."""
         return int(self.good) + 1 if self.tripped.item() else None

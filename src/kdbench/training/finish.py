@@ -1,4 +1,4 @@
-"""What becomes of a run that has ended: its weights, its passport and its record."""
+"""The end of a run: its weights, its passport and its record are written."""
 
 import hashlib
 import json
@@ -34,18 +34,18 @@ from kdbench.training.jobs import Job
 from kdbench.training.member import Member
 from kdbench.training.snapshot import Position
 
-FINAL_EPOCHS = 5  # whose mean top-1 a record keeps besides the last
+FINAL_EPOCHS = 5  # a record keeps the mean top-1 of this many last epochs
 
 
 def close_job(
     job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
 ) -> None:
-    """Write the record of a run that has ended, done or failed; the first rank does.
+    """Write the record of a run that has ended, done or failed, on the first rank.
 
-    Whatever goes wrong meanwhile is this run's failure: those beside it are closed like any other.
+    An error meanwhile is this run's failure alone: the other runs of its cohort close as usual.
 
     Raises:
-        RankError: what goes wrong on one rank and not on the others.
+        RankError: something went wrong on one rank and not on the others.
     """
     assert job.member is not None
     try:
@@ -54,12 +54,12 @@ def close_job(
         raise
     except Exception as error:
         if runtime.ranks.count > 1 and not isinstance(error, KdbenchError):
-            raise  # it may be this rank's alone
-        traceback.clear_frames(error.__traceback__)  # they hold what there was no memory for
+            raise  # the error may be on this rank alone
+        traceback.clear_frames(error.__traceback__)  # frees the memory that may have run out
         job.error = job.member.error = error
         if job.member.companions:
             console.message(f"{job.identity.run_id} failed: {error}")
-        with suppress(Exception):  # of the attempt to record it: the first one is what is told
+        with suppress(Exception):  # the first error is reported, not one of recording it
             if job.record is None and not isinstance(error, WriteError):
                 record_end(job, dataset, runtime, teachers, console)
 
@@ -67,7 +67,7 @@ def close_job(
 def record_end(
     job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
 ) -> None:
-    """As `close_job`, which keeps what it raises from the others."""
+    """Write the record for `close_job`, which keeps its errors from the other runs."""
     assert job.member is not None
     facts = describe(job, dataset, runtime)
     facts["teachers"] = [teacher_facts(file, teachers[file.name]) for file in job.files]
@@ -90,10 +90,10 @@ def record_end(
 
 
 def write_facts(folder: Path, config: Config, exact: Facts | None) -> None:
-    """Write what a run is, and under `runtime.exact` what it runs on, into its folder.
+    """Write a run's configuration, and under `runtime.exact` its machine's facts, to its folder.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: a file cannot be written.
     """
     facts = {"config.json": masked_node(config)} | ({EXACT_FILE: exact} if exact else {})
     with writing(folder):
@@ -110,14 +110,14 @@ def record_failure(job: Job, facts: Record, cost: Record, writes: bool) -> None:
         failed["diverged_step"] = job.error.step
     failed |= cost
     if writes:
-        with suppress(OSError):  # on a full disk the error line has to do
+        with suppress(OSError):  # on a full disk, the error line must suffice
             write_record(failed, job.folder / RECORD_FILE)
     job.logger.record(failed)
     job.logger.finish(1)
 
 
 def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
-    """What a record says of a run before its results."""
+    """Return the fields of a run's record that precede its results."""
     told = runtime.ranks.exchange(json.dumps(sorted(dataset.replaced or ())))
     replaced = {row for text in told for row in json.loads(text)}
     data = {
@@ -131,7 +131,7 @@ def describe(job: Job, dataset: Dataset, runtime: Runtime) -> Record:
 
 
 def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime) -> Record:
-    """What a record says of any run; `data` is of its data set."""
+    """Return the record fields that every task shares; `data` describes the data set."""
     ranks = runtime.ranks
     several = {"ranks": ranks.count} if ranks.count > 1 else {}
     return {
@@ -150,13 +150,13 @@ def facts_of(identity: Identity, config: Config, data: Record, runtime: Runtime)
 
 
 def cache_facts(file: TeacherFile) -> dict[str, Any]:
-    """What names a teacher's table, besides data and device."""
+    """Return what identifies a teacher's output cache, besides data and device."""
     key = {} if file.key is None else {"key": file.key}
     return {"teacher": file.passport.sha256, **key, "network": without_names(file.node)}
 
 
 def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
-    """A teacher's line in a record."""
+    """Return a teacher's entry in a record."""
     passport = file.passport
     return {
         "name": teacher_label(file.name, {"network": file.node}),
@@ -168,7 +168,7 @@ def teacher_facts(file: TeacherFile, teacher: Teacher) -> dict[str, Any]:
 
 
 def top1_as_a_teacher(member: Member, dataset: Dataset, runtime: Runtime) -> float:
-    """A student's top-1 as `load_teacher` will measure it: in fp32, whatever it was trained in."""
+    """Return a student's top-1 as `load_teacher` will measure it: in fp32, for any training."""
     run = member.run
     if run.schedule.precision == "fp32":
         return member.position.history[-1]["test/top1"]
@@ -181,10 +181,10 @@ def finish(job: Job, facts: Record, ending: Record, top1: float, console: Consol
 
     Args:
         job: the run.
-        facts: what `describe` says of it, and its teachers' lines.
+        facts: the fields of `describe`, and its teachers' entries.
         ending: further scores, and costs.
-        top1: the passport's.
-        console: is told.
+        top1: the top-1 for the passport, in percent.
+        console: takes the result in a line.
 
     Raises:
         WriteError: a file cannot be written.
@@ -199,7 +199,7 @@ def finish(job: Job, facts: Record, ending: Record, top1: float, console: Consol
 
 
 def write_results(member: Member, facts: Record, ending: Record, top1: float) -> Record:
-    """The files of a run that is done; arguments as of `finish`."""
+    """Write the files of a run that is done; the arguments are those of `finish`."""
     run = member.run
     weights = run.folder / STUDENT_FILE
     save_weights(run.student, weights)
@@ -224,7 +224,7 @@ def write_results(member: Member, facts: Record, ending: Record, top1: float) ->
 
 
 def results(position: Position) -> Record:
-    """A finished run's scores: the last epoch is the headline, and all epochs are kept."""
+    """Return a finished run's scores: the last epoch's as headline, and those of all epochs."""
     last = position.history[-1]
     best = max(position.history, key=lambda row: row["test/top1"])
     final = [row["test/top1"] for row in position.history[-FINAL_EPOCHS:]]
@@ -248,12 +248,12 @@ def results(position: Position) -> Record:
 
 
 def agreement(ours: Tensor, theirs: Tensor) -> float:
-    """Percent of images [n] for which two networks choose the same class."""
+    """Return the percentage of images on which two networks' predictions [n] agree."""
     return 100 * int((ours == theirs).sum()) / len(ours)
 
 
 def costs(position: Position, runtime: Runtime) -> Record:
-    """What a run has cost, teachers included, as far as it trained: of all ranks together.
+    """Return the cost of a run so far, teachers included, over all ranks.
 
     The peak of memory is that of the rank with the highest.
     """
@@ -270,7 +270,7 @@ def costs(position: Position, runtime: Runtime) -> Record:
 
 
 def summary(record: Record) -> str:
-    """A record's result in a few words."""
+    """Return a record's result in a few words."""
     return (
         f"top-1 {record['top1_last']:.2f} after epoch {record['epochs']}, {record['seconds']:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""Who trains with whom: runs that can share batches and teachers."""
+"""Grouping of runs that can share batches and teachers into cohorts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ from kdbench.errors import ConfigError
 from kdbench.records.identity import canonical
 from kdbench.training.member import Member
 
-SHARED = ("dataset", "runtime", "seed", "runs_dir")  # equal for all, besides teachers and:
+# These are equal for all runs of a cohort, besides teachers and some keys of the schedule.
+SHARED = ("dataset", "runtime", "seed", "runs_dir")
 SHARED_SCHEDULE = ("epochs", "batch_size", "micro_batches", "precision", "table_precision")
 
 
@@ -27,7 +28,7 @@ def check_alike(configs: Sequence[Config]) -> None:
 
 
 def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
-    """Runs that can train side by side, together in groups of at most `size`, in order."""
+    """Group runs that can train side by side into groups of at most `size`, in order."""
     groups: list[list[Config]] = []
     open_groups: dict[str, list[list[Config]]] = {}
     for config in configs:
@@ -46,13 +47,13 @@ def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
 
 
 def _teachers_fit(group: Sequence[Config], config: Config) -> bool:
-    """Whether a run's teachers are the group's; one that reads none fits everywhere."""
+    """Return whether a run's teachers are the group's; a run without teachers fits any group."""
     found = [one["teacher"] for one in (*group, config) if one["teacher"]]
     return all(teacher == found[0] for teacher in found)
 
 
 def reads_teachers(config: Config) -> bool:
-    """Whether the run's method reads any; a run whose method does not is the same beside all."""
+    """Return whether the method uses teachers; if not, the run fits any cohort."""
     return build_method(config["method"], config["seed"]).num_teachers != 0
 
 
@@ -69,7 +70,7 @@ def _check_one(key: str, values: Iterable[Any]) -> None:
 
 
 def by_step(members: Iterable[Member]) -> list[list[Member]]:
-    """Members that have come equally far, the least first: each group is a cohort."""
+    """Group members by the steps that they have done, fewest first: each group is a cohort."""
     groups: dict[int, list[Member]] = {}
     for member in members:
         groups.setdefault(member.position.step, []).append(member)

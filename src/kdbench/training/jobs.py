@@ -1,4 +1,4 @@
-"""A run to do: found, identified, held while it trains."""
+"""Runs to do: each is identified, and locked while it trains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from kdbench.training.member import Member
 
 @dataclass
 class Job:
-    """A run to do: its checked configuration, and what follows from it before any training."""
+    """A run to do: its checked configuration, and everything derived from it before training."""
 
     config: Config
     method: Method
@@ -31,22 +31,22 @@ class Job:
     member: Member | None = None
     logger: RunLogger | None = None
     lock: RunLock | None = None
-    done: bool = False  # whether it has a result already
-    error: Exception | None = None  # why it has no result
+    done: bool = False  # a result exists already
+    error: Exception | None = None  # the reason for having no result
 
     @property
     def record(self) -> Record | None:
-        """The run's record if it is done."""
+        """The run's record, if it is done."""
         path = self.folder / RECORD_FILE
         record = read_record(path) if path.is_file() else None
         return record if record is not None and record["status"] == "done" else None
 
     def hold(self) -> None:
-        """Keep other processes from the run, and clear what a killed one left half written.
+        """Lock the run against other processes, and remove files a killed one left half written.
 
         Raises:
-            KdbenchError: another process trains it, or its folder is another user's or cannot be
-                written.
+            KdbenchError: another process trains the run, or its folder is another user's or cannot
+                be written.
         """
         with writing(self.folder):
             own_folder(self.folder)
@@ -54,7 +54,7 @@ class Job:
             remove_leftovers(self.folder)
 
     def release(self) -> None:
-        """Let other processes have the run."""
+        """Release the lock."""
         if self.lock is not None:
             self.lock.release()
 
@@ -63,7 +63,7 @@ def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:
     """Identify a run and find its teachers' files.
 
     Raises:
-        KdbenchError: the method and the teachers do not fit, or a checkpoint is not there.
+        KdbenchError: the method and the teachers do not fit, or a checkpoint is missing.
     """
     method = build_method(config["method"], config["seed"])
     check_task(config["method"], method, "classification")
@@ -76,10 +76,10 @@ def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:
 
 
 def with_start(config: Config, runs_dir: Path) -> Config:
-    """The configuration with the sha256 of the weights that its student starts from, if it does.
+    """Return the configuration with the sha256 of its student's initial weights, if it names any.
 
     Raises:
-        KdbenchError: they are not there.
+        KdbenchError: the weights are missing.
     """
     if "start" not in config:
         return config

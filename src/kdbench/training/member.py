@@ -48,7 +48,7 @@ from kdbench.types import Batch, Network, Output
 
 @dataclass
 class Run:
-    """One training: the parts that the loop moves, and where it leaves its files."""
+    """One training run: what it trains, on which data and schedule, and its folder."""
 
     run_id: str
     seed: int
@@ -81,12 +81,12 @@ class Member:
         whole = partial(update, self.trained, run.method, optimizer)
         self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
         self.exact = exact_facts(run.runtime)
-        self.error: Exception | None = None  # why it left its cohort
-        self.companions = 0  # runs that trained beside it
-        self.infinite_teachers: Callable[[], list[str]] = list  # whose outputs were not all finite
+        self.error: Exception | None = None  # the reason for leaving its cohort
+        self.companions = 0  # other runs of its cohort
+        self.infinite_teachers: Callable[[], list[str]] = list  # names those with infinite outputs
 
     def ready_student(self) -> Network:
-        """The student as steps call it."""
+        """Return the student as training steps call it."""
         run, size = self.run, self.run.schedule.batch_size
         shape = torch.Size((size, *run.dataset.train.images.shape[1:]))
         precision, steps = run.schedule.precision, self.steps_per_epoch * run.schedule.epochs
@@ -94,10 +94,10 @@ class Member:
         return for_training(self.student, run.method.taps, shape, *settings)
 
     def resume(self) -> None:
-        """Go to the newest checkpoint that holds; to the start where there is none.
+        """Restore the newest valid checkpoint; start from the beginning where there is none.
 
         Raises:
-            ConfigError: it was written under something else than `runtime.exact` allows.
+            ConfigError: the checkpoint was written under conditions that `runtime.exact` forbids.
         """
         checkpoint = self.newest_checkpoint()
         if checkpoint is not None:
@@ -107,7 +107,7 @@ class Member:
             self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """The newest that holds, as the first rank says; damaged ones are removed.
+        """Return the newest valid checkpoint that the first rank finds; remove damaged ones.
 
         Raises:
             KdbenchError: another rank cannot read it.
@@ -120,10 +120,10 @@ class Member:
         return ranks.together(lambda: checkpoint or self.read_checkpoint(int(step)))
 
     def read_checkpoint(self, step: int) -> Checkpoint:
-        """The checkpoint after `step` steps, which the first rank has found.
+        """Read the checkpoint after `step` steps, which the first rank has found.
 
         Raises:
-            KdbenchError: it cannot be read here.
+            KdbenchError: this rank cannot read it.
         """
         path = checkpoint_path(self.run.folder, step)
         checkpoint = load_tensors(path)
@@ -139,7 +139,7 @@ class Member:
         self.tell(lambda logger: logger.start(self.position.history))
 
     def tell(self, news: Callable[[RunLogger], None]) -> None:
-        """Tell the loggers, of which the first rank alone has any."""
+        """Tell the loggers; only the first rank has any."""
 
         def act() -> None:
             for logger in self.loggers:
@@ -148,14 +148,14 @@ class Member:
         self.run.runtime.ranks.by_first(act)
 
     def start_epoch(self, epoch: int) -> None:
-        """Ready for the steps of `epoch` (from 1)."""
+        """Prepare the steps of `epoch` (from 1)."""
         self.moving.optimizer.start_epoch(epoch)
         self.student.train()
 
     def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        """One update; nothing waits for the device.
+        """Update the student once, without waiting for the device.
 
-        On a GPU it runs beside what follows, up to the next `check`.
+        On a GPU the update runs concurrently with later work, until the next `check`.
         """
         aside = self.replayed.recorder.aside() if self.replayed is not None else nullcontext()
         with aside, arithmetic(self.run.schedule.precision):
@@ -164,7 +164,7 @@ class Member:
     def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
         moving, replayed = self.moving, self.replayed
         moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
-        if replayed is not None and replayed.recordings:  # of a pass that drew nothing
+        if replayed is not None and replayed.recordings:  # it draws no random numbers
             self.count_step(self._replay(replayed, batch, teachers))
             return
         before = moving.random
@@ -180,10 +180,10 @@ class Member:
         self.count_step(sums)
 
     def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
-        """`train_step` with all that follows the draw as one recording, where it can be."""
+        """Do `train_step` with everything after the draw as one recording, where possible."""
         method = self.run.method
         batch = batch._replace(drawn=method.draw(batch, self.moving.generator))
-        read = tuple(  # what it does not read need not be copied
+        read = tuple(  # taps that the method does not read need not be copied
             Output(logits, {tap: taps[tap] for tap in method.taps})
             for logits, taps in (teachers if method.num_teachers != 0 else ())
         )
@@ -195,28 +195,28 @@ class Member:
         self.accumulation.start(self.position.step, size)
 
     def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        """Compute one micro-batch of it; nothing moves yet."""
+        """Compute one micro-batch of the step; no parameter moves yet."""
         with arithmetic(self.run.schedule.precision):
             self.accumulation.add(part, batch, teachers)
 
     def finish_parts(self, index: Tensor) -> None:
-        """End the step, on the images at `index` [B]: one update by all micro-batches."""
+        """End the step on the images at `index` [B] with one update from all micro-batches."""
         self.count_step(self.accumulation.finish(index))
 
     def count_step(self, sums: Sums) -> None:
-        """One more step is done."""
+        """Count a step that is done, and add its sums."""
         position = self.position
-        if position.sums:  # all in one kernel on a GPU
+        if position.sums:  # on a GPU, one kernel adds them all
             torch._foreach_add_([position.sums[key] for key in sums], list(sums.values()))
         else:
             position.sums = {key: value.clone() for key, value in sums.items()}
         position.step += 1
 
     def check(self) -> None:
-        """Wait for the device and ask whether all steps so far were sound.
+        """Wait for the device and check that all steps so far were finite.
 
         Raises:
-            DivergedError: one had a loss or a gradient that is not finite.
+            DivergedError: a step had a loss or a gradient that is not finite.
         """
         if self.replayed is not None:
             self.replayed.recorder.join()
@@ -226,7 +226,7 @@ class Member:
             raise self.diverged(len(self.position.history) + 1, step, what)
 
     def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
-        """Score the epoch on splits by name and start its row, whose "seconds" are not in yet.
+        """Score the epoch on splits by name and return its row, still without "seconds".
 
         Raises:
             DivergedError: a step, or a score, is not finite.
@@ -249,11 +249,11 @@ class Member:
         return row
 
     def diverged(self, epoch: int, step: int, what: str) -> DivergedError:
-        """The error of numbers that are not finite, which names its cause."""
+        """Return the error for numbers that are not finite, which names their cause."""
         return DivergedError(self.run.run_id, epoch, step, what, self.infinite_teachers())
 
     def score(self, split: Split) -> Scores:
-        """The student's scores on a split."""
+        """Score the student on a split."""
         runtime = self.run.runtime
         where = runtime.device, runtime.memory_format, runtime.ranks
         return evaluate(self.student, split, self.run.dataset, *where, self.run.schedule.precision)
@@ -269,8 +269,8 @@ class Member:
         """Write a checkpoint.
 
         Raises:
-            DivergedError: there is nothing worth one.
-            WriteError: it cannot be written; the last one is still there.
+            DivergedError: a step was not finite, so nothing is worth saving.
+            WriteError: it cannot be written; the previous checkpoint remains.
         """
         self.check()
         checkpoint = take(self.moving, self.position)

@@ -1,8 +1,8 @@
-"""How a batch is cut into micro-batches, and which of them a rank computes.
+"""The division of a batch into micro-batches, and of these among ranks.
 
-Each has a forward pass of its own: batch norms normalise by its statistics, and loss terms that
-couple images couple those of one micro-batch, as on one of a reference's several GPUs. So
-`schedule.micro_batches` is part of the recipe; how many ranks share them is not.
+Each micro-batch has a forward pass of its own: batch norms normalise by its statistics, and loss
+terms that couple images couple those of one micro-batch, as on one of a reference's several GPUs.
+So `schedule.micro_batches` is part of the recipe; the number of ranks is not.
 """
 
 from typing import NamedTuple
@@ -25,13 +25,13 @@ class Cutting:
     """The micro-batches of a batch; ranks share them as evenly as possible.
 
     Args:
-        count: S, how many there are.
-        batch_size: B.
-        images: N of an epoch.
-        ranks: this one computes the micro-batches `own`.
+        count: S, the number of micro-batches.
+        batch_size: B, the images of a batch.
+        images: N, the images of an epoch.
+        ranks: the processes; this one computes the micro-batches `own`.
 
     Raises:
-        ConfigError: there are more ranks than micro-batches, or one would be empty.
+        ConfigError: there are more ranks than micro-batches, or a micro-batch would be empty.
     """
 
     def __init__(self, count: int, batch_size: int, images: int, ranks: Ranks) -> None:
@@ -52,12 +52,12 @@ class Cutting:
         self.own = range(first, last)
 
     def cut(self, index: Tensor) -> list[Tensor]:
-        """This rank's micro-batches of the batch of images at `index` [B]."""
+        """Return this rank's micro-batches of the batch of images at `index` [B]."""
         return list(index.tensor_split(self.count)[self.own.start : self.own.stop])
 
     def parts(self, size: int) -> list[Part]:
-        """Where they are in a batch of `size` images."""
-        least, more = divmod(size, self.count)  # as tensor_split: the first ones have one more
+        """Return the places of this rank's micro-batches in a batch of `size` images."""
+        least, more = divmod(size, self.count)  # like tensor_split: the first ones have one more
 
         def start(number: int) -> int:
             return number * least + min(number, more)

@@ -16,13 +16,13 @@ class Optimizer:
     A method's parameter groups may carry their own `lr` and `weight_decay`; the schedule's factor
     applies to them too. A method with gradient `streams` has a momentum buffer for each.
 
-    On a GPU the update is one fused kernel and the learning rates are tensors there, so that a
-    recorded step reads the one of its epoch. On the CPU it is torch's plain loop: the fused kernel
-    takes 0.4 (resnet8) to 0.9 (resnet8x4) of its time, which is below 0.4% of a step, and rounds
-    otherwise.
+    On a GPU the update is one fused kernel and the learning rates are tensors on the device, so
+    that a recorded step reads the rate of its epoch. On the CPU the update is torch's plain loop:
+    the fused kernel takes 0.4 (resnet8) to 0.9 (resnet8x4) of its time, which saves less than 0.4%
+    of a step, and it rounds differently.
 
-    `guard` sees every step before its update; from the first loss or gradient that is not finite
-    on, nothing moves.
+    `guard` checks every step before its update; from the first loss or gradient that is not finite
+    on, no parameter moves.
     """
 
     def __init__(self, schedule: Schedule, student: nn.Module, method: Method) -> None:
@@ -41,11 +41,11 @@ class Optimizer:
         self.streams = MomentumStreams(self.sgd, streams, self.guard) if streams else None
         self._base_lrs = [group["lr"] for group in self.sgd.param_groups]
         self._factor = 1.0  # of the running epoch
-        self.lr = schedule.lr  # of the student, in the running epoch; in a warm-up, step
+        self.lr = schedule.lr  # of the student, in the running epoch or step of a warm-up
         if device.type == "cuda":
             for group in self.sgd.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=device)
-            # The fused kernel looks for this attribute, and moves nothing where it is 1.
+            # The fused kernel reads this attribute, and moves nothing where it is 1.
             self.sgd.found_inf = self.guard.tripped  # type: ignore[attr-defined]  # not declared
 
     def start_epoch(self, epoch: int) -> None:
@@ -54,7 +54,7 @@ class Optimizer:
         self.set_rates(self._factor)
 
     def warm_up(self, step: int, steps_per_epoch: int) -> None:
-        """Set them for a step of the running epoch (from 0, over all), if it is of the warm-up."""
+        """Set the learning rates of a step (from 0, over all epochs) of the warm-up, if in it."""
         if step < self.schedule.warmup_epochs * steps_per_epoch:
             self.set_rates(self._factor * self.schedule.warm_up_factor(step, steps_per_epoch))
 
@@ -62,24 +62,24 @@ class Optimizer:
         """Set every group's learning rate to its own times `factor`."""
         for group, base in zip(self.sgd.param_groups, self._base_lrs, strict=True):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(base * factor)  # in place: a recorded step reads this very tensor
+                group["lr"].fill_(base * factor)  # in place: a recorded step reads this tensor
             else:
                 group["lr"] = base * factor
         self.lr = self._base_lrs[0] * factor
 
     def update(self, losses: Losses) -> None:
-        """One step on a step's losses."""
+        """Take one step on these losses."""
         self.clear()
         self.apply(self.accumulate(losses))
 
     def clear(self) -> None:
-        """Before a step: no gradients."""
+        """Clear the gradients, before a step."""
         self.sgd.zero_grad(set_to_none=True)
         if self.streams is not None:
             self.streams.clear()
 
     def accumulate(self, losses: Losses) -> Tensor:
-        """Add the gradients of the losses to those of the step; returns their sum []."""
+        """Add the gradients of the losses to those of the step; return the losses' sum []."""
         total = losses.total()
         if self.streams is not None:
             self.streams.accumulate(losses.streams)
@@ -88,29 +88,29 @@ class Optimizer:
         return total.detach()
 
     def gradients(self) -> list[Tensor]:
-        """Those of the step so far; of streams each one's."""
+        """Return the gradients of the step so far; with streams, those of each stream."""
         if self.streams is not None:
             return self.streams.gradients()
         params = (param for group in self.sgd.param_groups for param in group["params"])
         return [param.grad for param in params if param.grad is not None]
 
     def apply(self, loss: Tensor) -> None:
-        """The update by the step's gradients; `loss` [] is the step's."""
+        """Update from the step's gradients; `loss` [] is the step's."""
         self.guard.watch(loss, self.gradients())
         if self.streams is not None:
             self.streams.step()
             return
         if self.sgd.defaults["fused"]:
             align_gradients(self.sgd)
-        elif self.guard.tripped:  # in the CPU's own memory: there is nothing to wait for
+        elif self.guard.tripped:  # in CPU memory, so there is nothing to wait for
             return
         self.sgd.step()
 
 
 def align_gradients(sgd: torch.optim.SGD) -> None:
-    """Give each gradient its parameter's strides: the fused kernel walks both as flat memory.
+    """Give each gradient its parameter's strides, since the fused kernel reads both as flat memory.
 
-    They differ where the layout of a 1x1 convolution is ambiguous.
+    The strides differ where the layout of a 1x1 convolution is ambiguous.
     """
     for group in sgd.param_groups:
         for param in group["params"]:

@@ -1,4 +1,4 @@
-"""The schedule of a recipe."""
+"""Learning rate, batch size, epochs and precision of a recipe."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,16 +24,16 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4  # on every parameter: batch norm, biases and the method's own
     precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
-    table_precision: TablePrecision = "fp32"  # what a teacher's table stores
-    warmup_epochs: int = 0  # in whose steps the learning rate rises linearly, to `lr` in the last
-    micro_batches: int = 1  # that a batch is cut into, one after the other or on several ranks
+    table_precision: TablePrecision = "fp32"  # of the output cache
+    warmup_epochs: int = 0  # the learning rate rises linearly over their steps, to `lr` in the last
+    micro_batches: int = 1  # of a batch, computed in sequence or on several ranks
 
     def __post_init__(self) -> None:
         """Check every setting."""
         check_schedule(self, "epochs", "batch_size", "micro_batches")
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in `epoch` (from 1).
+        """Return the factor of the learning rate in `epoch` (from 1).
 
         gamma ^ #{milestones m : epoch > m}, the rule of RepDistiller and mdistiller: a milestone of
         150 takes effect from epoch 151.
@@ -41,7 +41,7 @@ class Schedule:
         return self.gamma ** sum(epoch > milestone for milestone in self.milestones)
 
     def warm_up_factor(self, step: int, steps_per_epoch: int) -> float:
-        """What it is multiplied by besides, in `step` (from 0, over all epochs).
+        """Return the further factor of the learning rate in `step` (from 0, over all epochs).
 
         (step + 1) / (steps of the warm-up), the rule of Tf-KD and DR-KD; 1 after the warm-up.
         """
@@ -50,12 +50,12 @@ class Schedule:
 
 
 def check_schedule(schedule: Any, length: str, *counts: str) -> None:
-    """Check what all schedules have: counts, numbers of SGD, a warm-up and milestones.
+    """Check the settings that all schedules have: counts, SGD's numbers, a warm-up and milestones.
 
     Args:
-        schedule: with `lr`, `gamma`, `momentum`, `weight_decay`, `milestones` and what is named.
-        length: "epochs" or "steps", what it is counted in.
-        counts: further keys that are 1 or more.
+        schedule: has `lr`, `gamma`, `momentum`, `weight_decay`, `milestones` and the named keys.
+        length: "epochs" or "steps", the unit of its length.
+        counts: further keys whose values must be 1 or more.
 
     Raises:
         ConfigError: a setting that cannot be trained with.

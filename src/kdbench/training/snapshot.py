@@ -1,4 +1,4 @@
-"""A run's whole state as one checkpoint: everything that the next step depends on."""
+"""A run's whole state as one checkpoint: everything on which the next step depends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +23,15 @@ class Position:
 
     step: int = 0  # steps done, over all epochs
     seconds: float = 0.0  # spent training and evaluating, resumes included
-    seconds_share: float = 0.0  # of these, divided by the runs that trained side by side
-    cpu_seconds: float = 0.0  # of the process, over all its threads, divided alike
+    seconds_share: float = 0.0  # `seconds`, divided among the runs that trained side by side
+    cpu_seconds: float = 0.0  # of all threads of the process, divided likewise
     history: list[Row] = field(default_factory=list)  # finished epochs
     sums: Sums = field(default_factory=dict)  # of the running epoch
 
 
 @dataclass
 class Moving:
-    """What a step changes, apart from the position."""
+    """The state that a step changes, apart from the position."""
 
     student: nn.Module
     method: nn.Module
@@ -41,12 +41,12 @@ class Moving:
 
     @property
     def device(self) -> torch.device:
-        """Where all of it lies."""
+        """The device that holds all of it."""
         return self.generator.device
 
 
 def start_randomness(seed: int, device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's own generators after seeding them."""
+    """Seed torch's own generators, and return their states."""
     torch.manual_seed(seed)
     return _randomness(device)
 
@@ -60,7 +60,7 @@ def _randomness(device: torch.device) -> dict[str, Tensor]:
 
 @contextmanager
 def own_randomness(moving: Moving) -> Iterator[None]:
-    """Torch's own generators go on from this run's states, whoever drew from them in between."""
+    """Run the enclosed code on this run's states of torch's own generators."""
     torch.set_rng_state(moving.random["cpu"])
     if "cuda" in moving.random:
         torch.cuda.set_rng_state(moving.random["cuda"], moving.device)
@@ -69,7 +69,7 @@ def own_randomness(moving: Moving) -> Iterator[None]:
 
 
 def take(moving: Moving, position: Position) -> Checkpoint:
-    """The state after `position.step` steps."""
+    """Return the state after `position.step` steps."""
     tensors: dict[str, Tensor] = {}
     for owner, module in (("student", moving.student), ("method", moving.method)):
         tensors |= {f"{owner}/{key}": value for key, value in module.state_dict().items()}
@@ -87,10 +87,10 @@ def take(moving: Moving, position: Position) -> Checkpoint:
 
 
 def restore(moving: Moving, checkpoint: Checkpoint, folder: Path) -> Position:
-    """Put the state back and return the position it was taken at.
+    """Restore the state, and return the position at which it was taken.
 
     Raises:
-        KdbenchError: it is the state of something else than the run in `folder`.
+        KdbenchError: the state does not belong to the run in `folder`.
     """
     try:
         return _restore(moving, checkpoint)
@@ -116,7 +116,7 @@ def _restore(moving: Moving, checkpoint: Checkpoint) -> Position:
     groups = moving.optimizer.sgd.state_dict()["param_groups"]
     moving.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
     for param, state in moving.optimizer.sgd.state.items():
-        for name, value in state.items():  # contiguous in the file; fused kernels want the
+        for name, value in state.items():  # contiguous in the file, but fused kernels need the
             state[name] = torch.empty_like(param, requires_grad=False).copy_(value)  # same strides
     moving.generator.set_state(owned["random"].pop("draw"))
     moving.random |= {key: owned["random"][key] for key in moving.random if key in owned["random"]}

@@ -16,9 +16,9 @@ Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 def losses_and_sums(
     student: Network, method: Method, batch: Batch, teachers: tuple[Output, ...]
 ) -> tuple[Losses, Sums]:
-    """The losses to differentiate, and what this batch adds to the epoch's sums.
+    """Return the losses to differentiate, and this batch's contribution to the epoch's sums.
 
-    Each is the sum of the means of the method's terms: of the label term, and of all others.
+    A loss is a sum of means of the method's terms: of the label term, or of all others.
     """
     output = output_of(student, batch.images)
     terms, seen = method.terms_and_curves(batch, output, teachers)
@@ -43,7 +43,7 @@ def losses_and_sums(
 
 
 def stream_losses(streams: Sequence[Stream], means: Sums) -> tuple[Tensor | None, ...]:
-    """The sum of each stream's terms; None where the recipe has none of them."""
+    """Return the sum of each stream's terms; None where the recipe has none of them."""
     named = {name for stream in streams for name in stream.terms}
     losses = []
     for stream in streams:
@@ -60,7 +60,7 @@ def update(
     batch: Batch,
     teachers: tuple[Output, ...],
 ) -> Sums:
-    """What follows the draw: all of it on the device, from tensors to tensors."""
+    """Do the part of a step that follows the draw: on the device alone, from tensors to tensors."""
     losses, sums = losses_and_sums(student, method, batch, teachers)
     optimizer.update(losses)
     return sums
@@ -74,6 +74,6 @@ def train_step(
     batch: Batch,
     generator: torch.Generator,
 ) -> Sums:
-    """One update of the student and of the method's own parameters; returns the batch's sums."""
+    """Update the student and the method's own parameters once; return the batch's sums."""
     batch = batch._replace(drawn=method.draw(batch, generator))
     return update(student, method, optimizer, batch, teachers)

@@ -14,8 +14,9 @@ from kdbench.types import Stream
 class MomentumStreams:
     """v_i <- (m + gap_i) v_i + g_i for each stream i; w <- w - lr sum_i v_i.
 
-    Weight decay w goes with the first stream's gradient, of those that reach the parameter; one
-    that only one stream reaches has plain momentum m. A buffer starts as its first gradient.
+    Weight decay is added to the first stream's gradient, among those that reach the parameter; a
+    parameter that only one stream reaches has plain momentum m. A buffer starts as its first
+    gradient.
     Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, equations 4 to 6, which has two
     streams; DeepKD has three.
     """
@@ -26,14 +27,14 @@ class MomentumStreams:
         self.clear()
 
     def clear(self) -> None:
-        """Before a step: no gradients."""
+        """Clear the gradients, before a step."""
         self.sums: list[list[Tensor | None]] = [[None] * len(self.params) for _ in self.streams]
 
     def accumulate(self, losses: Sequence[Tensor | None]) -> None:
         """Add the gradients of each stream's loss to those of the step.
 
         Raises:
-            ConfigError: one of them is missing.
+            ConfigError: a stream has no loss.
         """
         for stream, loss, sums in zip(self.streams, losses, self.sums, strict=True):
             if loss is None:
@@ -48,12 +49,12 @@ class MomentumStreams:
                     sums[i] = gradient.contiguous() if before is None else before + gradient
 
     def gradients(self) -> list[Tensor]:
-        """Those of the first stream's loss, then those of the next."""
+        """Return the gradients of the first stream's loss, then those of the next."""
         return [gradient for sums in self.sums for gradient in sums if gradient is not None]
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from all streams' gradients."""
+        """Update the parameters from all streams' gradients."""
         gradients = iter(zip(self.params, *self.sums, strict=True))
         for group in self.sgd.param_groups:
             for _ in group["params"]:

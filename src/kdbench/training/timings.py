@@ -1,4 +1,4 @@
-"""What a run costs here, from a few steps of the real networks on a piece of the data."""
+"""The time of a run on this machine, from a few steps of its networks on a piece of the data."""
 
 import dataclasses
 import statistics
@@ -27,18 +27,18 @@ from kdbench.training.member import Member, Run
 from kdbench.training.schedule import Schedule
 from kdbench.types import Batch, Output
 
-STEPS = 3  # timed of each configuration at most; their median counts
-LIMIT = 2.0  # seconds after which no further one of a part is begun; one always is
-TEST_IMAGES = 512  # that evaluation is timed on
-SMALL_LR = 1e-4  # random networks are not to diverge meanwhile
+STEPS = 3  # timed steps of each configuration at most; their median counts
+LIMIT = 2.0  # seconds of a part after which no further step is timed; one always is
+TEST_IMAGES = 512  # the images of a timed evaluation
+SMALL_LR = 1e-4  # keeps random networks from diverging meanwhile
 
 
 class Timings(NamedTuple):
-    """Seconds of a configuration on this machine."""
+    """The seconds that parts of a configuration take on this machine."""
 
-    step: float  # a batch cut and the student updated, the teachers' outputs at hand
+    step: float  # cutting a batch and updating the student, with teacher outputs at hand
     teachers: float  # the live teachers' forward on a batch
-    evaluation: float  # of one image
+    evaluation: float  # scoring one image
 
 
 class OutputsAtHand:
@@ -49,17 +49,17 @@ class OutputsAtHand:
         self.kept: dict[int, dict[int, tuple[Output, ...]]] = {}
 
     def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Nothing is prepared."""
+        """Do nothing: no outputs are prepared."""
 
     def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """All teachers' outputs on a batch of that many views."""
+        """Return all teachers' outputs on the first batch with that many views."""
         views = batch.images.ndim
         if views not in self.kept:
             self.kept[views] = self.live.by_views(batch)
         return self.kept[views]
 
 
-Known = dict[str, float]  # seconds of what runs have in common, by what they depend on
+Known = dict[str, float]  # seconds of parts that runs have in common, by what these depend on
 
 
 def time_run(
@@ -67,7 +67,7 @@ def time_run(
 ) -> Timings:
     """Time a run's parts; its teachers have random weights, and are not compiled.
 
-    What `known` has, of runs timed before, is not timed again, and it learns what is.
+    Parts in `known` were timed for earlier runs and are not timed again; new ones are added to it.
     """
     known = {} if known is None else known
     schedule: Schedule = make(config["schedule"], "schedule")
@@ -102,20 +102,20 @@ def time_run(
 
 
 def piece(dataset: Dataset, batch: int) -> Dataset:
-    """One full batch to train on, and some images to score."""
+    """Return a data set of one full training batch and some test images."""
     count = min(batch, len(dataset.train.labels))
     train, test = first(dataset.train, count), first(dataset.test, TEST_IMAGES)
     return dataclasses.replace(dataset, train=train, test=test, val=None)
 
 
 def first(split: Split, count: int) -> Split:
-    """The first `count` images of a split, or all where there are fewer."""
+    """Return the first `count` images of a split, or all where there are fewer."""
     count = min(count, len(split.labels))
     return Split(split.images.narrow(0, 0, count), split.labels[:count])
 
 
 def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
-    """The run's teachers as the loop would have them, but for their weights."""
+    """Make the run's teachers as the training loop does, but with random weights."""
     nodes: Mapping[str, Any] = config["teacher"]
     found = {}
     for name, node in nodes.items():
@@ -125,7 +125,7 @@ def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str,
 
 
 def _one_step(cohort: Cohort) -> None:
-    """The epoch of one batch, from cutting it to the update."""
+    """Train an epoch of one batch, from cutting it to the update."""
     cohort.step = 0
     for step in cohort.steps(1, threading.Event()):
         cohort.train_step(step)
@@ -135,7 +135,7 @@ def _one_step(cohort: Cohort) -> None:
 
 
 def _median(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call; the first ones, which choose kernels or record graphs, do not count."""
+    """Return a call's median seconds, without the first calls, which choose kernels or record."""
     for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):
         call()
     found: list[float] = []

@@ -1,4 +1,4 @@
-"""The entry: one command is one run, found again by the same command."""
+"""Training from configurations to finished runs, one by one or side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +29,11 @@ from kdbench.training.member import Member, Run
 from kdbench.training.micro_batches import Cutting
 from kdbench.training.schedule import Schedule
 
-TEACHER_SEED = 1000  # of teachers trained on the way; students of a table have small seeds
+TEACHER_SEED = 1000  # of teachers trained first; students of benchmark tables have small seeds
 
 
 def train(config: Config) -> Path:
-    """Train, resume or recognise as done the run that `config` describes; returns its folder.
+    """Train or resume the run of `config`, unless it is done already; return its folder.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
@@ -45,15 +45,16 @@ def train(config: Config) -> Path:
 
 
 def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
-    """Train, resume or recognise as done these runs, side by side.
+    """Train or resume these runs side by side, except those that are done already.
 
     Returns:
-        Each run's folder, or why it has no result; one that fails leaves the others untouched.
+        Each run's folder, or the error for which it has no result; a failure leaves the others
+        untouched.
 
     Raises:
-        ConfigError: they cannot train side by side.
-        KdbenchError: what all of them need is wrong.
-        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
+        ConfigError: the runs cannot train side by side.
+        KdbenchError: something that all of them need is wrong.
+        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1; the runs can be resumed.
     """
     runtime: Runtime = make(configs[0]["runtime"], "runtime")
     runtime.apply()
@@ -80,15 +81,14 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
 def try_job(
     config: Config, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
 ) -> Job | KdbenchError:
-    """The job that a configuration describes, held if it is to do, or why there is none."""
+    """Open the job of a configuration, and lock it unless it is done; or return the error."""
     try:
         job = ranks.together(lambda: open_job(config, dataset, runs_dir))
         job.done = ranks.any(job.record is not None)
         if not job.done:
-            check_cutting(
-                make(config["schedule"], "schedule"), dataset, ranks
-            )  # before there is a folder
-            ranks.by_first(job.hold)  # whoever held it until now may have finished it
+            # The check comes before there is a folder.
+            check_cutting(make(config["schedule"], "schedule"), dataset, ranks)
+            ranks.by_first(job.hold)  # another process may have finished it until now
             job.done = ranks.any(job.record is not None)
     except RankError:
         raise
@@ -100,12 +100,12 @@ def try_job(
 
 
 def with_teachers(config: Config) -> Config:
-    """The configuration with the teachers that the method reads, each with its checkpoint.
+    """Return the configuration with the teachers that the method reads, each with its checkpoint.
 
-    A run that reads no teacher is the same beside any. A teacher whose checkpoint is "train" is
+    Teachers are dropped where the method reads none. A teacher whose checkpoint is "train" is
     trained first, or found trained: it learns from labels alone by the run's own recipe, with a
-    seed that is the same for all students. They share one teacher, and none starts from its first
-    weights.
+    seed that is the same for all students. So students share one teacher, and none starts from the
+    teacher's initial weights.
     """
     teachers = dict(config["teacher"])
     if build_method(config["method"], config["seed"]).num_teachers == 0:
@@ -118,15 +118,15 @@ def with_teachers(config: Config) -> Config:
 
 
 def self_teacher(config: Config, node: Config) -> Config:
-    """The run that makes the teacher of `node`, whose checkpoint is "train"."""
+    """Return the configuration that trains the teacher of `node`, whose checkpoint is "train"."""
     method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
     alone = {"method": method, "teacher": {}, "student": node["network"]}
-    kept = {key: value for key, value in config.items() if key != "start"}  # a student's own
+    kept = {key: value for key, value in config.items() if key != "start"}  # the student's
     return {**kept, **alone, "seed": TEACHER_SEED}
 
 
 def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
-    """Train jobs that share data and teachers, each from wherever its folder says it is."""
+    """Train jobs that share data and teachers, each from its newest checkpoint."""
     reset_peak_memory(runtime.device)
     files = max((job.files for job in jobs), key=len)
     runs_dir = jobs[0].folder.parent
@@ -164,7 +164,7 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
 
 
 def use_of(members: Sequence[Member]) -> Use:
-    """How members of one cohort use its teachers."""
+    """Return how the members of one cohort use its teachers."""
     schedule = members[0].run.schedule
     methods = [member.run.method for member in members]
     return Use(methods, schedule.epochs, schedule.precision, schedule.table_precision)
@@ -177,7 +177,7 @@ def open_member(
     runtime: Runtime,
     console: Console,
 ) -> Member:
-    """The job's run, ready to train from its newest checkpoint."""
+    """Prepare the job's run to train from its newest checkpoint."""
     config, seed = job.config, job.config["seed"]
     networks = {file.name: teachers[file.name] for file in job.files}
     student = build_student(config["student"], dataset, seed)
@@ -198,10 +198,10 @@ def open_member(
 
 
 def start_from(config: Config, student: nn.Module) -> list[str]:
-    """Load the weights that a student starts from; returns what is to be said of them.
+    """Load a student's initial weights; return lines for the user.
 
     Raises:
-        KdbenchError: they are of another network.
+        KdbenchError: the weights belong to another network.
     """
     start, name = config["start"], config["student"]["name"]
     option = "student.checkpoint_key"
@@ -210,10 +210,10 @@ def start_from(config: Config, student: nn.Module) -> list[str]:
 
 
 def say(jobs: Sequence[Job], lines: Sequence[str], console: Console) -> None:
-    """Tell the terminal of these jobs, and whoever follows their sweep.
+    """Show lines about these jobs on the terminal, and to the launcher of their sweep.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: a line cannot be written.
     """
     for line in lines:
         console.message(line)
@@ -223,7 +223,7 @@ def say(jobs: Sequence[Job], lines: Sequence[str], console: Console) -> None:
 
 
 def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
-    """Refuse micro-batches that cannot be had.
+    """Refuse micro-batches that do not fit.
 
     Raises:
         ConfigError: they do not fit the batches, or the ranks.

@@ -94,7 +94,7 @@ def files_called(folder: Path, pattern: str) -> list[Path]:
 
 
 def has_shards_below(folder: Path) -> bool:
-    """Whether train/ and val/ hold shards of both splits, and not one tar a class."""
+    """Return whether train/ and val/ hold shards of both splits, and not one tar a class."""
     below = [shards_below(folder, kind) for kind in KINDS]
     return any({"train", "val"} <= one.keys() for one in below) and not any(
         class_tars(folder / split) for split in ("train", "val")

@@ -35,7 +35,7 @@ class Index(NamedTuple):
     sizes: np.ndarray  # [n] int64, bytes
 
     def fits(self, total: int) -> bool:
-        """Whether all images lie within `total` bytes; an index may come from anywhere."""
+        """Return whether all images lie within `total` bytes; an index may come from anywhere."""
         columns = self.labels, self.offsets, self.sizes
         if any(one.dtype != np.int64 or one.shape != (len(self.names),) for one in columns):
             return False
@@ -80,7 +80,7 @@ def index_class(path: Path, passed: PassedOver) -> Index:
 
 
 def has_labels(path: Path) -> bool:
-    """Whether a tar file holds classes beside its images.
+    """Return whether a tar file holds classes beside its images.
 
     Raises:
         KdbenchError: it is damaged or compressed.
