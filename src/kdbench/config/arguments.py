@@ -1,4 +1,4 @@
-"""The command lines of the commands that are not Hydra's, and what they say on standard error."""
+"""Arguments and standard error of the commands that do not use Hydra."""
 
 import argparse
 import io
@@ -13,22 +13,22 @@ from kdbench.system.escapes import one_line
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments whose mistakes are one line, as everywhere."""
+    """A parser that reports mistakes in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave."""
+        """Print what is wrong, and exit."""
         tell(f"error: {message}: {self.prog} --help lists what there is")
         sys.exit(ConfigError.exit_code)
 
 
 def tell(text: str) -> None:
-    """One line on standard error, of which names and paths may be anybody's."""
+    """Print one line on standard error; names and paths in it may come from others."""
     print(f"kdbench: {one_line(text)}", file=sys.stderr)
 
 
 @contextmanager
 def masked_output() -> Iterator[None]:
-    """Print what Hydra prints of a configuration without secrets and passwords."""
+    """Mask secrets and passwords in Hydra's output of a configuration."""
     text = io.StringIO()
     try:
         with redirect_stdout(text):

@@ -1,4 +1,4 @@
-"""A command's words, read before Hydra reads them: its grammar takes few signs unquoted."""
+"""A command's arguments, quoted for Hydra, whose grammar allows few characters unquoted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +16,16 @@ from kdbench.errors import ConfigError
 from kdbench.schema.plugins import conf_dirs
 
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
-FIRST_SEED = 1000  # of the run that conf/teacher/NAME.yaml names; further ones count on
+FIRST_SEED = 1000  # of the run that conf/teacher/NAME.yaml names; further teachers count up
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """A command's words as Hydra can read them: flags first, and quoted what it takes in quotes.
+    """Return a command's arguments as Hydra can read them: flags first, and values quoted.
 
-    Hydra lets no override stand behind a flag that stands between others.
+    Hydra allows no override after a flag between others.
 
     Raises:
-        ConfigError: a word is neither a flag nor a setting.
+        ConfigError: an argument is neither a flag nor a setting.
     """
     parser = get_args_parser()
     parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
@@ -41,7 +41,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
 
 
 def read(override: str) -> Override | None:
-    """An override as Hydra reads it; None where it cannot."""
+    """Parse an override with Hydra; None where it cannot."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -49,10 +49,10 @@ def read(override: str) -> Override | None:
 
 
 def quoted(override: str) -> str:
-    """An override with quotes around each value that Hydra cannot read without.
+    """Return an override with quotes around each value that Hydra cannot read without them.
 
     Raises:
-        ConfigError: it is no KEY=VALUE.
+        ConfigError: it is not KEY=VALUE.
     """
     if read(override) is not None:
         return override
@@ -63,7 +63,7 @@ def quoted(override: str) -> str:
 
 
 def readable(value: str) -> str:
-    """One value, in quotes where Hydra cannot read it without; of a list, its items."""
+    """Return a value, or the items of a list, in quotes where Hydra needs them."""
     if read(f"key={value}") is not None:
         return value
     if value[0] == "[" and value[-1] == "]":
@@ -72,13 +72,13 @@ def readable(value: str) -> str:
 
 
 def in_quotes(value: str) -> str:
-    """Text as Hydra writes it."""
+    """Return text in Hydra's quotes."""
     return QuotedString(value, Quote.single).with_quotes()
 
 
 def parts(value: str) -> list[str]:
-    """A value cut at its commas, but those inside quotes and brackets; whole where one is open."""
-    found, closing = [""], ""  # `closing` ends what is open, the innermost last
+    """Split a value at its commas outside quotes and brackets; if one is open, return it whole."""
+    found, closing = [""], ""  # `closing` holds the ends of open brackets, innermost last
     for letter in value:
         if letter == "," and not closing:
             found.append("")
@@ -96,12 +96,12 @@ def parts(value: str) -> list[str]:
 
 
 def numbered(override: str) -> list[str]:
-    """An override of `teacher` that names one several times, as overrides that tell them apart.
+    """Split an override of `teacher` that names one several times into distinct overrides.
 
-    The second resnet20 is called resnet20_2, and is by itself the run of the next seed.
+    The second resnet20 is called resnet20_2, and by default is the run of the next seed.
 
     Raises:
-        ConfigError: one that is named twice is of no network of its name.
+        ConfigError: a teacher named twice is not a network of its name.
     """
     found = read(override)
     names = found.value() if found is not None and found.key_or_group == "teacher" else None
@@ -133,11 +133,11 @@ def is_file(group: str, name: str) -> bool:
 
 
 def spelt(arguments: Iterable[str], config: Mapping[str, Any]) -> list[str]:
-    """The words with quotes around what Hydra would take for a number, and a key takes as text.
+    """Quote values that Hydra would read as numbers although their keys take text.
 
     Args:
-        arguments: as `arranged` gives them.
-        config: what they compose, as plain containers.
+        arguments: the result of `arranged`.
+        config: the configuration that they compose, as plain containers.
     """
     return [_spelt(word, config) for word in arguments]
 

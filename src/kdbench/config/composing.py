@@ -1,7 +1,7 @@
-"""A command's configurations, composed by Hydra and by nothing else of it; nothing is run.
+"""Composition of a command's configurations by Hydra, of which nothing else is used.
 
-No global state of Hydra's is used. Its own node, of the command and of every job, is held against
-`hydra_nodes`, and what is read of it are literals.
+No global state of Hydra's is used. Its own node, of the command and of every job, is checked by
+`hydra_guard`, and only literals are read from it.
 """
 
 from argparse import Namespace
@@ -38,11 +38,11 @@ REFUSED = {  # arguments that Hydra offers
 
 
 def read_command(arguments: list[str]) -> Namespace:
-    """The arguments as Hydra reads them.
+    """Parse the arguments with Hydra.
 
     Raises:
-        ConfigError: they are none, which Hydra would say in many lines, or ask Hydra for what
-            kdbench does not offer.
+        ConfigError: they are invalid (in one line, unlike Hydra's), or ask for features of Hydra's
+            that kdbench does not offer.
     """
     parser = get_args_parser()
     parser.error = refuse_argument  # type: ignore[method-assign]  # it would print its usage
@@ -56,15 +56,15 @@ def read_command(arguments: list[str]) -> Namespace:
 
 
 def refuse_argument(message: str) -> NoReturn:
-    """What argparse says of a command line, as an error of ours."""
+    """Raise argparse's complaint about a command line as an error of ours."""
     raise ConfigError(message)
 
 
 def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
-    """What finds kdbench's files, those of `packages`, and then those of another folder.
+    """Return a loader of kdbench's files, those of `packages`, and then those of another folder.
 
     Raises:
-        ConfigError: the folder is not there.
+        ConfigError: the folder does not exist.
     """
     version.setbase(VERSION_BASE)
     setup_globals()
@@ -78,7 +78,7 @@ def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
 
 
 def own_node(config_name: str) -> dict[Any, Any]:
-    """Hydra's node of a command without arguments, its interpolations as they are written."""
+    """Return Hydra's node for a command without arguments, with interpolations unresolved."""
     # Hydra writes the name of a job there once anything in this process was initialized.
     return _own_node(config_name, OmegaConf.select(JobRuntime.instance().conf, "name"))
 
@@ -92,15 +92,15 @@ def _own_node(config_name: str, job_name: str | None) -> dict[Any, Any]:
 
 
 class Composer:
-    """Composes the configurations of a command.
+    """A composer of the configurations of a command.
 
     Args:
-        config_name: the file of conf/ that all start from.
-        overrides: the command's.
+        config_name: the file of conf/ from which all start.
+        overrides: the command's overrides.
         config_dir: a further folder of files.
 
     Raises:
-        ConfigError: an override sets what of Hydra's is not to be set, or stands for no value.
+        ConfigError: an override sets a forbidden key of Hydra's, or has no value.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Composer:
             values_of(override)
 
     def parse(self, overrides: list[str]) -> list[Override]:
-        """Overrides as Hydra reads them, which knows what a `glob` stands for.
+        """Parse overrides with Hydra, which expands a `glob`.
 
         Raises:
-            ConfigError: one sets what of Hydra's is not to be set, or gives several values to it.
+            ConfigError: one sets a forbidden key of Hydra's, or gives several values to such a key.
         """
         parsed = OverridesParser.create(self.loader).parse_overrides(overrides)
         for override in parsed:
@@ -146,37 +146,37 @@ class Composer:
         return found
 
     def head(self) -> DictConfig:
-        """What the command's jobs have in common."""
+        """Compose the configuration that the command's jobs have in common."""
         return self.compose(self.overrides, RunMode.MULTIRUN)
 
     def axes(self, head: DictConfig) -> dict[str, list[str]]:
-        """The overrides by their key, one for each value; the jobs are their product.
+        """Return the overrides by key, one for each value; the jobs are their product.
 
-        A sweep stands in the command, in `hydra.sweeper.params` of the file that it names, or in
-        both; the command wins.
+        A sweep is given in the command, in `hydra.sweeper.params` of its file, or in both; the
+        command wins.
         """
         params = head.hydra.sweeper.params or {}
         lines = [f"{key}={value}" for key, value in params.items()] + self.overrides
         return {one.get_key_element(): values_of(one) for one in self.parse(lines)}
 
     def jobs(self, head: DictConfig) -> "list[ComposedJob]":
-        """The jobs of a sweep."""
+        """Compose the jobs of a sweep."""
         overrides = product(*self.axes(head).values())
         return [ComposedJob(list(job), bare(self.compose(list(job)))) for job in overrides]
 
 
 class ComposedJob(NamedTuple):
-    """A run that a command asks for."""
+    """A run of a command."""
 
     overrides: list[str]
     config: DictConfig  # without Hydra's own node
 
 
 class ComposedCommand(NamedTuple):
-    """What a command asks for."""
+    """The runs of a command, and how they are launched."""
 
     jobs: list[ComposedJob]
-    cohorts: bool = False  # whether its runs train side by side, else one by one
+    cohorts: bool = False  # its runs train side by side, else one by one
     settings: Mapping[str, Any] = MappingProxyType({})  # of the launcher
 
 
@@ -192,17 +192,17 @@ def compose_command(config_name: str, given: Namespace) -> ComposedCommand:
 
 
 def bare(composed: DictConfig) -> DictConfig:
-    """A composed configuration without Hydra's own node."""
+    """Return a composed configuration without Hydra's own node."""
     with open_dict(composed):
         del composed["hydra"]
     return composed
 
 
 def values_of(override: Override) -> list[str]:
-    """An override for each of its values.
+    """Return an override for each value of an override.
 
     Raises:
-        ConfigError: it has none, as a `glob` that nothing answers to.
+        ConfigError: it has no value, such as a `glob` without matches.
     """
     if not override.is_sweep_override():
         return [override.input_line or ""]

@@ -1,10 +1,10 @@
-"""Where the files of configuration groups are."""
+"""The place of the configuration files."""
 
 from pathlib import Path
 
 
 def conf_dir() -> Path:
-    """The folder of configuration groups: inside an installed package, else the checkout's."""
+    """Return the folder of configuration groups: in the installed package, else in the checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parents[1] / "conf"

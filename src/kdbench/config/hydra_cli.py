@@ -1,4 +1,4 @@
-"""The one way in from a shell: Hydra composes, and every mistake becomes one clear line."""
+"""The command-line entry: Hydra composes, and every mistake becomes one clear line."""
 
 import os
 import re
@@ -38,23 +38,23 @@ from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import variable
 
 INTERRUPTED = 130
-MISTAKES = ("Only one of --", "The --resolve flag")  # how Hydra's own errors of a command begin
-SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that have Hydra print
-TRIED = 64  # jobs of a sweep, to find the one with a mistake
-# Wherever a configuration is resolved, Hydra's own printing of it included.
+MISTAKES = ("Only one of --", "The --resolve flag")  # beginnings of Hydra's errors of a command
+SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that make Hydra print
+TRIED = 64  # jobs of a sweep that are tried, to find the one with a mistake
+# This holds wherever a configuration is resolved, including when Hydra prints it.
 OmegaConf.register_new_resolver("oc.env", variable, replace=True)
 
 
 def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
     """Compose `config_name` from the command line, check it and give it to `task`.
 
-    Hydra composes, and no more: kdbench itself starts the jobs, so that no callback, log handler,
-    launcher or folder is Hydra's to make, and nothing is read again after it was checked.
+    Hydra only composes. kdbench itself starts the jobs, so that Hydra makes no callback, log
+    handler, launcher or folder, and nothing is read again after it was checked.
 
     Exit codes: 0 done, 1 something outside the command is wrong, 2 the command or a
     configuration file is wrong, 130 interrupted.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing ten lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing ten lines
 
     def run_job(job: ComposedJob) -> KdbenchError | None:
         try:
@@ -88,7 +88,7 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
 def run_together(config_name: str, check: Check, task: Callable[[list[Config]], None]) -> None:
     """Compose every job that the command line describes, check all, and give all to `task`.
 
-    Exit codes as `run`'s.
+    The exit codes are those of `run`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(config_name, check):
@@ -102,12 +102,12 @@ def run_together(config_name: str, check: Check, task: Callable[[list[Config]], 
 
 @contextmanager
 def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
-    """Leave with one line and an exit code on every mistake."""
+    """Exit with one line and an exit code on every mistake."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:], config_name, check), ConfigError.exit_code)
-    except KdbenchError as error:  # a sweep's own, after its jobs
+    except KdbenchError as error:  # from a sweep, after its jobs
         fail(str(error), error.exit_code)
     except KeyboardInterrupt as stop:
         fail(str(stop) or "interrupted", INTERRUPTED)
@@ -120,15 +120,15 @@ def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
 
 
 def describe(error: OSError) -> str:
-    """What the system says, and of which file."""
+    """Return the system's message with the file's name."""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
 def understood(config_name: str, arguments: list[str]) -> list[str]:
-    """A command's words as Hydra is to read them.
+    """Return a command's arguments as Hydra should read them.
 
     Raises:
-        ConfigError: the command makes no sense, or names several values for one run.
+        ConfigError: the command is invalid, or gives several values for one run.
     """
     words = arranged(arguments)
     given = read_command(words)
@@ -140,7 +140,7 @@ def understood(config_name: str, arguments: list[str]) -> list[str]:
 
 
 def containers(composed: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain containers, nothing resolved."""
+    """Return a composed configuration as plain containers, unresolved."""
     found = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
@@ -150,7 +150,7 @@ def show(config_name: str, given: Namespace) -> None:
     """Print a command's configuration, or let Hydra print help on it.
 
     Raises:
-        ConfigError: Hydra, which composes by itself, would read files of others.
+        ConfigError: Hydra, which composes on its own here, would read files of others.
     """
     composed = Composer(config_name, given.overrides, given.config_dir).compose(given.overrides)
     if given.cfg:
@@ -164,7 +164,7 @@ def show(config_name: str, given: Namespace) -> None:
 
 
 def yaml_of(composed: DictConfig, given: Namespace) -> str:
-    """What `--cfg` asks for of a composed configuration."""
+    """Return the part of a composed configuration that `--cfg` asks for, as YAML."""
     every, hydras = given.cfg == "all", given.cfg == "hydra"
     keys = [str(key) for key in composed if every or (key == "hydra") == hydras]
     node = OmegaConf.masked_copy(composed, keys)
@@ -179,31 +179,31 @@ def yaml_of(composed: DictConfig, given: Namespace) -> str:
 
 
 def compose_head(config_name: str, overrides: list[str]) -> DictConfig:
-    """What is common to a command's jobs, with Hydra's own node; nothing is run."""
+    """Compose what a command's jobs have in common, with Hydra's own node; nothing is run."""
     return Composer(config_name, overrides).head()
 
 
 def compose_jobs(config_name: str, arguments: list[str]) -> list[dict[str, Any]]:
-    """Every job of a command, composed as for a sweep; nothing is run."""
+    """Compose every job of a command as for a sweep; nothing is run."""
     composer = Composer(config_name, [text for text in arguments if not text.startswith("-")])
     return [plain(job.config) for job in composer.jobs(composer.head())]
 
 
 def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
-    """The overrides of a command by their key, one for each value; the jobs are their product."""
+    """Return a command's overrides by key, one for each value; the jobs are their product."""
     composer = Composer(config_name, [text for text in arguments if not text.startswith("-")])
     return composer.axes(composer.head())
 
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
-    """The node that a command with `group=name` would have; of a student, what makes it."""
+    """Compose the node of a command with `group=name`; for a student, the node that makes it."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
         node = plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
     return without_start(node) if group == "student" else node
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The composed configuration as plain containers, every interpolation resolved."""
+    """Return the composed configuration as plain containers, with interpolations resolved."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {
@@ -213,10 +213,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def explain(error: Exception, arguments: list[str], config_name: str, check: Check) -> str:
-    """One line for an error of Hydra or OmegaConf, with the nearest valid name where there is one.
+    """Return one line for an error of Hydra or OmegaConf, with the nearest valid name if any.
 
-    Hydra does not say which key was meant. Composing once more with every override forced in
-    lets the schema check find the mistaken key and name its neighbour, in whichever job it is.
+    Hydra does not name the mistaken key. After a second composition with every override forced in,
+    the schema check finds that key, in whichever job it is, and names its neighbour.
     """
     for cause in (error.__cause__, error.__context__):
         if isinstance(cause, KdbenchError):  # of a resolver of ours
@@ -237,7 +237,7 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
             check(job)
     except ConfigError as mistake:
         return str(mistake)
-    except Exception:  # of this second attempt; the first one is what must be told
+    except Exception:  # from this second attempt; the first error is reported
         pass
     first_lines = str(error).split("\nSee ")[0].split("\n")[:2]
     return " ".join(" ".join(first_lines).split())
@@ -262,7 +262,7 @@ def misspelt(error: Exception, config_name: str, overrides: list[str]) -> str | 
 
 
 def forced(override: Override) -> list[str]:
-    """For each value, an override that adds its key where the configuration lacks it."""
+    """Return, for each value, an override that adds its key where the configuration lacks it."""
     group = override.key_or_group
     lines = [line.lstrip("+") for line in values_of(override)]
     if override.is_delete() or "@" in override.get_key_element() or group.startswith("hydra"):
@@ -273,12 +273,12 @@ def forced(override: Override) -> list[str]:
 
 
 def print_error(line: str) -> None:
-    """One line on standard error, without the secrets of the environment; of all ranks once."""
+    """Print one line on standard error, without the environment's secrets, once for all ranks."""
     if speaks(line):
         tell(f"error: {line}")
 
 
 def fail(line: str, exit_code: int) -> NoReturn:
-    """Print the line and leave."""
+    """Print the line and exit."""
     print_error(line)
     sys.exit(exit_code)

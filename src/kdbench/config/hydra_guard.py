@@ -1,7 +1,7 @@
-"""What of Hydra's own node a command or a file may say: a launcher, its settings, and a sweep.
+"""The keys of Hydra's own node that a command or a file may set: launcher, settings and sweep.
 
-Everything else of it (logging, callbacks, folders, plugins, where files are searched) is as
-kdbench has it, and Hydra calls nothing that the node names: kdbench reads the literals below.
+Everything else in it (logging, callbacks, folders, plugins, the search path) stays as kdbench sets
+it, and Hydra calls nothing that the node names: kdbench reads the literals below.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from kdbench.schema.secrets import refuse_secrets
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 COHORTS = "hydra_plugins.kdbench_cohort.launcher.CohortLauncher"
-LAUNCHERS: dict[str, dict[str, Any]] = {  # what each may be told
+LAUNCHERS: dict[str, dict[str, Any]] = {  # the settings of each
     BASIC: {"fail_fast": bool},
     COHORTS: {
         "size": int,
@@ -25,16 +25,16 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # what each may be told
     },
 }
 KEYS = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweeper.params")
-# Of a composed node: what is read below, and what Hydra writes there about the command itself.
+# Parts of a composed node that are read below, and those that Hydra writes about the command itself.
 OPEN = ("mode", "launcher", "sweeper.params", "overrides", "runtime", "job.override_dirname")
 OTHERS = f"is not allowed: of Hydra's settings, only {', '.join(KEYS)} can be set"
 
 
 def check_key(key: str) -> None:
-    """Refuse an override of what is not to be set, before anything is composed with it.
+    """Refuse an override of a forbidden key, before anything is composed with it.
 
     Raises:
-        ConfigError: names the key; `hydra.searchpath` would import what it names.
+        ConfigError: the key is forbidden: `hydra.searchpath`, for one, would import modules.
     """
     below = tuple(f"{allowed}." for allowed in KEYS if "/" not in allowed)
     if key == "hydra" or (
@@ -44,14 +44,14 @@ def check_key(key: str) -> None:
 
 
 def check_called(node: object, ours: Mapping[Any, Any]) -> None:
-    """Refuse a composed node that differs from kdbench's where it may not.
+    """Refuse a composed node that differs from kdbench's in a forbidden key.
 
     Args:
-        node: Hydra's node as plain values, its interpolations as they are written.
-        ours: the same of a command without arguments.
+        node: Hydra's node as plain values, with interpolations unresolved.
+        ours: the node of a command without arguments.
 
     Raises:
-        ConfigError: names the key.
+        ConfigError: a key differs; the message names it.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(f"hydra must be a mapping, not {node!r}")
@@ -69,10 +69,10 @@ def check_called(node: object, ours: Mapping[Any, Any]) -> None:
 
 
 def launcher_settings(node: object) -> tuple[bool, dict[str, Any]]:
-    """Return whether a node of a launcher names the one of cohorts, and what it tells it.
+    """Return whether a node names the launcher of cohorts, and its settings.
 
     Raises:
-        ConfigError: it is another launcher, or is told what it does not know.
+        ConfigError: it is another launcher, or a setting is unknown.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(f"hydra.launcher must be a mapping, not {node!r}")
@@ -91,7 +91,7 @@ def launcher_settings(node: object) -> tuple[bool, dict[str, Any]]:
 
 
 def differences(node: object, ours: object, path: str = "") -> Iterator[str]:
-    """The keys, dotted, in which a node is not ours; what is `OPEN` is passed over."""
+    """Yield the dotted keys in which a node differs from ours, except those in `OPEN`."""
     if path in OPEN:
         return
     if isinstance(node, Mapping) and isinstance(ours, Mapping):
@@ -103,7 +103,7 @@ def differences(node: object, ours: object, path: str = "") -> Iterator[str]:
 
 
 def leaves(path: str, node: object) -> Iterator[tuple[str, str]]:
-    """The single values of a node and its keys, as text, each with its dotted path."""
+    """Yield the single values of a node and its keys, as text, each with its dotted path."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield path, str(key)
@@ -116,5 +116,5 @@ def leaves(path: str, node: object) -> Iterator[tuple[str, str]]:
 
 
 def shown(text: str) -> str:
-    """A key or a value of someone else's as one line."""
+    """Return a foreign key or value on one line."""
     return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""What a node of a configuration may make."""
+"""The kinds of objects that nodes of a configuration may make."""
 
 import re
 import sys
@@ -35,16 +35,16 @@ DETECTION = {
 
 
 def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """Hold a node against what its key stands for, whatever the run's task; returns it completed.
+    """Check that a node makes the kind of its group, for any task; return it completed.
 
     Args:
         path: the node's place in the configuration, for error lines.
         node: the node as a plain container.
-        group: of `KINDS`.
-        given: as `kdbench.schema.check.check_node`'s.
+        group: a key of `KINDS`.
+        given: as for `kdbench.schema.check.check_node`.
 
     Raises:
-        ConfigError: it makes something else, or a key is unknown, missing or ill-typed.
+        ConfigError: it makes another kind, or a key is unknown, missing or ill-typed.
     """
     kind = resolve_name(KINDS[group])
     if group in DETECTION and not _makes(node, group, kind):  # detection is slow to import
@@ -54,7 +54,7 @@ def check_made(path: str, node: object, group: str, given: Collection[str] = ())
 
 
 def group_of(node: object) -> str:
-    """What a node makes, of `KINDS`; "method" where it makes nothing that may be made."""
+    """Return the key in `KINDS` of a node's object; "method" where it makes none of them."""
     for group in KINDS:
         kinds = [resolve_name(names[group]) for names in (KINDS, DETECTION) if group in names]
         if any(_makes(node, group, kind) for kind in kinds):
@@ -64,9 +64,9 @@ def group_of(node: object) -> str:
 
 @cache
 def listed(group: str) -> frozenset[str] | None:
-    """What may be named of kdbench to make one of `KINDS`: what its own files name.
+    """Return the names in kdbench that may make a group's objects: those in its own files.
 
-    A method needs no list, for all that is a `Method` is one.
+    Methods need no list, since every `Method` may be made.
     """
     if group == "method":
         return None
@@ -76,10 +76,10 @@ def listed(group: str) -> frozenset[str] | None:
 
 
 def kind_of(path: str, group: str, node: Any, detects: bool) -> type:
-    """What a node must make.
+    """Return the class that a node must make.
 
     Raises:
-        ConfigError: it makes what another task has there.
+        ConfigError: it makes the kind of another task.
     """
     usual: type = resolve_name(KINDS[group])
     if group not in DETECTION or not isinstance(node, Mapping):
@@ -101,7 +101,7 @@ def kind_of(path: str, group: str, node: Any, detects: bool) -> type:
 
 
 def _may_detect(node: Mapping[str, Any]) -> bool:
-    """Whether what makes a node can know of detection: it has then imported it, which is slow."""
+    """Return whether a node's target can be of detection, which it has then imported (slow)."""
     with suppress(ConfigError):
         locate("", node.get("_target_"))
     return "kdbench.tasks.detection" in sys.modules

@@ -1,4 +1,4 @@
-"""The runs of a command one after the other, and what became of them."""
+"""The runs of a command, one after the other, and their failures."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,13 +15,13 @@ def run_jobs(
     """Run each job, go on after those that fail, and name these at the end.
 
     Args:
-        jobs: of one command.
-        run: runs a job, and says what is wrong with it.
-        say: shows a line of error.
-        fail_fast: whether the first failure ends the sweep.
+        jobs: the jobs of one command.
+        run: runs a job, and returns its error, if any.
+        say: prints an error line.
+        fail_fast: end the sweep at the first failure.
 
     Returns:
-        What was wrong, in order.
+        The errors, in order.
     """
     failed: list[tuple[ComposedJob, KdbenchError]] = []
     tried = 0

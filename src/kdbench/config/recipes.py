@@ -1,7 +1,7 @@
-"""What `conf/` sets for a run, read for the tables: its recipe, and where the run departs from it.
+"""The recipe in `conf/` that a run follows, and the run's departures from it, for the tables.
 
-The composition is Hydra's, of the few forms that files of methods, schedules, networks and pairs
-have; it needs no torch.
+Files are composed as by Hydra, in the few forms that files of methods, schedules, networks and
+pairs have; this needs no torch.
 """
 
 import re
@@ -19,11 +19,11 @@ from kdbench.schema.plugins import conf_dirs
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 HEAD = re.compile(r"kind: (.+); status: (.+)")  # the second line of a method's file
 Node = dict[str, Any]
-OVER = "override "  # how a default begins that replaces one of a file above
+OVER = "override "  # the beginning of a default that replaces one of a file above
 
 
 class Departure(NamedTuple):
-    """A setting that is not conf's."""
+    """A setting that differs from conf's."""
 
     key: str
     ours: object
@@ -36,7 +36,7 @@ class Departure(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What conf has for a run."""
+    """The recipe of conf for a run."""
 
     method: str | None  # the file of conf/method; None where no file has the run's `_target_`
     departures: tuple[Departure, ...]
@@ -44,11 +44,11 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(config: Mapping[str, Any], ranks: int = 1) -> Recipe:
-    """The recipe that a run follows, by what it calls and how that is set, not by its name.
+    """Return the recipe that a run follows, by its targets and settings, not by its name.
 
     Args:
-        config: of a record.
-        ranks: processes that trained it.
+        config: a record's configuration.
+        ranks: the processes that trained the run.
     """
     schedule = _schedule_departures(config, ranks)
     found = _method_file(config)
@@ -59,7 +59,7 @@ def recipe_of(config: Mapping[str, Any], ranks: int = 1) -> Recipe:
 
 
 def _method_file(config: Mapping[str, Any]) -> tuple[str, str | None, tuple[Departure, ...]] | None:
-    """The file of a run's method, the pair that it has settings for, and the departures."""
+    """Return the file of a run's method, the pair of its settings, and the departures."""
     method, named = config["method"], config["method"]["name"]
     known = compose("method", named)
     if known is not None and targets(known) == targets(method):
@@ -78,7 +78,7 @@ def _method_file(config: Mapping[str, Any]) -> tuple[str, str | None, tuple[Depa
 
 
 def _nearest(config: Mapping[str, Any], name: str) -> tuple[str | None, tuple[Departure, ...]]:
-    """The pair for whose settings the departures are fewest, and these."""
+    """Return the pair whose settings leave the fewest departures, and these."""
     tried: list[tuple[str | None, tuple[Departure, ...]]] = []
     base = compose("method", name) or {}
     if "task" in config:
@@ -94,7 +94,7 @@ def _nearest(config: Mapping[str, Any], name: str) -> tuple[str | None, tuple[De
 
 
 def _schedule_departures(config: Mapping[str, Any], ranks: int) -> tuple[Departure, ...]:
-    """Departures from the schedule, but for what the protocol says anyway."""
+    """Return the departures from the schedule, without those in the protocol's name."""
     ours, dataset = config["schedule"], config["dataset"]["name"]
     name = ours["name"] if compose("schedule", ours["name"]) else dataset
     node = compose("schedule", name)
@@ -110,7 +110,7 @@ def _schedule_departures(config: Mapping[str, Any], ranks: int) -> tuple[Departu
 
 def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,
                 path: str = "") -> tuple[Departure, ...]:  # fmt: skip
-    """Settings of a run that are others than conf's; settings that came later are in neither."""
+    """Return the settings in which a run differs from conf, without later settings."""
     found: list[Departure] = []
     for key, value in ours.items():
         usual = theirs.get(key)
@@ -124,7 +124,7 @@ def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,
 
 
 def equal(ours: object, theirs: object) -> bool:
-    """Return whether two settings are one: YAML writes some numbers as text."""
+    """Return whether two settings are equal: YAML writes some numbers as text."""
     if isinstance(theirs, str) and isinstance(ours, float):
         try:
             return float(theirs) == ours
@@ -136,12 +136,12 @@ def equal(ours: object, theirs: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A setting's value for people."""
+    """Return a setting's value as text for tables."""
     return "null" if value is None else str(value)
 
 
 def targets(node: object) -> tuple[object, ...]:
-    """What a method's node calls, from the outside in."""
+    """Return the targets of a method's node, outermost first."""
     found = []
     while isinstance(node, Mapping):
         found.append(node.get("_target_"))
@@ -151,7 +151,7 @@ def targets(node: object) -> tuple[object, ...]:
 
 @cache
 def reconstructed(method: str, pair: str | None) -> bool:
-    """Return whether a method's settings, or those that it has for a pair, are no source's."""
+    """Return whether any of a method's settings, in general or for a pair, is from no source."""
     text = _text("method", method)
     head = [HEAD.fullmatch(line.removeprefix("# ")) for line in (text or "").splitlines()[:2]]
     if any(match is not None and match[2] == "reconstructed" for match in head):
@@ -161,7 +161,7 @@ def reconstructed(method: str, pair: str | None) -> bool:
 
 
 def without_inferred(node: Any) -> Any:
-    """A method's node without the names of the settings that are no source's: they set nothing."""
+    """Return a method's node without `inferred`, which names settings but sets nothing."""
     if not isinstance(node, Mapping):
         return node
     return {key: without_inferred(value) for key, value in node.items() if key != "inferred"}
@@ -169,7 +169,7 @@ def without_inferred(node: Any) -> Any:
 
 @cache
 def pairs() -> dict[tuple[frozenset[str], str], tuple[str, ...]]:
-    """The files of conf/pair by the keys of the teachers and the student that they choose."""
+    """Return the files of conf/pair by the keys of their teachers and student."""
     found: dict[tuple[frozenset[str], str], tuple[str, ...]] = {}
     for name in names("pair"):
         chosen = dict(_overrides(read("pair", name)))
@@ -183,13 +183,13 @@ def pairs() -> dict[tuple[frozenset[str], str], tuple[str, ...]]:
 
 
 def pairs_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The files of conf/pair that a run's teachers and student are of."""
+    """Return the files of conf/pair with a run's teachers and student."""
     return pairs().get((frozenset(config["teacher"]), config["student"]["name"]), ())
 
 
 @cache
 def named_pairs() -> frozenset[tuple[str, str]]:
-    """Teacher and student of every file of conf/pair, as the files call them."""
+    """Return teacher and student of every file of conf/pair, as named in the files."""
     chosen = [dict(_overrides(read("pair", name))) for name in names("pair")]
     return frozenset((one["teacher"], one["student"]) for one in chosen if len(one) == 2)
 
@@ -203,18 +203,18 @@ def _overrides(node: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
 
 
 def names(group: str) -> list[str]:
-    """The files of a group, in kdbench's conf and in those of packages."""
+    """Return the names of a group's files, in kdbench's conf and in those of packages."""
     return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
 
 
 @cache
 def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()) -> Node | None:
-    """The node that a file of conf makes with those that it starts from; None without a file.
+    """Compose the node of a file of conf with its defaults; None without a file.
 
     Args:
-        group: of the file.
-        name: of the file.
-        over: what a file that starts from this one chooses in the place of its defaults.
+        group: the file's group.
+        name: the file's name.
+        over: the choices by which a file that starts from this one replaces its defaults.
     """
     own = read(group, name)
     if own is None:
@@ -238,7 +238,7 @@ def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()
 
 
 def _placed(key: str, value: str) -> Node:
-    """The node of a default such as `/method@inner: kd`."""
+    """Return the node of a default such as `/method@inner: kd`."""
     group, _, place = key.lstrip("/").partition("@")
     part: Any = compose(group, value) or {}
     for step in reversed(place.split(".")):
@@ -248,7 +248,7 @@ def _placed(key: str, value: str) -> Node:
 
 
 def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
-    """A node with another one's values on top."""
+    """Return a node with another one's values on top."""
     result = dict(node)
     for key, value in over.items():
         old = result.get(key)
@@ -260,7 +260,7 @@ def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
 
 @cache
 def read(group: str, name: str | None) -> Node | None:
-    """One file of conf as it stands."""
+    """Read one file of conf, uncomposed."""
     text = _text(group, name)
     node = None if text is None else yaml.safe_load(text)
     return node if isinstance(node, dict) else None

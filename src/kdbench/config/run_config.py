@@ -1,4 +1,4 @@
-"""What a whole configuration may hold; the keys of `conf/config.yaml` and `conf/evaluate.yaml`."""
+"""The keys of a whole configuration: those of `conf/config.yaml` and `conf/evaluate.yaml`."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""A run's checkpoints: written whole or not at all, believed only when their checksum holds."""
+"""A run's checkpoints: written whole or not at all, and used only if their checksum is right."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kdbench.system.files import open_own, same_file, write_atomically
 
-KEPT = 2  # a torn newest one leaves the one before
+KEPT = 2  # if the newest one is torn, the previous one remains
 
 
 class Checkpoint(NamedTuple):
-    """Everything that a run needs to go on as if it had never stopped."""
+    """The state from which a run goes on as if it had never stopped."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]  # JSON
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
 def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON state with a checksum over both, whole or not at all.
 
-    safetensors notices neither flipped bits nor channels_last strides, so tensors are made
+    safetensors neither detects flipped bits nor keeps channels_last strides, so tensors are made
     contiguous and hashed here.
 
     Raises:
@@ -40,7 +40,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) 
 
 
 def load_tensors(path: Path) -> Checkpoint | None:
-    """Read what `save_tensors` wrote; None if the file is torn, altered or none of a run."""
+    """Read a file of `save_tensors`; None if it is torn, altered or not a run's."""
     try:
         with (
             os.fdopen(open_own(path, os.O_RDONLY), "rb") as own,
@@ -77,7 +77,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
-    """The newest checkpoint that holds, and the newer ones that do not."""
+    """Return the newest valid checkpoint, and the newer damaged ones."""
     damaged: list[Path] = []
     for path in reversed(checkpoint_paths(folder)):
         checkpoint = load_tensors(path)
@@ -88,7 +88,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
 
 
 def newest_sound(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that holds; damaged ones are reported and removed."""
+    """Return the newest valid checkpoint; damaged ones are reported and removed."""
     checkpoint, damaged = load_checkpoint(folder)
     for path in damaged:
         report(f"{path} is damaged and is not used")
@@ -97,10 +97,10 @@ def newest_sound(folder: Path, report: Callable[[str], None]) -> Checkpoint | No
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is."""
+    """Return the path of the checkpoint after `step` steps."""
     return folder / f"checkpoint-{step:09d}.safetensors"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
+    """Return the paths of a run's checkpoints, oldest first."""
     return sorted(folder.glob("checkpoint-*.safetensors"))

@@ -1,4 +1,4 @@
-"""What a run tells the launcher of its sweep while others of its cohort train on: a small file."""
+"""A small file by which a failed run tells its sweep's launcher, while its cohort trains on."""
 
 import json
 from contextlib import suppress
@@ -12,14 +12,14 @@ FILE = "failure.json"
 
 
 def tell_failure(folder: Path, error: BaseException) -> None:
-    """Say in a run's folder why it is out; a full disk keeps it from that and nothing else."""
+    """Write the reason of a run's failure to its folder; on a full disk, do nothing."""
     with suppress(OSError):
         content = json.dumps({"error": masked(first_line(error))}) + "\n"
         write_atomically(folder / FILE, content.encode())
 
 
 def failure(folder: Path) -> str | None:
-    """Why the run of a folder is out, once it says so."""
+    """Return the reason of the failure of a folder's run, if it has failed."""
     try:
         error = json.loads(read_small(folder / FILE))["error"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -28,6 +28,6 @@ def failure(folder: Path) -> str | None:
 
 
 def forget_failure(folder: Path) -> None:
-    """Remove what an earlier try has said."""
+    """Remove the failure of an earlier try."""
     with suppress(OSError):
         (folder / FILE).unlink(missing_ok=True)

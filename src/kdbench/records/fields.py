@@ -1,7 +1,7 @@
-"""What a record must hold for its readers: tables, the page, comparisons and W&B.
+"""The fields of a record that its readers need: tables, the page, comparisons and W&B.
 
-A checksum says that a record is as it was written, not by whom: records are sent in by others, and
-their names become names of files.
+A checksum shows that a record is unchanged, not who wrote it: records are sent in by others, and
+names in them become names of files.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from kdbench.errors import ConfigError
 from kdbench.schema.check import check_plain, convert
 
-SECONDS = float | None  # None where it was not measured
+SECONDS = float | None  # None where the time was not measured
 ALL: dict[str, Any] = {
     "run_id": str,
     "cell": str,
@@ -23,7 +23,7 @@ ALL: dict[str, Any] = {
     "config.dataset.name": str,
     "config.schedule.name": str,
     "config.schedule.batch_size": int,
-    "config.teacher": dict[str, object],  # with nodes of networks
+    "config.teacher": dict[str, object],  # has nodes of networks
     "config.seed": int,
     "data.name": str,
     "data.sha256": str,
@@ -43,9 +43,9 @@ PERCENT = float | None  # None where there is nothing to score
 
 
 class Task(NamedTuple):
-    """What differs between records of one task and another."""
+    """The differences between the records of tasks."""
 
-    length: str  # what training is counted in, in schedule and record
+    length: str  # the unit of training's length, in schedule and record
     headline: str  # of a row, and so of the curve
     scores: dict[str, Any]  # of a run that is done, in percent
 
@@ -63,7 +63,7 @@ TASKS = {
         | {f"ap{kind}_last": PERCENT for kind in ("50", "75", "_small", "_medium", "_large")},
     ),
 }
-OPTIONAL: dict[str, Any] = {  # of this type where they are there
+OPTIONAL: dict[str, Any] = {  # of this type where present
     "hardware.gpu": str,
     "hardware.ranks": int,
     "agreement": dict[str, float],
@@ -75,14 +75,14 @@ OPTIONAL: dict[str, Any] = {  # of this type where they are there
 }
 TEACHER: dict[str, Any] = {"name": str, "sha256": str, "top1": float | None}
 LONGEST = 200  # bytes of a name; file systems take 255, with an ending
-LARGEST = 1e9  # no honest number of a record is beyond: seconds of thirty years
+LARGEST = 1e9  # of a record's numbers; as seconds, thirty years
 
 
 def check_fields(record: Mapping[str, Any]) -> None:
-    """Hold a record against what its readers take for granted.
+    """Check a record for the fields that its readers need.
 
     Raises:
-        ConfigError: names the field.
+        ConfigError: a field is missing or wrong; the message names it.
     """
     for key, hint in ALL.items():
         _check(record, key, hint)
@@ -112,10 +112,10 @@ def check_fields(record: Mapping[str, Any]) -> None:
 
 
 def task_of(record: Mapping[str, Any]) -> Task:
-    """What a record's scores are of.
+    """Return a record's task.
 
     Raises:
-        ConfigError: of something that this version does not know.
+        ConfigError: this version does not know the task.
     """
     name = record["config"].get("task", "classification")
     if not isinstance(name, str) or name not in TASKS:
@@ -124,7 +124,7 @@ def task_of(record: Mapping[str, Any]) -> Task:
 
 
 def detects(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is a detector's: those have tables of their own."""
+    """Return whether a record is a detector's; detectors have tables of their own."""
     return task_of(record) is TASKS["detection"]
 
 

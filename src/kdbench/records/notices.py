@@ -1,6 +1,6 @@
-"""What a run tells beside its results while it trains: a file of its folder, a line of JSON each.
+"""Notices of a run while it trains: a file in its folder with a line of JSON each.
 
-The launcher of a sweep reads it, whose processes write to logs that nobody looks at.
+A sweep's launcher reads the file and shows its lines, since the sweep's processes write to logs.
 """
 
 import json
@@ -14,7 +14,7 @@ EVENTS_FILE = "events.jsonl"
 
 
 def tell(folder: Path, text: str) -> None:
-    """Add a line that a user should see, once.
+    """Add a line for the user, once.
 
     Raises:
         WriteError: it cannot be written.
@@ -27,7 +27,7 @@ def tell(folder: Path, text: str) -> None:
 
 
 def told(folder: Path) -> list[str]:
-    """The lines so far, whole ones only."""
+    """Return the complete lines so far."""
     try:
         content = read_small(folder / EVENTS_FILE)
     except (OSError, ValueError):
@@ -37,6 +37,6 @@ def told(folder: Path) -> list[str]:
     for line in whole:
         try:
             found.append(str(json.loads(line)["notice"]))
-        except (ValueError, KeyError, TypeError):  # of a process that was killed while it wrote
+        except (ValueError, KeyError, TypeError):  # the writer was killed meanwhile
             continue
     return found

@@ -1,7 +1,7 @@
-"""A checkpoint's passport: which file it is, where it comes from and what it must score.
+"""A checkpoint's passport: its file's identity, its source and its expected score.
 
-Dead links and silently wrong normalisation are how teachers go wrong in this field, so no teacher
-is used before its file is identified and its accuracy measured.
+Dead links and silently wrong normalisation are this field's usual faults of teachers, so a teacher
+is used only after its file is identified and its accuracy measured.
 """
 
 import dataclasses
@@ -33,19 +33,19 @@ class Passport:
     licence: str | None = None
 
     def filled_from(self, other: "Passport") -> "Passport":
-        """This passport, with what it lacks taken from `other`."""
+        """Return this passport with its unknown facts taken from `other`."""
         mine = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
         return dataclasses.replace(other, **mine)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def beside(checkpoint: Path) -> Path:
-    """Where a checkpoint's own passport lies."""
+    """Return the path of a checkpoint's own passport."""
     return checkpoint.with_name(checkpoint.stem + SUFFIX)
 
 
@@ -53,25 +53,25 @@ def read_passport(path: Path) -> Passport:
     """Read a passport file.
 
     Raises:
-        KdbenchError: it is not a JSON object of a passport's fields.
+        KdbenchError: the file is not a JSON object of a passport's fields.
     """
     try:
         fields = json.loads(read_small(path))
         hints = Passport.__annotations__
-        check_plain("", fields)  # a record takes them over
+        check_plain("", fields)  # records copy them
         return Passport(**{key: convert(key, value, hints[key]) for key, value in fields.items()})
     except (ValueError, KeyError, AttributeError, RecursionError, ConfigError) as error:
         raise KdbenchError(f"{path} is not a passport ({error}): mend it or remove it") from None
 
 
 def write_passport(passport: Passport, path: Path) -> None:
-    """Write a passport file, one fact a line."""
+    """Write a passport file, with a line for each fact."""
     text = json.dumps(dataclasses.asdict(passport), indent=1) + "\n"
     write_atomically(path, text.encode())
 
 
 def find_passport(checkpoint: Path, sha256: str) -> Passport:
-    """What is known of a file: the passport beside it, else kdbench's own list of known files."""
+    """Return a file's passport: the one beside it, else that of kdbench's list of known files."""
     own = beside(checkpoint)
     if own.is_file():
         return read_passport(own)

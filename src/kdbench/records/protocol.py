@@ -1,19 +1,24 @@
-"""What must be equal for two scores to stand in one table."""
+"""The protocol of a run: the settings that scores in one table share."""
 
 from collections.abc import Mapping
 from typing import Any
 
 PLAIN = {"precision": "fp32", "table_precision": "fp32"}
-KEYS = ("epochs", "steps", "batch_size", *PLAIN)  # of a schedule, which the protocol's name says
+KEYS = (
+    "epochs",
+    "steps",
+    "batch_size",
+    *PLAIN,
+)  # a schedule's keys that are in the protocol's name
 
 
 def protocol_of(config: Mapping[str, Any]) -> str:
-    """The protocol of a run, such as "cifar100-240ep-b64-last" or "coco-180000steps-b8-last".
+    """Return a run's protocol, such as "cifar100-240ep-b64-last" or "coco-180000steps-b8-last".
 
-    Data set, epochs or steps, batch size, and that the last is what counts; arithmetic other than
-    fp32, training images that were scaled down or decoded otherwise and held-out ones show as
-    further parts. Learning rate, milestones and weight decay are the method's and the student's to
-    tune: they are in the record, and in its hash.
+    The parts are the data set, epochs or steps, the batch size, and "last" for the epoch that is
+    scored. Further parts show precision other than fp32, training images that were scaled down or
+    decoded differently, and held-out images. Learning rate, milestones and weight decay may be
+    tuned for the method and the student, so they are in the record and its hash alone.
 
     Args:
         config: a checked configuration, or a record's.

@@ -1,4 +1,4 @@
-"""A run's identity and its record, the small committed file that every number comes from."""
+"""A run's record, the small committed file that every number comes from."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        KdbenchError: it is torn, altered, of another format or no record.
+        KdbenchError: the file is torn, altered, of another format or no record.
     """
     try:
         record: Record = json.loads(read_small(path))
@@ -51,16 +51,16 @@ def read_record(path: Path) -> Record:
 
 
 def checksum(record: Mapping[str, Any]) -> str:
-    """sha256 over a record's content."""
+    """Return the sha256 of a record's content."""
     content = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def record_files(paths: Iterable[Path]) -> list[Path]:
-    """Files of records among and below `paths`: run folders, folders of them or of records.
+    """Find files of records among and below `paths`: run folders, folders of them or of records.
 
     Raises:
-        KdbenchError: a path that does not exist.
+        KdbenchError: a path does not exist.
     """
     found: set[Path] = set()
     for path in paths:
@@ -75,18 +75,18 @@ def record_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def find_records(paths: Iterable[Path]) -> list[Record]:
-    """All records among and below `paths`.
+    """Read all records among and below `paths`.
 
     Raises:
-        KdbenchError: a path that does not exist, or a damaged record.
+        KdbenchError: a path does not exist, or a record is damaged.
     """
     return [read_record(path) for path in record_files(paths)]
 
 
 def code_version() -> str | None:
-    """The checkout's commit, with "+changes" where `src` or `conf` has any; None outside one.
+    """Return the checkout's commit, with "+changes" if `src` or `conf` has any; None outside one.
 
-    A file that is not committed counts: it may be the method of the run.
+    Uncommitted files count as changes, since one may be the run's method.
     """
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here)]

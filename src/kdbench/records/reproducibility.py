@@ -1,4 +1,4 @@
-"""What a run's last bits depend on besides its settings; `runtime=exact` insists on it."""
+"""The facts besides its settings on which a run's bits depend; `runtime=exact` requires them."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from kdbench.system.runtime import Runtime
 EXACT_FILE = "exact.json"  # of a run's folder
 
 Facts = dict[str, Any]
-ALONE: Facts = {"ranks": 1}  # which is not written down
+ALONE: Facts = {"ranks": 1}  # the default, which is not written
 
-# How to have a fact as it was; the others are those of a machine.
+# How to restore a fact; the others are those of a machine.
 MENDED_BY = {
     "threads": "set runtime.threads={}",
     "channels_last": "set runtime.channels_last={}",
@@ -27,10 +27,10 @@ MENDED_BY = {
 
 
 def exact_facts(runtime: Runtime) -> Facts | None:
-    """All of it, once `runtime.apply` has been called; None where nothing is insisted on.
+    """Return these facts, once `runtime.apply` has been called; None without `runtime.exact`.
 
-    The processor's name is among them: oneDNN and cuBLAS choose kernels by more than the
-    instruction set, caches and their sizes included.
+    The processor's name is one of them, since oneDNN and cuBLAS choose kernels by the instruction
+    set and by further properties, such as the sizes of caches.
     """
     if not runtime.exact:
         return None
@@ -44,15 +44,15 @@ def exact_facts(runtime: Runtime) -> Facts | None:
 
 
 def check_exact(folder: Path, before: Facts | None, now: Facts | None) -> None:
-    """Refuse to go on where the bits would not be those of an undisturbed run.
+    """Refuse to resume where the bits would differ from those of an undisturbed run.
 
     Args:
-        folder: the run's.
-        before: what its checkpoint was written under.
-        now: what it would go on under.
+        folder: the run's folder.
+        before: the facts when its checkpoint was written.
+        now: the present facts.
 
     Raises:
-        ConfigError: names what differs, and how to mend it.
+        ConfigError: a fact differs; the message names it, and how to mend it.
     """
     if before == now:
         return
@@ -75,6 +75,6 @@ def check_exact(folder: Path, before: Facts | None, now: Facts | None) -> None:
 
 
 def mend(key: str, value: Any) -> str:
-    """What to do so that a fact has this value again."""
+    """Say how to give a fact this value again."""
     text = str(value).lower() if key in ("channels_last", "instruction_set") else value
     return MENDED_BY[key].format(text)

@@ -1,6 +1,6 @@
-"""What a weight file is, told by its content and never by its ending, and the plain data in it.
+"""Reading of weight files, recognised by their content and never by their ending.
 
-Nothing in a file can run code: what holds more than plain data is refused, and named.
+Nothing in a file can run code: a file with more than plain data is refused, and the rest is named.
 """
 
 import os
@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from kdbench.errors import KdbenchError, first_line
 from kdbench.system.files import open_regular, same_file
 
-ZIP_START = b"PK\3\4"  # by which PyTorch knows an archive
-# What mdistiller's and RepDistiller's files hold besides tensors: NumPy numbers (the accuracy) and
-# the command line. None of these runs code when it is loaded.
+ZIP_START = b"PK\3\4"  # the beginning of PyTorch's archives
+# mdistiller's and RepDistiller's files hold these besides tensors: NumPy numbers (the accuracy) and
+# the command line. None of them runs code when it is loaded.
 _numpy_scalar = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
     Namespace,
@@ -35,17 +35,17 @@ _HARMLESS: list[Any] = [
     _numpy_scalar,
     (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
 ]
-# Names that plain data is made of; whatever else a pickle names is what it is called after.
+# Plain data consists of these names; any other name in a pickle is reported.
 _PLAIN = re.compile(
     r"argparse\.Namespace|collections\.(OrderedDict|Counter)|_codecs\.encode|numpy\..*|torch\.\w+"
     r"|torch\.(_utils|storage|_tensor|serialization|nn\.parameter)\..*"
 )
-_HEAD = 512  # bytes that tell what a file is
-_OPCODES = 10**6  # of a pickle that is searched for names
+_HEAD = 512  # bytes by which a file is recognised
+_OPCODES = 10**6  # of a pickle that are searched for names
 _PICKLES = 4  # in files of old PyTorch the fourth is the object
 _FETCH = "fetch it again"
 _SAVE = "save a PyTorch state_dict()"
-# How files begin that are no weights, what they are, and what helps.
+# Beginnings of files that are no weights, the kinds of files, and remedies.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "is a Git LFS pointer and not the file", "run git lfs pull"),
     (b"/annex/objects/", "is a git-annex pointer and not the file", "run git annex get"),
@@ -61,7 +61,7 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body", b"<!--")
 
 
 def read_content(path: Path) -> Any:
-    """The plain data in a weight file: tensors by name, or containers that hold them.
+    """Return the plain data in a weight file: tensors by name, or containers that hold them.
 
     Raises:
         KdbenchError: it is unreadable, truncated, no weight file, or holds more than plain data.
@@ -97,7 +97,7 @@ def refuse_others(path: Path, file: BinaryIO) -> None:
         file: the file, open.
 
     Raises:
-        KdbenchError: it says what the file is, and what helps.
+        KdbenchError: the message says what the file is, and what helps.
     """
     head = _head(file)
     if not head:
@@ -122,7 +122,7 @@ def _check_zip(path: Path, file: BinaryIO) -> None:
     """Refuse a zip archive that is not one of torch.save.
 
     Raises:
-        KdbenchError: it says what the archive is.
+        KdbenchError: the message says what the archive is.
     """
     with ZipFile(file) as archive:
         members = archive.infolist()
@@ -162,8 +162,7 @@ def _unpickle(path: Path, file: BinaryIO) -> Any:
 def holds_more(file: BinaryIO) -> bool:
     """Return whether a file is an archive that would fill more memory than its own bytes.
 
-    It is asked of the reader that PyTorch uses: Python's may see another archive in the file, or
-    none.
+    PyTorch's own reader is used, since Python's may find another archive in the file, or none.
     """
     if file.read(len(ZIP_START)) != ZIP_START:
         file.seek(0)
@@ -211,7 +210,7 @@ def _names(file: BinaryIO) -> Iterator[str]:
 
 
 def _names_in(file: IO[bytes]) -> Iterator[str]:
-    texts: list[str] = []  # as they come to lie on the unpickler's stack
+    texts: list[str] = []  # the unpickler's stack
     memo: dict[object, object] = {}
     last: object = None
     for opcode, argument, _ in islice(pickletools.genops(file), _OPCODES):

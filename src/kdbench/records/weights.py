@@ -1,4 +1,4 @@
-"""Weight files in and out: safetensors of ours, and checkpoints of other code bases."""
+"""Saving of weights as safetensors, and loading of ours and of other code bases' checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,18 +12,18 @@ from kdbench.records.weight_files import read_content
 from kdbench.system.files import named_path, write_atomically
 
 STUDENT_FILE = "student.safetensors"
-REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, no part of which stands alone
-SHOWN = 4  # names in one line of what a file holds besides weights
+REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, whose parts need each other
+SHOWN = 4  # names of a file's other contents in one line
 
 
 def find_checkpoint(name: str, runs_dir: Path) -> Path:
-    """The weight file that a user names: a file, a run's folder, or a run's name.
+    """Find the weight file that a user names: a file, a run's folder, or a run's name.
 
-    A run's name may stop before the hash, as `digits-none-resnet20-ce-s0`, where only one run
-    below `runs_dir` answers to it.
+    A run's name may omit the hash, as `digits-none-resnet20-ce-s0`, where only one run below
+    `runs_dir` matches it.
 
     Raises:
-        KdbenchError: there is none, or several runs answer.
+        KdbenchError: there is none, or several runs match.
     """
     path = named_path(name)
     if path.is_dir():
@@ -51,22 +51,22 @@ def load_weights(
 ) -> list[str]:
     """Load a weight file into a network; only `num_batches_tracked` may be missing from it.
 
-    The file may hold a state dict under any keys and one prefix, with whatever else beside it.
+    The file may hold a state dict under any keys and one prefix, with anything else beside it.
 
     Args:
-        network: built for the data set's classes.
+        network: the network, built for the data set's classes.
         path: the file, see `kdbench.records.weight_files`.
         name: the network's name, for error lines.
-        key: which set of weights is meant, where several fit.
-        option: how a user sets `key`.
-        new_head: whether a classifier of another number of classes may be left out.
+        key: the name of the set of weights, where several fit.
+        option: the configuration key by which a user sets `key`.
+        new_head: a classifier with another number of classes may be left out.
 
     Returns:
-        Lines that a user should see: what the file holds that the network has not.
+        Lines for the user, about contents of the file that the network lacks.
 
     Raises:
-        ConfigError: several sets of weights fit, or none is called as `key` says.
-        KdbenchError: the file is of another network or another number of classes.
+        ConfigError: several sets of weights fit, or none has the name `key`.
+        KdbenchError: the file is another network's, or has another number of classes.
     """
     own = network.state_dict()
     found = candidates(read_content(path), own)
@@ -95,14 +95,14 @@ def load_weights(
 
 
 def fits_network(one: StateDict, own: Mapping[str, Tensor], new_head: bool) -> bool:
-    """Whether a set of weights is a network's, its classifier apart where `new_head` allows."""
+    """Return whether weights are a network's, except for its classifier where `new_head` allows."""
     if one.misfit(own) is not None:
         return False
     return not one.other_shapes(own) or (new_head and one.head(own) is not None)
 
 
 def why_not(one: StateDict, own: Mapping[str, Tensor], name: str) -> str:
-    """The end of the line for a file whose nearest set of weights is not of the network."""
+    """Return the end of the error line for a file whose nearest set of weights does not fit."""
     misfit, head, odd = one.misfit(own), one.head(own), one.other_shapes(own)
     if misfit is not None:
         return f"is not of a {name} ({misfit}): name the network it is of"
@@ -115,10 +115,10 @@ def why_not(one: StateDict, own: Mapping[str, Tensor], name: str) -> str:
 def refuse_attached(
     one: StateDict, path: Path, name: str, option: str, chosen_by_user: bool
 ) -> None:
-    """Refuse a part of what a method has made of a network, unless a user means just that part.
+    """Refuse a part of a network that a method has adapted, unless the user chose that part.
 
     Raises:
-        KdbenchError: there are weights beside it that are of no other network.
+        KdbenchError: there are weights beside it that belong to no other network.
     """
     added = [key for key in one.beside if not is_of_a_network(key)]
     if not added:
@@ -133,7 +133,7 @@ def refuse_attached(
 
 
 def notes(one: StateDict, own: Mapping[str, Tensor], path: Path, name: str) -> list[str]:
-    """What a user should know of weights that were loaded."""
+    """Return lines for the user about loaded weights."""
     lines = []
     surplus = [k for k in one.surplus(own) if not k.endswith("num_batches_tracked")]
     if surplus:
@@ -149,7 +149,7 @@ def notes(one: StateDict, own: Mapping[str, Tensor], path: Path, name: str) -> l
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names of many."""
+    """Return the first names of many, as text."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 

@@ -112,8 +112,8 @@ class Sweep:
         self.failures: list[Failure] = []
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []
-        self.noticed: set[str] = set()  # what runs told of their teachers
-        self.named: dict[str, str] = {}  # failures that were told while others trained on
+        self.noticed: set[str] = set()  # reported notices of runs
+        self.named: dict[str, str] = {}  # failures reported while the rest of a cohort trained on
         self.jobs: Sequence[Job] = ()
         self.done = self.number = 0
         self.epochs, self.seconds = 0, 0.0  # of the cohorts that have ended
@@ -224,7 +224,7 @@ class Sweep:
         return again
 
     def left(self) -> float | None:
-        """Estimate the seconds left from the ended cohorts; None at the end, or if none has ended."""
+        """Estimate the seconds left from the ended cohorts; None at the end, or without any."""
         if not self.epochs or not (self.waiting or self.running):
             return None
         per_epoch, now = self.seconds / self.epochs, time.monotonic()

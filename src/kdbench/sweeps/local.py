@@ -21,8 +21,8 @@ from kdbench.sweeps.worker import Outcome
 from kdbench.system.files import open_own
 from kdbench.training.jobs import Job
 
-# A process takes seconds to start, mostly for importing torch. It is reused after a cohort that took
-# less than this many seconds; after a longer one it is replaced, to start in clean memory.
+# A process takes seconds to start, mostly for importing torch. It is reused after a cohort of fewer
+# seconds than these; after a longer one it is replaced, to start in clean memory.
 REPLACED_AFTER = 60.0
 PART = 65536  # bytes that are read at once
 
@@ -142,7 +142,7 @@ class Worker:
 
 
 class LocalExecutor:
-    """Processes of this machine, one for each of `environments`, each training a cohort at a time."""
+    """Processes of this machine, one for each of `environments`; each trains a cohort at a time."""
 
     def __init__(
         self, sweeps: Path, environments: Sequence[Mapping[str, str]], shown: bool

@@ -1,4 +1,4 @@
-"""Which task a run is of."""
+"""Dispatch of a run to its task."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from kdbench.training.together import train as train_classifier
 
 
 def train(config: Config) -> Path:
-    """Train, resume or recognise as done the run that `config` describes; returns its folder.
+    """Train or resume the run of `config`, unless it is done already; return its folder.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
     if "task" in config:
-        from kdbench.tasks.detection.run import train_detector  # torchvision's models take a second
+        from kdbench.tasks.detection.run import train_detector  # slow to import
 
         return train_detector(config)
     return train_classifier(config)

@@ -29,7 +29,7 @@ STUCK = 5  # refused runs, with one reason and none accepted before, after which
 
 
 class State:
-    """Which version of which run a target has: the checksums of the records that were sent."""
+    """The versions of runs that a target has: the checksums of the records that were sent."""
 
     def __init__(self, target: Target) -> None:
         self._path = target.folder / STATE_FILE
@@ -203,7 +203,7 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
 
 
 def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
-    """Return whether rows are consecutive to the record's end: by epoch, or by a detector's step."""
+    """Return whether rows are consecutive to the record's end, by epoch or by a detector's step."""
     done = record["status"] == "done"
     if detects(record):
         steps = [row["step"] for row in rows]

@@ -10,8 +10,8 @@ from kdbench.records.identity import teacher_label
 from kdbench.records.record import Record
 from kdbench.records.weights import find_checkpoint
 
-# These fields of a record describe how the run was made and go to W&B's configuration, by which runs
-# are filtered and grouped; its other single values are results and go to the summary.
+# These fields of a record describe how the run was made. They go to W&B's configuration, by which
+# runs are filtered and grouped; its other single values are results and go to the summary.
 MADE = ("data", "commit", "versions", "hardware")
 NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
 

@@ -52,9 +52,9 @@ class Target(NamedTuple):
         settings = wandb.Settings(
             silent=True,
             console="off",
-            disable_git=True,  # git runs what the settings of a folder's repository name
+            disable_git=True,  # git runs programs that a repository's settings name
             x_disable_stats=not live,
-            x_disable_meta=True,  # of the command, which may hold a password
+            x_disable_meta=True,  # metadata has the command, which may hold a password
         )
         place: dict[str, Any] = {"project": self.project, "entity": self.entity, "mode": self.mode}
         # W&B's service has a working directory of its own, so relative paths would be wrong.

@@ -30,18 +30,18 @@ class Picture(NamedTuple):
 
 
 class Box(NamedTuple):
-    """One annotation, as the file has it."""
+    """One annotation of the file."""
 
     id: int
     image: int  # the picture's id
-    category: int  # the file's id of it
+    category: int  # the file's id of the category
     bbox: tuple[float, float, float, float]  # x, y, width, height in pixels
     area: float  # of the object, which may be less than the box's
     crowd: bool  # a region of many objects: never trained on; detections within it do not count
 
 
 class Annotations(NamedTuple):
-    """What a file says, checked."""
+    """The checked content of a file."""
 
     path: Path
     categories: dict[int, str]  # the file's id -> name, by id; the i-th has label i, from 1
@@ -58,8 +58,8 @@ def read_annotations(path: Path) -> Annotations:
     """Read and check an annotation file.
 
     Raises:
-        KdbenchError: it is broken, or holds something that cannot be trained on or scored; names
-            the file and the entry.
+        KdbenchError: the file is broken, or an entry cannot be trained on or scored; the message
+            names the file and the entry.
     """
     content = _load(path)
     categories: dict[int, str] = {}
@@ -163,17 +163,18 @@ def _is_number(value: object) -> bool:
 
 
 class Target(NamedTuple):
-    """What an image is trained on."""
+    """The training target of an image."""
 
     boxes: Tensor  # [n, 4] float32: x1, y1, x2, y2 in pixels, within the image
     labels: Tensor  # [n] int64, from 1
 
 
 def targets(annotations: Annotations) -> tuple[dict[int, Target], list[Box]]:
-    """The targets of each image that has any, by its id; and the boxes without an area.
+    """Return the targets of each image that has any, by id, and the boxes without an area.
 
-    Crowds are left out, boxes that reach beyond their image are clipped to it, and what then has
-    no area is left out: COCO's own files hold some of either. So are images without a box left.
+    Crowds are left out. Boxes that reach beyond their image are clipped to it, and those without an
+    area afterwards are left out: COCO's own files hold both kinds. Images without a box are left
+    out too.
     Source: torchvision's reference code, references/detection/coco_utils.py.
     """
     sizes = {picture.id: (picture.width, picture.height) for picture in annotations.pictures}
@@ -186,7 +187,7 @@ def targets(annotations: Annotations) -> tuple[dict[int, Target], list[Box]]:
         x, y, width, height = box.bbox
         right, bottom = sizes[box.image]
         corners = [max(x, 0.0), max(y, 0.0), min(x + width, right), min(y + height, bottom)]
-        x1, y1, x2, y2 = torch.tensor(corners).tolist()  # as float32 has them
+        x1, y1, x2, y2 = torch.tensor(corners).tolist()  # rounded to float32
         if x2 <= x1 or y2 <= y1:
             flat.append(box)
             continue
@@ -202,6 +203,6 @@ def targets(annotations: Annotations) -> tuple[dict[int, Target], list[Box]]:
 
 
 def said_of(flat: list[Box], annotations: Annotations) -> str:
-    """One line on the boxes without an area."""
+    """Return one line on the boxes without an area."""
     names = ", ".join(str(box.id) for box in flat[:SHOWN]) + (", ..." if len(flat) > SHOWN else "")
     return f"{annotations.path}: {len(flat)} boxes without an area are not trained on ({names})"

@@ -1,4 +1,4 @@
-"""From files to batches: the same images, sizes and flips in the same order after any resume."""
+"""Batches from image files: the same images, sizes and flips in the same order after a resume."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from kdbench.tasks.detection.coco import DetectionData, read_picture, scaled_siz
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-NONE = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # of an image to score on
-STRIDE = 32  # of the deepest map of the backbone: sides are padded to multiples of it
-AHEAD = 3  # batches that are decoded before they are asked for
+NONE = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # of a test image
+STRIDE = 32  # of the backbone's deepest map: sides are padded to multiples of it
+AHEAD = 3  # batches that are decoded in advance
 
 
 class DetectionBatch(NamedTuple):
-    """What one step trains on."""
+    """The batch of one step."""
 
     images: ImageList  # normalised, padded with zeros at the right and below
     targets: list[dict[str, Tensor]]  # of each image "boxes" [n, 4] in its pixels, "labels" [n]
@@ -33,7 +33,7 @@ class DetectionBatch(NamedTuple):
 def train_batches(
     data: DetectionData, size: int, seed: int, first: int, last: int, device: torch.device
 ) -> Iterator[DetectionBatch]:
-    """The batches of the steps `first` to `last` - 1 (from 0, over all epochs).
+    """Yield the batches of the steps `first` to `last` - 1 (from 0, over all epochs).
 
     The order of an epoch and each image's view follow from (seed, epoch) alone, and its last, short
     batch is kept, as in `kdbench.data.augmentation.views`.
@@ -61,7 +61,7 @@ def train_batches(
 
 
 class Planned(NamedTuple):
-    """What one step trains on, before anything is read."""
+    """The batch of one step, before anything is read."""
 
     epoch: int  # from 1
     rows: list[int]  # of the training set
@@ -69,7 +69,7 @@ class Planned(NamedTuple):
 
 
 class Plan:
-    """Which images, in which view, each step trains on."""
+    """The images of each step, and their views."""
 
     def __init__(self, data: DetectionData, size: int, seed: int) -> None:
         self.data, self.size, self.seed = data, size, seed
@@ -77,7 +77,7 @@ class Plan:
         self.drawn: tuple[int, Tensor, Tensor] | None = None  # epoch, order and views of its images
 
     def __call__(self, step: int) -> Planned:
-        """Of a step, from 0 over all epochs."""
+        """Return the plan of a step, from 0 over all epochs."""
         before, place = divmod(step, self.steps_per_epoch)
         if self.drawn is None or self.drawn[0] != before + 1:
             fresh = epoch_plan(len(self.data.train), self.data.views, self.seed, before + 1)
@@ -88,12 +88,12 @@ class Plan:
 
 
 def steps_per_epoch(data: DetectionData, size: int) -> int:
-    """Batches that show every training image once."""
+    """Return the number of batches of an epoch."""
     return -(-len(data.train) // size)
 
 
 def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Picture, ImageList]]:
-    """Each image to score on, alone, so that its detections do not depend on its neighbours.
+    """Yield each test image alone, so that its detections do not depend on other images.
 
     Raises:
         KdbenchError: an image cannot be read.
@@ -110,13 +110,13 @@ def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Pic
 def prepared(
     pixels: Tensor, data: DetectionData, shorter: int, flip: bool, target: Target
 ) -> tuple[Tensor, Target]:
-    """An image as a network sees it, and its boxes there.
+    """Scale, flip and normalise an image, and its boxes with it.
 
     Args:
-        pixels: uint8 [3, H, W] on the device.
-        data: says how it is normalised, and its longest side.
-        shorter: its shorter side becomes this.
-        flip: whether it is mirrored.
+        pixels: the image uint8 [3, H, W] on the device.
+        data: has the normalisation, and the maximal longer side.
+        shorter: the shorter side to scale to, in pixels.
+        flip: mirror the image.
         target: its boxes in the file's pixels.
 
     Returns:
@@ -139,7 +139,7 @@ def prepared(
 
 
 def image_list(images: Sequence[Tensor]) -> ImageList:
-    """Images [3, H, W] as one batch [B, 3, H', W'], with the size of each."""
+    """Return images [3, H, W] as one batch [B, 3, H', W'], with the size of each."""
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // STRIDE) * STRIDE for side in zip(*sizes, strict=True))
     padded = [
@@ -149,7 +149,7 @@ def image_list(images: Sequence[Tensor]) -> ImageList:
 
 
 def ahead(load: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[tuple[Key, Value]]:
-    """Each key with what `load` makes of it, in order; threads work some keys ahead."""
+    """Yield each key with its `load`ed value, in order; threads work some keys ahead."""
     waiting: deque[tuple[Key, Future[Value]]] = deque()
     pool = ThreadPoolExecutor(AHEAD)  # Pillow decodes without holding the interpreter's lock
     try:

@@ -42,41 +42,41 @@ class ScaledViews:
 
     @property
     def count(self) -> int:
-        """How many views an image has."""
+        """The number of an image's views."""
         return len(self.sizes) * (2 if self.flip else 1)
 
     def decode(self, view: int) -> tuple[int, bool]:
-        """The shorter side, and whether it is mirrored."""
+        """Return the shorter side, and whether the image is mirrored."""
         flips = 2 if self.flip else 1
         return self.sizes[view // flips], view % flips == 1
 
 
 @dataclass(frozen=True)
 class DetectionData:
-    """Images with boxes, to train on and to score on."""
+    """Training and test images with boxes."""
 
     name: str
-    train: list[Picture]  # those with a box
+    train: list[Picture]  # images with a box
     targets: list[Target]  # of each of them
     train_folder: Path
-    test: Annotations  # of the images to score on: COCO's val
+    test: Annotations  # of the test images: COCO's val
     test_folder: Path
     views: ScaledViews
     max_size: int  # of the longer side, in pixels
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str  # sha256 over both annotation files, and the names and sizes of the images
-    depth: Depth  # says what is made of images of 16 bits
-    notes: tuple[str, ...] = ()  # a line on each thing that was left out
+    depth: Depth  # reports images of 16 bits
+    notes: tuple[str, ...] = ()  # a line on each kind of omission
 
     @property
     def num_classes(self) -> int:
-        """K, the background included, which is class 0."""
+        """The number of classes K, including the background, which is class 0."""
         return len(self.test.categories) + 1
 
     @property
     def test_size(self) -> int:
-        """The shorter side of images that are scored, in pixels: the largest of training."""
+        """The shorter side of test images, in pixels: the largest of training."""
         return max(self.views.sizes)
 
 
@@ -92,11 +92,11 @@ def coco(
     train_annotations: str = "annotations/instances_train2017.json",
     val_annotations: str = "annotations/instances_val2017.json",
 ) -> DetectionData:
-    """COCO, or other data in its layout; paths are below `root`.
+    """Load COCO, or other data in its layout; paths are below `root`.
 
-    `mean` and `std` are of each channel, on a scale of 0 to 1. The shorter side of a training image
-    is one of `min_sizes`, drawn anew each time, unless the longer one would exceed `max_size`; it
-    is mirrored with probability 1/2 where `flip` says so.
+    `mean` and `std` are per channel, on a scale of 0 to 1. A training image is scaled until its
+    shorter side is one of `min_sizes`, drawn anew each time, unless the longer side would exceed
+    `max_size`; with `flip` it is mirrored with probability 1/2.
 
     Raises:
         ConfigError: a size that makes no sense.
@@ -165,7 +165,7 @@ def _fingerprint(
 
 
 def _check_scored(folder: Path, pictures: Sequence[Picture], depth: Depth) -> None:
-    """Notice images to score on that cannot be read, before the first step."""
+    """Refuse unreadable test images before the first step."""
     names = [picture.file for picture in pictures]
 
     def check(row: int, width: int, height: int) -> None:
@@ -186,10 +186,10 @@ def _bytes(path: Path) -> int:
 
 
 def read_picture(folder: Path, picture: Picture, depth: Depth | None = None) -> Tensor:
-    """An image as uint8 [3, H, W].
+    """Read an image as uint8 [3, H, W].
 
     Raises:
-        KdbenchError: it cannot be read, or has another size than its annotations say.
+        KdbenchError: it cannot be read, or its size differs from its annotation's.
     """
     path = folder / picture.file
     with naming(str(path)):
@@ -205,9 +205,9 @@ def read_picture(folder: Path, picture: Picture, depth: Depth | None = None) -> 
 
 
 def scaled_size(height: int, width: int, shorter: int, longest: int) -> Sequence[int]:
-    """Height and width of an image whose shorter side becomes `shorter`, or its longer `longest`.
+    """Return the size of an image whose shorter side becomes `shorter`, or its longer `longest`.
 
-    In pixels, halves rounded up. Source: detectron2's ResizeShortestEdge.
+    Height and width are in pixels, halves rounded up. Source: detectron2's ResizeShortestEdge.
     """
     scale = min(shorter / min(height, width), longest / max(height, width))
     return [max(1, int(side * scale + 0.5)) for side in (height, width)]

@@ -14,11 +14,11 @@ LEVELS = ("p2", "p3", "p4", "p5", "p6")
 class PyramidHint(Method):
     """L = inner's + hint_weight mean_l mean_{C,H,W} (r_l(P_l^s) - P_l^t)^2 over p2 ... p6.
 
-    r_l is a 1x1 convolution where the channels differ, and nothing where they agree, as 256 and 256
-    do. What comes in beside the hint is the inner recipe's: labels alone, or a logit method.
+    r_l is a 1x1 convolution where the channels differ, and the identity where they agree, such as
+    256 and 256. The other terms are the inner recipe's: labels alone, or a logit method.
 
-    Departures: FitNet (Romero et al., ICLR 2015, arXiv 1412.6550) is of classifiers, has one map
-    and a phase of its own; no published score is of this baseline.
+    Departures: FitNet (Romero et al., ICLR 2015, arXiv 1412.6550) is for classifiers, with one map
+    and a phase of its own; no score of this baseline is published.
     """
 
     tasks = ("detection",)

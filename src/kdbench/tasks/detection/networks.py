@@ -1,7 +1,7 @@
 """Faster R-CNN with a feature pyramid, over torchvision's parts and under torchvision's names.
 
-Ren et al. 2015, arXiv 1506.01497; Lin et al. 2017, arXiv 1612.03144. Called as torchvision's own
-a detector does what torchvision's does; `learn`, `output` and `detect` are what distillation needs.
+Ren et al. 2015, arXiv 1506.01497; Lin et al. 2017, arXiv 1612.03144. Called like torchvision's own,
+a detector does what torchvision's does; distillation uses `learn`, `output` and `detect`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ from kdbench.system.precision import arithmetic
 from kdbench.types import NetworkProbe, Output
 
 LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}  # torchvision's name -> ours
-STAGES = 5  # of a backbone: what comes before stride 4, and up to strides 4, 8, 16, 32
-# The blocks of torchvision's MobileNetV2 where these stages start, where the last four end, and the
-# channels there.
+STAGES = 5  # of a backbone: before stride 4, and up to strides 4, 8, 16, 32
+# In torchvision's MobileNetV2: the blocks at which these stages start, those at which the last four
+# end, and the channels there.
 MOBILENET_STARTS = (0, 2, 4, 7, 14)
 MOBILENET_ENDS, MOBILENET_CHANNELS = (3, 6, 13, 17), (24, 32, 96, 320)
 ANCHOR_SIZES = [32, 64, 128, 256, 512]  # of p2 ... p6
@@ -36,7 +36,7 @@ SIDE = 64  # of a blank image, in pixels
 
 
 class Learned(NamedTuple):
-    """What a training pass of a student gives."""
+    """The result of a student's training pass."""
 
     output: Output  # logits [R, K] of the sampled proposals of all images; taps p2 ... p6
     labels: Tensor  # [R] int64, their classes; 0 is the background
@@ -45,15 +45,14 @@ class Learned(NamedTuple):
 
 
 class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no types
-    """A Faster R-CNN whose box head can be asked about any proposals.
+    """A Faster R-CNN whose box head can classify any proposals.
 
     Args:
-        backbone: with a pyramid of five maps, named as torchvision does.
-        num_classes: K, the background included.
-        anchor_sizes: of the five maps, in pixels; three shapes each.
-        proposals: kept after non-maximum suppression.
-        rois_per_image: R / B, the proposals of an image that are trained on, a quarter of them on
-            objects where there are so many.
+        backbone: the backbone with a pyramid of five maps, named as in torchvision.
+        num_classes: K, including the background.
+        anchor_sizes: the sizes for the five maps, in pixels; three shapes each.
+        proposals: the number kept after non-maximum suppression.
+        rois_per_image: R / B, the training proposals of an image; up to a quarter are on objects.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -84,8 +83,8 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
             rpn_post_nms_top_n_test=proposals,
             box_batch_size_per_image=rois_per_image,
         )
-        # torchvision's pool derives the maps' strides from the first images that it is shown, and
-        # keeps them: from a square they are right, whatever image a run or its resume begins with.
+        # torchvision's pool derives the maps' strides from its first images and keeps them; from a
+        # square they are right, whichever image a run or its resume begins with.
         blank = torch.zeros(1, 3, SIDE, SIDE)
         with torch.no_grad():
             boxes = [torch.tensor([[0.0, 0.0, SIDE, SIDE]])]
@@ -93,11 +92,11 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
         self.train()
 
     def learn(self, images: ImageList, targets: list[dict[str, Tensor]]) -> Learned:
-        """A training pass; draws the proposals that are trained on from torch's generator.
+        """Do a training pass; the training proposals are drawn from torch's generator.
 
         Args:
-            images: normalised, [B, 3, H, W].
-            targets: of each image "boxes" [n, 4] and "labels" [n].
+            images: the normalised images [B, 3, H, W].
+            targets: for each image "boxes" [n, 4] and "labels" [n].
         """
         heads, maps = self.roi_heads, self.backbone(images.tensors)
         proposals, rpn = self.rpn(images, maps, targets)
@@ -112,20 +111,20 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
         return Learned(Output(logits, _named(maps)), torch.cat(labels), losses, proposals)
 
     def output(self, images: ImageList, proposals: list[Tensor]) -> Output:
-        """As a teacher: logits [R, K] of another network's proposals, over its own maps."""
+        """Return a teacher's output: logits [R, K] of a student's proposals, over its own maps."""
         maps = self.backbone(images.tensors)
         logits, _ = self._heads(maps, proposals, images)
         return Output(logits, _named(maps))
 
     def detect(self, images: ImageList) -> list[dict[str, Tensor]]:
-        """Of each image "boxes" [n, 4] in its pixels, "labels" [n] and "scores" [n], best first."""
+        """Return each image's "boxes" [n, 4] in pixels, "labels" and "scores" [n], best first."""
         maps = self.backbone(images.tensors)
         proposals, _ = self.rpn(images, maps)
         detections, _ = self.roi_heads(maps, proposals, images.image_sizes)
         return detections
 
     def probe(self) -> NetworkProbe:
-        """The shapes of the maps of a blank image; the network is left as it was."""
+        """Return the shapes of the maps of a blank image; the network is unchanged."""
         training, parameter = self.training, next(self.parameters())
         with torch.no_grad(), arithmetic("fp32"):
             maps = self.eval().backbone(torch.zeros(1, 3, SIDE, SIDE).to(parameter))
@@ -153,11 +152,11 @@ def fasterrcnn_resnet(
     proposals: int = 1000,
     rois_per_image: int = 512,
 ) -> Detector:
-    """Faster R-CNN over a ResNet, as torchvision's `resnet_fpn_backbone`.
+    """Build Faster R-CNN over a ResNet, as torchvision's `resnet_fpn_backbone`.
 
-    `backbone` is a file of ImageNet weights. With it batch norms keep their statistics and weights,
-    and only the last `trainable_stages` of stem and four stages are trained; without it everything
-    is.
+    `backbone` is a file of ImageNet weights. With it, batch norms keep their statistics and
+    weights, and only the last `trainable_stages` of stem and four stages are trained; without it,
+    everything is trained.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -183,9 +182,10 @@ def fasterrcnn_mobilenet_v2(
     proposals: int = 1000,
     rois_per_image: int = 512,
 ) -> Detector:
-    """Faster R-CNN over torchvision's MobileNetV2 without its last convolution.
+    """Build Faster R-CNN over torchvision's MobileNetV2 without its last convolution.
 
-    Arguments and errors as of `fasterrcnn_resnet`; a stage ends where the next stride begins.
+    Arguments and errors are those of `fasterrcnn_resnet`; a stage ends where the next stride
+    begins.
     """
     _check_stages(trainable_stages)
     features = models.mobilenet_v2(weights=None, norm_layer=_norm(backbone)).features
@@ -207,17 +207,17 @@ def _check_stages(trainable_stages: int) -> None:
 
 
 def _norm(backbone: str | None) -> Callable[..., nn.Module]:
-    """torchvision's rule: a pretrained backbone keeps its statistics, another one learns them."""
+    """Choose batch norms by torchvision's rule: a pretrained backbone keeps its statistics."""
     return nn.BatchNorm2d if backbone is None else FrozenBatchNorm2d
 
 
 def load_backbone(body: nn.Module, path: Path, name: str) -> None:
-    """Load ImageNet weights, of which the classifier is left out.
+    """Load ImageNet weights without their classifier.
 
     Args:
         body: the backbone without a pyramid.
-        path: a file as `kdbench.records.weight_files` takes it, under torchvision's names.
-        name: the network's, for error lines.
+        path: a file that `kdbench.records.weight_files` reads, with torchvision's names.
+        name: the network's name, for error lines.
 
     Raises:
         KdbenchError: the file cannot be read, or is of another network.

@@ -1,4 +1,4 @@
-"""What becomes of a detector's run that has ended: its weights, its passport and its record."""
+"""The end of a detector's run: its weights, its passport and its record are written."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ CURVE = ("step", "train/loss", "test/ap")
 
 
 def describe(job: Job, data: DetectionData, teachers: list[Record], runtime: Runtime) -> Record:
-    """What a record says of a run before its results."""
+    """Return the fields of a run's record that precede its results."""
     sizes = {"train": len(data.train), "test": len(data.test.pictures)}
     named = {"name": data.name, "sha256": data.fingerprint, **sizes}
     facts = facts_of(job.identity, job.config, named, runtime)
@@ -72,7 +72,7 @@ def _write(training: Training, facts: Record) -> Record:
 
 
 def results(history: list[Row]) -> Record:
-    """A finished run's scores: those after the last step are the headline."""
+    """Return a finished run's scores, with those after the last step as headline."""
     last = history[-1]
     best = max(history, key=lambda row: row["test/ap"])
     return {
@@ -85,5 +85,5 @@ def results(history: list[Row]) -> Record:
 
 
 def summary(record: Record) -> str:
-    """A record's result in a few words."""
+    """Return a record's result in a few words."""
     return f"AP {record['ap_last']:.2f} after step {record['steps']}, {record['seconds']:.0f} s"

@@ -1,4 +1,4 @@
-"""One command of `task=detection` is one run, found again by the same command."""
+"""A run of `task=detection`, from its configuration to its record."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ from kdbench.types import Probe
 
 
 def train_detector(config: Config) -> Path:
-    """Train, resume or recognise as done the run that `config` describes; returns its folder.
+    """Train or resume the run of `config`, unless it is done already; return its folder.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
-        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, resumable.
+        Interrupted: on Ctrl-C, SIGTERM or SIGUSR1; the run can be resumed.
     """
     need_pycocotools()
     runtime: Runtime = make(config["runtime"], "runtime")
@@ -50,7 +50,7 @@ def train_detector(config: Config) -> Path:
     job = open_job(config, data)
     try:
         if job.record is None:
-            job.hold()  # whoever held it until now may have finished it
+            job.hold()  # another process may have finished it until now
         if job.record is None:
             train_job(job, config, data, runtime, console)
         else:
@@ -63,7 +63,7 @@ def train_detector(config: Config) -> Path:
 
 
 def check_runtime(runtime: Runtime) -> None:
-    """Refuse what detection has not.
+    """Refuse settings that detection does not support.
 
     Raises:
         ConfigError: names the setting.
@@ -82,7 +82,7 @@ def open_job(config: Config, data: DetectionData) -> Job:
     """Identify a run and find its teacher's file.
 
     Raises:
-        KdbenchError: the method and the teachers do not fit, or a file is not there.
+        KdbenchError: the method and the teachers do not fit, or a file is missing.
     """
     runs_dir = Path(config["runs_dir"])
     method = build_method(config["method"], config["seed"])
@@ -91,7 +91,7 @@ def open_job(config: Config, data: DetectionData) -> Job:
     check_teachers(config["method"], method, list(teachers))
     files = [find_teacher(name, node, runs_dir) for name, node in teachers.items()]
     sha256 = {file.name: str(file.passport.sha256) for file in files}
-    # A student's backbone is named by what is in its file; a teacher's file holds its own.
+    # A student's backbone is identified by its file's content; a teacher's file holds its own.
     named = {**config, "teacher": {n: without_backbone(node) for n, node in teachers.items()}}
     named["student"] = by_content(config["student"])
     identity = identify(named, data.name, data.fingerprint, sha256)
@@ -100,15 +100,15 @@ def open_job(config: Config, data: DetectionData) -> Job:
 
 
 def without_backbone(node: Config) -> Config:
-    """A teacher's node with the network that its own weights are of."""
+    """Return a teacher's node without its backbone's file, which its own weights replace."""
     return {**node, "network": {**node["network"], "backbone": None}}
 
 
 def by_content(student: Config) -> Config:
-    """A student's node with its backbone's file named by what is in it, as the run's hash needs it.
+    """Return a student's node with its backbone's file named by content, for the run's hash.
 
     Raises:
-        KdbenchError: the file is not there.
+        KdbenchError: the file is missing.
     """
     if student["backbone"] is None:
         return student
@@ -121,14 +121,14 @@ def by_content(student: Config) -> Config:
 def train_job(
     job: Job, config: Config, data: DetectionData, runtime: Runtime, console: Console
 ) -> None:
-    """Train a job from wherever its folder says it is, and write its record.
+    """Train a job from its newest checkpoint, and write its record.
 
     Args:
-        job: says what is recorded.
-        config: the command's, with the paths of files.
-        data: to train and to score on.
-        runtime: where.
-        console: is told.
+        job: the run and its recorded facts.
+        config: the command's configuration, with the paths of files.
+        data: the training and test images.
+        runtime: the device.
+        console: takes the messages.
     """
     reset_peak_memory(runtime.device)
     report, runs_dir = console.message, job.folder.parent
@@ -156,7 +156,7 @@ def train_job(
     try:
         conclude(job, training, facts, console)
     finally:
-        logger.finish(1)  # unless it has been told better
+        logger.finish(1)  # has no effect after an earlier `finish`
 
 
 def conclude(job: Job, training: Training, facts: Record, console: Console) -> None:
@@ -178,7 +178,7 @@ def conclude(job: Job, training: Training, facts: Record, console: Console) -> N
 
 
 def build_student(config: Config, data: DetectionData) -> Detector:
-    """A student whose first weights depend on the seed alone, and on the backbone's file."""
+    """Build a student whose initial weights depend on the seed and the backbone's file alone."""
     torch.manual_seed(derive(config["seed"], "student"))
     return make(config["student"], "network", num_classes=data.num_classes)
 
@@ -192,6 +192,6 @@ def set_up(
 ) -> None:
     """Let a method build what it needs from these networks."""
     probes = tuple(teacher.probe() for teacher in teachers)
-    none = torch.zeros(0, dtype=torch.int64)  # its samples are proposals, which nobody can count
+    none = torch.zeros(0, dtype=torch.int64)  # its samples are proposals, whose number is unknown
     torch.manual_seed(derive(seed, "setup"))
     method.setup(Probe(student.probe(), probes, data.num_classes, none))

@@ -22,9 +22,9 @@ class DetectionSchedule:
     gamma: float = 0.1  # factor of each drop
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on every parameter
-    warmup_steps: int = 1000  # in which the learning rate rises linearly, to `lr` after the last
+    warmup_steps: int = 1000  # the learning rate rises linearly over them, to `lr` after the last
     warmup_factor: float = 0.001  # of `lr` in the first of them
-    score_steps: int = 20_000  # the student is scored after so many steps each, and at the end
+    score_steps: int = 20_000  # steps between scores of the student; it is also scored at the end
     precision: Literal["fp32", "tf32"] = "fp32"  # of forward passes on a GPU
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class DetectionSchedule:
             raise ConfigError(f"schedule.warmup_factor must be above 0, not {self.warmup_factor}")
 
     def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by in `step` (from 0).
+        """Return the factor of the learning rate in `step` (from 0).
 
         gamma ^ #{milestones m : step >= m}, times w (1 - a) + a with a = step / warmup_steps and w
         the warm-up's factor, until that is over. Source: detectron2's WarmupMultiStepLR.
@@ -46,7 +46,7 @@ class DetectionSchedule:
         return drops * (self.warmup_factor * (1 - risen) + risen)
 
     def sgd(self) -> Schedule:
-        """What `training.optimizer.Optimizer` reads of it; its rate is set for each step."""
+        """Return the settings for `training.optimizer.Optimizer`; the rate is set for each step."""
         return Schedule(
             epochs=1,
             batch_size=self.batch_size,

@@ -18,7 +18,7 @@ from kdbench.tasks.detection.networks import Detector
 
 
 class Scores(NamedTuple):
-    """In percent; None where no object is of that size."""
+    """Average precisions in percent; None where no object has that size."""
 
     ap: float | None  # mean over IoU 0.50, 0.55 ... 0.95
     ap50: float | None  # at IoU 0.50
@@ -29,7 +29,7 @@ class Scores(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a detector finds on one image."""
+    """A detector's detections on one image."""
 
     image: int  # the picture's id
     boxes: Tensor  # [n, 4] float: x1, y1, x2, y2 in the file's pixels
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 
 def need_pycocotools() -> None:
-    """Ask before anything takes time.
+    """Check that pycocotools is installed, before any slow work.
 
     Raises:
         ConfigError: it is not installed.
@@ -55,9 +55,9 @@ def evaluate(
     memory_format: torch.memory_format,
     precision: str = "fp32",
 ) -> Scores:
-    """The scores of a network on the images to score on; it is left in the mode that it was in.
+    """Score a network on the test images; its mode is restored afterwards.
 
-    `precision` says how it computes, as `kdbench.system.precision.arithmetic` has it.
+    `precision` is that of the forward passes (`kdbench.system.precision.arithmetic`).
 
     Raises:
         KdbenchError: an image cannot be read.
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def average_precision(truth: Annotations, found: Sequence[Found]) -> Scores:
-    """COCO's scores of what was found on all images of an annotation file."""
+    """Compute COCO's scores from the detections on all images of an annotation file."""
     from pycocotools.cocoeval import COCOeval
 
     categories = list(truth.categories)
@@ -95,7 +95,7 @@ def average_precision(truth: Annotations, found: Sequence[Found]) -> Scores:
             bbox = [x1, y1, x2 - x1, y2 - y1]
             named = {"image_id": one.image, "category_id": categories[label - 1], "bbox": bbox}
             detections.append({**named, "area": bbox[2] * bbox[3], "iscrowd": 0, "score": score})
-    with redirect_stdout(io.StringIO()):  # it says what it does, line by line
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         judge = COCOeval(_index(truth, objects), _index(truth, detections), "bbox")
         judge.evaluate()
         judge.accumulate()
@@ -105,7 +105,7 @@ def average_precision(truth: Annotations, found: Sequence[Found]) -> Scores:
 
 
 def _index(truth: Annotations, annotations: Iterable[dict[str, Any]]) -> Any:
-    """Annotations as pycocotools wants them, numbered from 1."""
+    """Index annotations for pycocotools, numbered from 1."""
     from pycocotools.coco import COCO
 
     index = COCO()

@@ -13,11 +13,11 @@ from kdbench.types import Batch, Losses
 def losses_and_sums(
     student: Detector, method: Method, teachers: tuple[Detector, ...], batch: DetectionBatch
 ) -> tuple[Losses, Sums]:
-    """The losses to differentiate, and what this batch adds to the sums.
+    """Return the losses to differentiate, and this batch's contribution to the sums.
 
     A method sees the sampled proposals of all images as its samples: logits [R, K] and labels [R]
     of the student's box head, and the teachers' logits of the same proposals. Its term "ce" is
-    Faster R-CNN's classification loss. The losses of boxes and proposals stand beside it,
+    Faster R-CNN's classification loss. The losses of boxes and proposals are added to it,
     unweighted and undistilled.
     """
     learned = student.learn(batch.images, batch.targets)

@@ -30,11 +30,11 @@ def load_teacher(
     runs_dir: Path,
     report: Callable[[str], None],
 ) -> tuple[Detector, Scores]:
-    """The frozen teacher on the run's device, and its scores, measured when it is first loaded.
+    """Load a frozen teacher onto the run's device, and measure its scores the first time.
 
     Raises:
-        KdbenchError: it is of another network, data set or normalisation than its passport or the
-            run says, its weights are not finite, or its AP is more than `TOLERANCE` off its
+        KdbenchError: the teacher has another network, data set or normalisation than its passport
+            or the run says, its weights are not finite, or its AP is more than `TOLERANCE` off its
             passport's.
     """
     check_passport(file, data)
@@ -61,20 +61,20 @@ def load_teacher(
 
 
 def measurement_key(file: TeacherFile, data: DetectionData) -> str:
-    """Names everything that a teacher's scores depend on."""
+    """Return a key of everything that a teacher's scores depend on."""
     sizes = [data.test_size, data.max_size]
     facts = [*file.contents, file.node, data.fingerprint, data.mean, data.std, sizes]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
 def read_measurement(path: Path) -> Scores | None:
-    """A teacher's scores of before; None where there are none that hold."""
+    """Return a teacher's kept scores; None where there are no valid ones."""
     measured = read_sealed(path)
     return None if measured is None else Scores(*measured["detector"])
 
 
 def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) -> None:
-    """Hold a teacher's measured AP against its passport's.
+    """Check a teacher's measured AP against its passport's.
 
     Raises:
         KdbenchError: they differ by more than the tolerance.
@@ -90,7 +90,7 @@ def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) ->
 
 
 def teacher_facts(file: TeacherFile, scores: Scores) -> Record:
-    """A teacher's line in a record."""
+    """Return a teacher's entry in a record."""
     passport = file.passport
     return {
         "name": teacher_label(file.name, {"network": file.node}),

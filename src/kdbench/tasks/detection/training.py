@@ -36,12 +36,12 @@ from kdbench.training.snapshot import (
     take,
 )
 
-READS = 100  # how often in a run the loop waits for the device and says how far it is
+READS = 100  # times in a run that the loop waits for the device and reports its progress
 
 
 @dataclass
 class DetectionRun:
-    """One training: the parts that the loop moves, and where it leaves its files."""
+    """One training run: what it trains, on which data and schedule, and its folder."""
 
     run_id: str
     seed: int
@@ -55,7 +55,7 @@ class DetectionRun:
 
 
 class Training:
-    """A run on its device; the same run goes on from its newest checkpoint."""
+    """A run on its device; it resumes from its newest checkpoint."""
 
     def __init__(self, run: DetectionRun, console: Console, loggers: Sequence[RunLogger]) -> None:
         self.run, self.console, self.loggers = run, console, loggers
@@ -71,10 +71,10 @@ class Training:
         self.exact = exact_facts(run.runtime)
 
     def resume(self) -> None:
-        """Go to the newest checkpoint that holds; to the start where there is none.
+        """Restore the newest valid checkpoint; start from the beginning where there is none.
 
         Raises:
-            ConfigError: it was written under something else than `runtime.exact` allows.
+            ConfigError: the checkpoint was written under conditions that `runtime.exact` forbids.
             KdbenchError: it holds another state.
         """
         checkpoint = newest_sound(self.run.folder, self.console.message)
@@ -105,7 +105,7 @@ class Training:
                 self.after_step(clock)
 
     def step(self, batch: DetectionBatch) -> None:
-        """One update."""
+        """Update the student once."""
         run, moving, position = self.run, self.moving, self.position
         moving.optimizer.set_rates(run.schedule.factor(position.step))
         layout = run.runtime.memory_format
@@ -117,7 +117,7 @@ class Training:
         position.step += 1
 
     def after_step(self, clock: Clock) -> None:
-        """Look at the run, score it and write a checkpoint, each where it is due."""
+        """Check the run, score it and write a checkpoint, each where it is due."""
         schedule, runtime, step = self.run.schedule, self.run.runtime, self.position.step
         last = step == schedule.steps
         if step % max(1, schedule.steps // READS) == 0:
@@ -133,7 +133,7 @@ class Training:
             self.save(clock)
 
     def means(self) -> dict[str, float]:
-        """The means over the images seen since the last row."""
+        """Return the means over the images seen since the last row."""
         sums = {name: float(value) for name, value in self.position.sums.items()}
         count = sums.pop("images")
         return {name: value / count for name, value in sums.items()}
@@ -153,7 +153,7 @@ class Training:
         where = run.runtime.device, run.runtime.memory_format
         scores = evaluate(run.student, run.data, *where, run.schedule.precision)
         row |= {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
-        row.setdefault("test/ap", 0.0)  # there is no object to find
+        row.setdefault("test/ap", 0.0)  # for test images without objects
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
             raise self.diverged(position.step, f"its {odd[0]}")
@@ -168,26 +168,26 @@ class Training:
         )
 
     def check(self) -> None:
-        """Wait for the device and ask whether all steps so far were sound.
+        """Wait for the device and check that all steps so far were finite.
 
         Raises:
-            DivergedError: one had a loss or a gradient that is not finite.
+            DivergedError: a step had a loss or a gradient that is not finite.
         """
         step = self.moving.optimizer.guard.read()
         if step is not None:
             raise self.diverged(step, f"the loss or a gradient of step {step}")
 
     def diverged(self, step: int, what: str) -> DivergedError:
-        """The error of numbers that are not finite."""
+        """Return the error for numbers that are not finite."""
         epoch = (step - 1) // self.epoch_steps + 1
         return DivergedError(self.run.run_id, epoch, step, what)
 
     def save(self, clock: Clock) -> None:
-        """Write a checkpoint, the time so far in it.
+        """Write a checkpoint that includes the time so far.
 
         Raises:
-            DivergedError: there is nothing worth one.
-            WriteError: it cannot be written; the last one is still there.
+            DivergedError: a step was not finite, so nothing is worth saving.
+            WriteError: it cannot be written; the previous checkpoint remains.
         """
         self.check()
         clock.charge([self.position])
@@ -198,7 +198,7 @@ class Training:
             save_checkpoint(self.run.folder, self.position.step, checkpoint)
 
     def stop_if_asked(self, stop: threading.Event, clock: Clock) -> None:
-        """Leave at a step boundary, resumable, if a signal has come.
+        """Stop at a step boundary, resumably, if a signal has come.
 
         Raises:
             Interrupted: there is a checkpoint.
