@@ -125,12 +125,12 @@ class Composer:
         return parsed
 
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """One configuration with Hydra's own node, checked.
+        """Compose one configuration with Hydra's own node, and check that node.
 
-        With `RunMode.MULTIRUN`, keys with several values are passed over.
+        With `RunMode.MULTIRUN`, keys with several values are ignored.
 
         Raises:
-            ConfigError: the node holds what kdbench does not offer, or it makes no sense to Hydra.
+            ConfigError: the node asks for features that kdbench does not offer, or is invalid.
         """
         single = mode is RunMode.RUN
         try:

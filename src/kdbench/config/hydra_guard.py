@@ -25,7 +25,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # the settings of each
     },
 }
 KEYS = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweeper.params")
-# Parts of a composed node that are read below, and those that Hydra writes about the command itself.
+# Of a composed node: the keys read below, and those that Hydra writes about the command.
 OPEN = ("mode", "launcher", "sweeper.params", "overrides", "runtime", "job.override_dirname")
 OTHERS = f"is not allowed: of Hydra's settings, only {', '.join(KEYS)} can be set"
 

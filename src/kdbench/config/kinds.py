@@ -17,7 +17,7 @@ from kdbench.schema.check import (
 
 _TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
 SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
-# What each node makes, by name: this room lies below theirs.
+# The class that each node makes, by name, since this wing cannot import theirs.
 KINDS = {
     "method": "kdbench.methods.base.Method",
     "dataset": "kdbench.data.base.Dataset",
@@ -26,7 +26,7 @@ KINDS = {
     "logger": "kdbench.tracking.run_logger.RunLogger",
     "network": "torch.nn.Module",
 }
-# Where a detector's run has another kind.
+# The kinds that differ in a detector's run.
 DETECTION = {
     "dataset": "kdbench.tasks.detection.coco.DetectionData",
     "schedule": "kdbench.tasks.detection.schedule.DetectionSchedule",

@@ -1,7 +1,7 @@
-"""NumPy's archives (.npz) out of a folder that others may have written to.
+"""Reading of NumPy's archives (.npz) from a folder to which others may have written.
 
-`np.load` makes room for what a header promises and unpacks what is compressed: a file of some
-bytes can ask for any amount of memory. Here an array takes no more than its file.
+`np.load` allocates what a header promises and unpacks compressed members, so that a file of some
+bytes can take any amount of memory. Here an array takes no more memory than its file.
 """
 
 import io
@@ -19,13 +19,13 @@ LARGEST = 2**30  # bytes of an archive
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Arrays of an archive as `np.savez` writes it: not compressed, and without objects.
+    """Read arrays from an archive of `np.savez`, uncompressed and without objects.
 
     Raises:
         ValueError: it is no regular file or too large, an array is compressed or not as large as
             its file.
-        KeyError: an array is not there.
-        Exception: whatever zipfile raises over a damaged archive.
+        KeyError: an array is missing.
+        Exception: a damaged archive makes zipfile raise many types.
     """
     arrays = {}
     with open_regular(path) as file, ZipFile(file) as archive:
@@ -39,10 +39,10 @@ def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_array(content: bytes) -> np.ndarray:
-    """An array of a .npy file.
+    """Read the array of a .npy file.
 
     Raises:
-        ValueError: it holds objects, or more or less than its header says.
+        ValueError: it holds objects, or its size differs from its header's.
     """
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):

@@ -1,4 +1,4 @@
-"""What every data set is: uint8 images, labels, their normalisation and views."""
+"""Data sets: uint8 images, labels, their normalisation and views."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -19,17 +19,17 @@ HOLD_OUT_KEY = 0x68656C64  # fixed: every run holds out the same images
 
 
 class Images(Protocol):
-    """Unaugmented images, uint8 [N, C, H, W]: a tensor, or what reads them from files."""
+    """Unaugmented images, uint8 [N, C, H, W]: a tensor, or a reader of files."""
 
     @property
     def shape(self) -> torch.Size:
         """[N, C, H, W]."""
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
-        """The images at `rows`, uint8 [n, C, H, W]."""
+        """Return the images at `rows`, uint8 [n, C, H, W]."""
 
     def narrow(self, dim: int, start: int, length: int) -> "Images":
-        """`length` of them from `start` on; `dim` is 0."""
+        """Return `length` images from `start` on; `dim` is 0."""
 
 
 class Split(NamedTuple):
@@ -44,7 +44,7 @@ class Dataset:
     """A data set, in memory on the CPU unless it is streamed from its files (`streamed`).
 
     Raises:
-        ConfigError: a normalisation or a pad that does not fit the images.
+        ConfigError: the normalisation or the pad does not fit the images.
         KdbenchError: a split is empty or a label is not one of the classes.
     """
 
@@ -82,20 +82,20 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits that there are, by name."""
+        """The existing splits by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
     @property
     def replaced(self) -> Collection[int] | None:
-        """The rows of training images that others stand in for; None where none may."""
+        """The rows of replaced training images; None where images may not be replaced."""
         return None
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the shapes, pixels and labels of all splits.
 
-        Neither the path plays a part nor the settings that stand in the configuration (mean, std,
+        The path has no influence, nor do the settings in the configuration (mean, std,
         pad, flip).
         """
         digest = hashlib.sha256()
@@ -119,10 +119,10 @@ def assemble(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """A data set from its two splits and the settings that every configuration file has.
+    """Make a data set from its two splits and the settings that every configuration file has.
 
     Raises:
-        ConfigError: a setting that does not fit the images.
+        ConfigError: a setting does not fit the images.
         KdbenchError: a split is empty or a label is not one of the classes.
     """
     train, val = hold_out(train, val_split, num_classes)
@@ -166,7 +166,7 @@ def hold_out(train: Split, val_split: int, num_classes: int) -> tuple[Split, Spl
 
 
 def folder_of(root: str | None) -> Path:
-    """The folder that `dataset.root` names, absolute.
+    """Return the absolute path of `dataset.root`.
 
     Raises:
         ConfigError: it is not set.
@@ -177,10 +177,10 @@ def folder_of(root: str | None) -> Path:
 
 
 def pick_test_split(folder: Path, found: Collection[str], wanted: str | None) -> str:
-    """The split to score on: the wanted one, else the only one that is there.
+    """Return the test split: the wanted one, else the only one.
 
     Raises:
-        ConfigError: there is none, it is not there, or there are several and none is named.
+        ConfigError: it does not exist, or there are several and none is named.
     """
     if wanted is not None:
         if wanted not in found:

@@ -1,6 +1,6 @@
 """ImageNet in folders train/ and val/: a folder a class, a tar a class, or Kaggle's flat val.
 
-All of them are one set with one fingerprint: images are called SPLIT/CLASS/FILE wherever they lie.
+All layouts give the same set with the same fingerprint: images are called SPLIT/CLASS/FILE.
 """
 
 import csv
@@ -28,8 +28,8 @@ from kdbench.errors import KdbenchError
 from kdbench.system.files import open_regular
 
 SOLUTION = "LOC_val_solution.csv"  # of Kaggle's ImageNet: ImageId,PredictionString
-ABOVE = 3  # folders above train/ and val/ where it may lie: Kaggle has ILSVRC/Data/CLS-LOC/val
-LARGEST = 2**26  # bytes of it; Kaggle's has 2.6 million
+ABOVE = 3  # levels above train/ and val/ to search: Kaggle has ILSVRC/Data/CLS-LOC/val
+LARGEST = 2**26  # bytes of SOLUTION; Kaggle's has 2.6 million
 
 
 class Found(NamedTuple):
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 def list_folders(folder: Path, cache_dir: Path) -> dict[str, Listing]:
-    """The images of train/ and val/; what else lies there is told in one line.
+    """List the images of train/ and val/; other files there are reported in one line.
 
     Raises:
         KdbenchError: a class is empty or only on one side, or a split is in no known layout.
@@ -57,12 +57,12 @@ def list_folders(folder: Path, cache_dir: Path) -> dict[str, Listing]:
 def find_split(
     folder: Path, split: str, cache_dir: Path, passed: PassedOver, depth: Depth
 ) -> Found:
-    """One split, however it lies there.
+    """Find one split, in any known layout.
 
     Raises:
-        KdbenchError: it is in no known layout, or cannot be read.
+        KdbenchError: its layout is unknown, or it cannot be read.
     """
-    classes, loose = entries_of(folder / split, PassedOver())  # counted where it is listed
+    classes, loose = entries_of(folder / split, PassedOver())  # counted elsewhere
     if not classes and (tars := class_tars(folder / split)):
         entries_of(folder / split, passed)
         for name in set(loose) - {path.name for path in tars}:
@@ -77,7 +77,7 @@ def find_split(
 def by_class(
     folder: Path, split: str, files: Files, flat_names: dict[str, str], depth: Depth
 ) -> Found:
-    """A split of files, by class; `flat_names` are where they lie, if not in folders of classes."""
+    """Make a split of files by class; `flat_names` are their paths if not in folders of classes."""
     classes = sorted(files)
     names, sizes = zip(*(file for name in classes for file in files[name]), strict=True)
     counts = torch.tensor([len(files[name]) for name in classes])
@@ -88,10 +88,10 @@ def by_class(
 
 
 def flat(folder: Path, loose: list[str], passed: PassedOver, depth: Depth) -> Found:
-    """A val whose images are in no folders, by the classes that Kaggle's file gives them.
+    """Make a split from a val without class folders, by the classes in Kaggle's file.
 
     Raises:
-        KdbenchError: that file is not there or cannot be read, or names other images.
+        KdbenchError: the file is missing or cannot be read, or names other images.
     """
     path = find_solution(folder)
     if path is None:
@@ -125,15 +125,15 @@ def flat(folder: Path, loose: list[str], passed: PassedOver, depth: Depth) -> Fo
 
 
 def find_solution(folder: Path) -> Path | None:
-    """Kaggle's file: in val/, beside it, or above, where Kaggle's archive has it."""
+    """Find Kaggle's file: in val/, beside it, or above, as in Kaggle's archive."""
     places = (folder / "val", folder, *folder.parents[:ABOVE])
     return next((path for place in places if (path := place / SOLUTION).is_file()), None)
 
 
 def read_solution(path: Path) -> dict[str, str]:
-    """The class of each image, by the image's name without its ending.
+    """Read the class of each image, by the image's name without its ending.
 
-    A row is ImageId,PredictionString, and the latter a class and a box, for each object again.
+    A row is ImageId,PredictionString; the latter repeats a class and a box for each object.
 
     Raises:
         KdbenchError: it cannot be read, or a row gives no class, or one image has two.

@@ -1,4 +1,4 @@
-"""Where the images of a split are: in folders, one a class, or in the files of a pattern."""
+"""The places of a split's images: class folders, or files of a pattern."""
 
 import os
 import re
@@ -20,10 +20,10 @@ Files = dict[str, list[tuple[str, int]]]  # class -> names below the folder, siz
 
 
 def check_classes(folder: Path, train: Sequence[str], scored: Sequence[str], split: str) -> None:
-    """Refuse class names of train that `split` has not, or the other way round.
+    """Refuse class names of train that `split` lacks, and the reverse.
 
     Raises:
-        KdbenchError: names the first of them.
+        KdbenchError: some differ; the first is named.
     """
     if odd := sorted(set(train) ^ set(scored)):
         more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
@@ -34,7 +34,7 @@ def check_classes(folder: Path, train: Sequence[str], scored: Sequence[str], spl
 
 
 def find_layout(name: str, root: str, inside: Sequence[str]) -> Path:
-    """The folder with train/ and val/: `root`, or one of the names `inside` it.
+    """Find the folder with train/ and val/: `root`, or one of the names `inside` it.
 
     Raises:
         KdbenchError: there is none.
@@ -50,9 +50,9 @@ def find_layout(name: str, root: str, inside: Sequence[str]) -> Path:
 
 
 def scan(folder: Path, passed: PassedOver, without: str | None = None) -> Files:
-    """The image files of each class folder and of all folders in it, as ImageFolder has them.
+    """List the image files in each class folder, recursively, as torchvision's ImageFolder does.
 
-    Their order is ImageFolder's too: by the folder's name, then by the file's. The folder `without`
+    Their order is ImageFolder's too: by folder name, then by file name. The folder `without`
     is no class.
 
     Raises:
@@ -76,7 +76,7 @@ def scan(folder: Path, passed: PassedOver, without: str | None = None) -> Files:
 
 
 def entries_of(folder: Path, passed: PassedOver) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the files in a folder, sorted; not what is left behind.
+    """Return the sorted names of folders and files in a folder, without hidden and system files.
 
     Raises:
         KdbenchError: it cannot be read.
@@ -93,7 +93,7 @@ def entries_of(folder: Path, passed: PassedOver) -> tuple[list[str], list[str]]:
 
 
 def image_files(folder: Path, name: str, passed: PassedOver) -> list[tuple[str, int]]:
-    """The image files in a folder below `folder`, and in all folders in it, in ImageFolder's order.
+    """List the image files in a folder below `folder`, recursively, in ImageFolder's order.
 
     Raises:
         KdbenchError: one is no file, or a link to one that is not there; a folder cannot be read,
@@ -131,10 +131,10 @@ def _collect(
 
 @contextmanager
 def reading(place: Path) -> Iterator[None]:
-    """Say in one line that a folder, or a file in it, cannot be looked at.
+    """Turn errors of reading a folder, or a file in it, into one line.
 
     Raises:
-        KdbenchError: in place of an OSError.
+        KdbenchError: replaces an OSError.
     """
     try:
         yield
@@ -147,23 +147,23 @@ def reading(place: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file before it is opened.
+    """Refuse a path that is no file, before it is opened.
 
     Raises:
         KdbenchError: it is a pipe, a socket or a device, or a link to nothing.
     """
     with reading(path.parent):
-        if not path.is_dir():  # which whoever opens it notices
+        if not path.is_dir():  # opening a folder fails anyway
             size_of(path, path.stat())
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does; as torchvision's ImageFolder decides."""
+    """Return whether a name has an image's ending, by torchvision's ImageFolder."""
     return name.lower().endswith(IMG_EXTENSIONS)
 
 
 def size_of(path: Path | str, status: os.stat_result) -> int:
-    """A file's size in bytes.
+    """Return a file's size in bytes.
 
     Raises:
         KdbenchError: it is a pipe, a socket or a device, which may have no end.
@@ -174,13 +174,13 @@ def size_of(path: Path | str, status: os.stat_result) -> int:
 
 
 def some(names: Sequence[str]) -> str:
-    """How many names, and the first of them."""
+    """Return the number of names and the first ones, as text."""
     first = [printable(name) for name in names[:SHOWN]]
     return f"{len(names):,} file{'s' if len(names) > 1 else ''} ({listed(first, len(names))})"
 
 
 def find_shards(folder: Path, pattern: str) -> dict[str, list[Path]]:
-    """The files of each split in order; in the pattern, group 1 is the split's name.
+    """Find the files of each split in order; the pattern's group 1 is the split's name.
 
     Raises:
         KdbenchError: a name says "-of-00005" and there are not five, or one is no file.

@@ -1,12 +1,12 @@
-"""What is passed over among images: files that systems leave behind, and files that are no images.
+"""Files that are skipped among images: hidden and system files, and files that are no images.
 
-They are counted, and told in one line a data set.
+They are counted, and reported in one line per data set.
 """
 
 from kdbench.system.console import Console
 
 NAMED = 3  # of each kind, in the line
-# Of Windows, macOS, Synology and QNAP; in lower case. What begins with a dot is hidden everywhere.
+# Windows, macOS, Synology and QNAP write these; in lower case. Names with a dot first are hidden.
 LEFT_BEHIND = frozenset(
     {
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini"),
@@ -18,29 +18,29 @@ LEFT_BEHIND = frozenset(
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or a system's own, and no part of a set."""
+    """Return whether a file or folder of this name is hidden or a system's own."""
     return name.startswith((".", "~$")) or name.lower() in LEFT_BEHIND
 
 
 class PassedOver:
-    """Counts what is passed over; the first names of each kind are kept."""
+    """A counter of skipped files, with the first names of each kind."""
 
     def __init__(self, known: str | None = None) -> None:
-        self.known = known  # how files end that belong to the set beside its images
+        self.known = known  # endings of the set's other files
         self._names: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
     def left_behind(self, name: str) -> None:
-        """One of the system's, a folder with all that is in it."""
+        """Count a hidden or system file, or such a folder with its content."""
         self._count("hidden or of the system", name)
 
     def no_image(self, name: str) -> None:
-        """One whose name does not end as an image's does."""
+        """Count a file without an image's ending."""
         if self.known is None or not name.endswith(self.known):
             self._count("not called as an image", name)
 
     def outside(self, name: str) -> None:
-        """An image beside the folders of the classes."""
+        """Count an image outside the class folders."""
         self._count("images outside the classes", name)
 
     def _count(self, kind: str, name: str) -> None:
@@ -50,7 +50,7 @@ class PassedOver:
             names.append(printable(name))
 
     def line(self) -> str | None:
-        """What was passed over; None where nothing was."""
+        """Return a line on the skipped files; None where there are none."""
         if not self._counts:
             return None
         total = sum(self._counts.values())
@@ -60,16 +60,16 @@ class PassedOver:
         )
 
     def say(self, where: object) -> None:
-        """One line on the terminal, where anything was passed over."""
+        """Print a line on the skipped files, if any."""
         if line := self.line():
             Console().message(f"{printable(str(where))}: {line}")
 
 
 def listed(names: list[str], count: int) -> str:
-    """The first of `count` names, in one line."""
+    """Return the first of `count` names, in one line."""
     return ", ".join(names) + (", ..." if count > len(names) else "")
 
 
 def printable(name: str) -> str:
-    """A file's name as any terminal can print it: bytes that are no UTF-8 are escaped."""
+    """Return a file's name as any terminal can print it, with invalid UTF-8 escaped."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,10 +1,10 @@
-"""A look at the images to score on before anything is trained.
+"""A check of the test images before anything is trained.
 
-They are first read whole after an epoch, hours later, and one that cannot be read ends the run. To
-decode all of them at every start would take as long as to score them. So of each JPEG the header
+They are first decoded after an epoch, hours later, and an unreadable one ends the run. To
+decode all of them at every start would take as long as to score them, so of each JPEG the header
 and the end mark are read, which tells a file that is empty, cut off or something else; what does
-not begin and end as a JPEG does is decoded. Damage in the middle of a JPEG mostly decodes to
-something, and nothing notices it, here or later.
+not begin and end as a JPEG is decoded. Damage in the middle of a JPEG mostly decodes to
+some image, and is noticed neither here nor later.
 """
 
 import io
@@ -17,7 +17,7 @@ from kdbench.data.streaming.sources import Source
 from kdbench.errors import KdbenchError
 
 START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a whole JPEG
-HEAD, TAIL = 2**15, 2**6  # bytes that are read of each image
+HEAD, TAIL = 2**15, 2**6  # bytes read at each image's beginning and end
 NAMED = 3  # images that a line names at most
 
 
@@ -26,15 +26,15 @@ def check_scored(
     decode: Callable[[int], object],
     check: Callable[[int, int, int], None],
 ) -> None:
-    """Notice images to score on that cannot be read, before the first step.
+    """Refuse unreadable test images, before the first step.
 
     Args:
         source: the images.
-        decode: reads the image at a row whole, as it will be to score on it.
-        check: raises a ValueError where that must fail; is given the row, width and height.
+        decode: decodes the image at a row as for scoring.
+        check: raises a ValueError where that must fail, given row, width and height.
 
     Raises:
-        KdbenchError: names the first of them, and how many more there are.
+        KdbenchError: an image cannot be read; the first is named, and the others are counted.
     """
 
     def look(row: int) -> KdbenchError | None:
@@ -62,10 +62,10 @@ def is_whole(head: bytes, tail: bytes) -> bool:
 
 
 def has_header(head: bytes, check: Callable[[int, int], None] = lambda width, height: None) -> bool:
-    """Whether the first bytes of a JPEG hold all of its header, and its size is within bounds."""
+    """Return whether a JPEG's first bytes hold its whole header, with a size within bounds."""
     try:
         with identified(io.BytesIO(head), ("JPEG",)) as image:
             check(*image.size)
-    except Exception:  # whoever decodes the file says what is wrong with it
+    except Exception:  # decoding the file will report what is wrong
         return False
     return True

@@ -1,4 +1,4 @@
-"""Tables of detectors' runs: COCO's average precisions instead of top-1."""
+"""Tables of detectors' runs, with COCO's average precisions instead of top-1."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ NOTE = "AP in percent after the last step: mean ± sample standard deviation ove
 
 
 def ap_tables(records: Iterable[Record], protocol: str | None = None) -> list[str]:
-    """A table in Markdown for each pair and protocol, teacher and data.
+    """Return a Markdown table for each pair and protocol, teacher and data.
 
     Args:
-        records: of detectors.
-        protocol: only the tables of this one.
+        records: detectors' records.
+        protocol: show the tables of this one alone.
     """
     cells: dict[Key, list[Record]] = defaultdict(list)
     for record in records:

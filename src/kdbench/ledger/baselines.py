@@ -1,4 +1,4 @@
-"""What a table's gains are over: the row that is the baseline, and every other row's difference."""
+"""The baseline row of a table, and the gains of the other rows over it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,22 +19,22 @@ class Gain(NamedTuple):
     difference: Difference
     p: float | None  # adjusted over the table
     over: str  # the baseline's row
-    usual: bool  # whether the baseline is KD as conf has it
+    usual: bool  # the baseline is KD with conf's settings
 
 
 def gains_of(
     groups: Groups, settings: Mapping[Key, str], recipes: Mapping[Key, Recipe], wanted: str | None
 ) -> tuple[dict[Key, Gain], list[str]]:
-    """Every cell's gain where its table has a baseline, and a line for each table left without.
+    """Return every cell's gain over its table's baseline, and a line for each table without one.
 
     Args:
         groups: the runs of each cell.
-        settings: what tells a cell from others of its method.
-        recipes: what conf has for each cell.
-        wanted: what the baseline is called, a method, a row or a cell; None: KD.
+        settings: the text that distinguishes a cell from others of its method.
+        recipes: the recipe of conf for each cell.
+        wanted: the baseline's name: a method, a row or a cell; None: KD.
 
     Raises:
-        ConfigError: no cell is called so.
+        ConfigError: no cell has that name.
     """
     names = {key: _names(key, groups[key], settings[key]) for key in groups}
     if wanted is not None and not any(wanted in found for found in names.values()):
@@ -79,7 +79,7 @@ def _adjusted(
 
 
 def _names(key: Key, records: Sequence[Record], settings: str) -> set[str]:
-    """What a cell may be called."""
+    """Return the names by which a cell may be called."""
     cell = records[0]["cell"]
     return {key.method, _row(key, settings), cell, f"{cell}-{key.hash}"}
 
@@ -94,5 +94,5 @@ def _title(pair: Key) -> str:
 
 
 def _scores(records: Iterable[Record]) -> dict[int, float]:
-    """Top-1 after the last epoch of the runs that are done, by seed."""
+    """Return top-1 after the last epoch of the runs that are done, by seed."""
     return {r["seed"]: r["top1_last"] for r in records if r["status"] == "done"}

@@ -1,4 +1,4 @@
-"""Which runs make up which cell of the tables, and which runs cannot be used."""
+"""The grouping of runs into the cells of tables, and the runs that cannot be used."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,44 +13,44 @@ from kdbench.records.identity import without_later
 from kdbench.records.record import Record, read_record, record_files
 
 BASELINE = "kd"
-BASELINES = ("ce", BASELINE)  # judged by their score: they claim no gain
+BASELINES = ("ce", BASELINE)  # compared by their scores, since they claim no gain
 ALONE = "none"  # the teacher of a run without one
 HOUR = 3600.0
-DIGITS = 8  # of a sha256, for people
+DIGITS = 8  # of a sha256, for display
 
 
 class Key(NamedTuple):
-    """What names a cell, and what must be equal for two cells to be compared."""
+    """The identity of a cell, and the facts that comparable cells share."""
 
     dataset: str
     teacher: str
     student: str
     method: str
     protocol: str
-    data: str = ""  # the data set's fingerprint; "" of a cell that nobody has run, as what follows
+    data: str = ""  # the data set's fingerprint; as all below, "" for a cell without runs
     taught: str = ""  # sha256 of the teachers' weights
     hash: str = ""  # over all settings
 
     @property
     def pair(self) -> "Key":
-        """The table that it is in: the same key for every cell that it is compared with."""
+        """Return the key of the cell's table, which all cells compared with it share."""
         return self._replace(method="", hash="")
 
     @property
     def alone(self) -> "Key":
-        """The table of the same student without a teacher."""
+        """Return the key of the same student's table without a teacher."""
         return self.pair._replace(teacher=ALONE, taught="")
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Order in the tables: pair by pair, the baselines first."""
+        """Return the sort key of the tables: pair by pair, the baselines first."""
         order = BASELINES.index(self.method) if self.method in BASELINES else len(BASELINES)
         pair = self.dataset, self.student, self.teacher, self.protocol, self.data, self.taught
         return *pair, str(order), self.method, self.hash
 
 
 def key_of(record: Record) -> Key:
-    """The cell that a record belongs to."""
+    """Return the key of a record's cell."""
     config, teachers = record["config"], record["teachers"]
     return Key(
         record["data"]["name"],
@@ -65,9 +65,9 @@ def key_of(record: Record) -> Key:
 
 
 def apart(one: Key, other: Key) -> list[str]:
-    """What keeps two cells from being compared; nothing where they can be.
+    """Return the differences that keep two cells from being compared, if any.
 
-    A method that reads no teacher can be compared with one that does: what the teacher brings is
+    A method that reads no teacher can be compared with one that does: the teacher's effect is
     then part of the question.
     """
     taught = [key for key in (one, other) if key.teacher != ALONE]
@@ -86,13 +86,13 @@ def apart(one: Key, other: Key) -> list[str]:
 
 
 def _teachers(key: Key) -> str:
-    """A cell's teachers with the first digits of their weights' sha256."""
+    """Return a cell's teachers with the first digits of their weights' sha256."""
     pairs = zip(key.teacher.split("+"), key.taught.split("+"), strict=False)
     return "+".join(f"{name} {sha256[:DIGITS]}" for name, sha256 in pairs)
 
 
 def teachers_of(records: Iterable[Record]) -> list[str]:
-    """Each teacher of some runs with its weights and what it scored here."""
+    """Return a line for each teacher of some runs, with its weights and its measured score."""
     found: dict[str, None] = {}
     for record in records:
         for teacher in record["teachers"]:
@@ -103,14 +103,14 @@ def teachers_of(records: Iterable[Record]) -> list[str]:
 
 
 class Cost(NamedTuple):
-    """What a run costs, in mean."""
+    """The mean cost of a run."""
 
     hours: float
-    of: str  # GPU, CPU, or wall where only waiting was measured
+    of: str  # GPU, CPU, or wall where only wall-clock time was measured
 
 
 def cost(records: Sequence[Record]) -> Cost | None:
-    """What runs of a cell cost, by the dearest device that all of their records have measured."""
+    """Return the cost of a cell's runs on the dearest device that all their records measure."""
     for key, of in (("gpu_seconds", "GPU"), ("cpu_seconds", "CPU"), ("seconds_share", "wall")):
         seconds = [record[key] for record in records if record[key] is not None]
         if seconds and len(seconds) == len(records):
@@ -119,13 +119,13 @@ def cost(records: Sequence[Record]) -> Cost | None:
 
 
 def machines(records: Iterable[Record]) -> list[str]:
-    """What runs were computed on, each once."""
+    """Return the machines of runs, each once."""
     facts = [record["hardware"] for record in records]
     return sorted({f.get("gpu") or f"{f['cpu']}, {f['threads']} threads" for f in facts})
 
 
 def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """The records that can be used, by seed, one of each run; a line for each other one."""
+    """Return the usable records by seed, one for each run, and a line for each other record."""
     found: dict[str, tuple[Path, Record]] = {}
     problems = []
     for path in paths:
@@ -147,7 +147,7 @@ def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """Records of classifiers, and of detectors."""
+    """Split records into those of classifiers and of detectors."""
     classifiers: list[Record] = []
     detectors: list[Record] = []
     for record in records:
@@ -156,7 +156,7 @@ def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def left_out(runs: Iterable[Record]) -> list[str]:
-    """A line for each student whose runs are not all compared: why, and how many are of what."""
+    """Return a line for each student whose runs are not all comparable: why, and how many."""
     groups: dict[tuple[str, str], dict[Key, int]] = defaultdict(lambda: defaultdict(int))
     for record in runs:
         key = key_of(record).pair
@@ -189,7 +189,7 @@ def _counts(counts: Mapping[Key, int], of: Callable[[Key], str]) -> list[tuple[s
 
 
 def rows_of(groups: Mapping[Key, Sequence[Record]]) -> dict[Key, str]:
-    """What each cell is called in its table, where a method has several: by what differs."""
+    """Name the cells of methods with several cells in a table, by the settings that differ."""
     families: dict[Key, list[Key]] = defaultdict(list)
     for key in groups:
         families[key._replace(hash="")].append(key)
@@ -216,7 +216,7 @@ def _settings(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
 
 
 def differing_keys(configs: Sequence[object], path: str = "") -> list[str]:
-    """Dotted names of the settings in which configurations differ, apart from the seed."""
+    """Return the dotted keys in which configurations differ, apart from the seed."""
     nodes = [config for config in configs if isinstance(config, dict)]
     if len(nodes) == len(configs):
         keys = sorted({key for node in nodes for key in node})

@@ -12,27 +12,27 @@ from kdbench.ledger.cells import BASELINE, BASELINES, cost
 from kdbench.ledger.ledger import Cell
 from kdbench.ledger.svg import GRID, HUES, INK, PAPER, SOFT, WIDTH, axes_of, style, tidy, token
 
-ROW = 21  # of a method in a chart of one row each
-LETTER = 6.7  # at most, the mean width of a letter
-LONG = 30  # epochs, from which on a curve's beginning may be cut off
-POINTS = 80  # of a curve, at most; a chart has no more pixels to show
+ROW = 21  # pixels of a method's row in a chart
+LETTER = 6.7  # an upper bound of a letter's mean width, in pixels
+LONG = 30  # epochs from which on the beginning of a curve may be cut off
+POINTS = 80  # of a curve at most, for a chart has no more pixels
 
 
 class Chart(NamedTuple):
-    """A drawing and its words."""
+    """A drawing and its text."""
 
     title: str
-    note: str  # what is drawn how
+    note: str  # an explanation of the drawing
     svg: str
 
 
 def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Chart]:
-    """What there is to draw of one table.
+    """Draw the charts of one table.
 
     Args:
-        cells: its methods that were run, best first.
-        names: what each row is called.
-        prefix: of every id in the drawings, unique in the page.
+        cells: its methods with runs, best first.
+        names: the name of each row.
+        prefix: the prefix of every id in the drawings, unique in the page.
     """
     with style():
         drawn = [chart for draw in (_scores, _seeds, _curves) if (chart := draw(cells, names))]
@@ -49,7 +49,7 @@ Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its
 
 
 def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
-    """A row a method, the best on top, over an axis of top-1."""
+    """Draw a row for each method, best on top, over an axis of top-1."""
     left = min(190.0, 14 + LETTER * max(len(names[cell.row]) for cell in cells))
     figure, axes = axes_of(ROW * len(cells) + 50, left, 42)
     axes.set_yticks(range(len(cells)), [_short(names[cell.row]) for cell in cells])
@@ -140,7 +140,7 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         axes.plot(x, middle, color=HUES[place], lw=1.6, ls=dash, gid=mark)
         ends[place] = middle[-1]
     axes.set_xlim(1, epochs)
-    if epochs >= LONG:  # what happens late is what differs
+    if epochs >= LONG:  # curves differ late in training
         lines = [line for cell in cells for line in curves[cell.row]]
         axes.set_ylim(bottom=min(line[len(line) // 3] for line in lines))
     axes.grid(axis="y")
@@ -206,7 +206,7 @@ def _name(axes: Axes, points: Sequence[tuple[float, float, str]], names: dict[st
 
 
 def _curves_of(cell: Cell) -> list[list[float]]:
-    """Test top-1 by epoch, of every seed that has all epochs."""
+    """Return test top-1 by epoch, for every seed that has all epochs."""
     lines = [record["curve"]["test/top1"] for record in cell.records if "curve" in record]
     longest = max((len(line) for line in lines), default=0)
     return [line for line in lines if len(line) == longest > 0]
@@ -217,13 +217,13 @@ def _step(epochs: int) -> int:
 
 
 def _sampled(epochs: int) -> list[int]:
-    """Epochs from 0 that are drawn; the last is one of them."""
+    """Return the epochs (from 0) that are drawn, including the last."""
     step = _step(epochs)
     return list(range((epochs - 1) % step, epochs, step))
 
 
 def _apart(axes: Axes, ends: dict[int, float], gap: float) -> dict[int, float]:
-    """Heights, as shares of the axes, near the ends of lines and no closer than `gap` pixels."""
+    """Return heights (shares of the axes) near the ends of lines, at least `gap` pixels apart."""
     low, high = axes.get_ylim()
     gap /= axes.get_window_extent().height
     order = sorted(ends, key=lambda place: ends[place])

@@ -1,4 +1,4 @@
-"""Cells of published tables, which the ledger shows before anyone has run them."""
+"""Cells of published tables, which the ledger shows before they have runs."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 
 
 def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[object]]) -> set[Key]:
-    """Cells of published tables that nobody has run: of our methods, on our pairs."""
+    """Return cells of published tables without runs, for our methods on our pairs."""
     pairs = {(key.teacher, key.student) for key in groups} | named_pairs()
     pairs |= {(ALONE, student) for _, student in pairs}
     run = {key._replace(hash="") for key in groups}
@@ -32,7 +32,7 @@ def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[obje
 
 
 def swept_keys(keys: Iterable[Key], groups: Mapping[Key, Sequence[object]]) -> set[Key]:
-    """Cells that the pairs' own files of experiments/ will fill, and that nobody has run."""
+    """Return cells without runs that the pairs' own files of experiments/ will fill."""
     run = {key._replace(hash="") for key in groups}
     pairs = {Key(key.dataset, key.teacher, key.student, "", key.protocol) for key in keys}
     return {_beside(cell, groups) for pair in pairs for cell in _swept(pair)} - run
@@ -40,7 +40,7 @@ def swept_keys(keys: Iterable[Key], groups: Mapping[Key, Sequence[object]]) -> s
 
 @cache
 def _swept(pair: Key) -> frozenset[Key]:
-    """Cells of the published protocol that a pair's file of experiments/ names."""
+    """Return cells of the published protocol that a pair's file of experiments/ names."""
     path = conf_dir() / "experiments" / f"{pair.dataset}_{pair.teacher}_{pair.student}.yaml"
     known = NAME.fullmatch(path.name) and pair.protocol == _common_protocol(pair.dataset)
     text = path.read_text() if known and path.is_file() else ""
@@ -55,7 +55,7 @@ def _swept(pair: Key) -> frozenset[Key]:
 
 
 def _beside(key: Key, groups: Mapping[Key, Sequence[object]]) -> Key:
-    """A published cell in the table that most runs of its pair, or else of its student, are in."""
+    """Put a published cell into the table with most runs of its pair, or else of its student."""
     place = key.dataset, key.student, key.protocol
     near: dict[Key, tuple[bool, bool, int]] = {}
     for other, records in groups.items():

@@ -8,12 +8,12 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.ledger.cells import ALONE
 from kdbench.ledger.ledger import Cell, Table
 
-SEEDS = "0,1,2"  # of a table that nobody has run
+SEEDS = "0,1,2"  # for a table without runs
 BARE = re.compile(r"[A-Za-z_][\w./+-]*", re.ASCII)  # text that Hydra takes without quotes
 
 
 def commands(table: Table) -> str:
-    """One command for all that follows conf, and one for each row that departs from it."""
+    """Return one command for the rows that follow conf, and one for each other row."""
     cells = [cell for cell in table.cells if cell.records] or list(table.cells)
     as_conf = [cell for cell in cells if not cell.departures]
     made = [_command(table, as_conf)] if as_conf else []
@@ -59,7 +59,7 @@ def _values(texts: Iterable[str]) -> str:
 
 
 def _value(value: object) -> str:
-    """A setting as Hydra reads it."""
+    """Return a setting in Hydra's syntax."""
     if isinstance(value, dict):
         items = ",".join(f"{_text(key)}:{_value(item)}" for key, item in value.items())
         return f"{{{items}}}"
@@ -71,7 +71,7 @@ def _value(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as Hydra reads it."""
+    """Return text in Hydra's syntax."""
     if BARE.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)

@@ -1,4 +1,4 @@
-"""Is it real? The difference between two methods' scores, in one line."""
+"""The difference between two methods' scores and its significance, in one line."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from kdbench.ledger.formats import signed
 from kdbench.ledger.significance import LEVEL, Difference, paired, welch
 from kdbench.records.record import RECORD_FILE, Record
 
-RUNS = (Path("results/runs"), Path("runs"))  # where --runs is not given
+RUNS = (Path("results/runs"), Path("runs"))  # the defaults of --runs
 SHOWN = 3  # comparisons in one error line
 
 
@@ -26,7 +26,7 @@ class Side(NamedTuple):
 
     @property
     def cell(self) -> str:
-        """What its runs are called before seed and hash."""
+        """The name of its runs before seed and hash."""
         return self.records[0]["cell"]
 
     @property
@@ -36,15 +36,15 @@ class Side(NamedTuple):
 
 
 def compare(first: str, second: str, runs: Sequence[Path]) -> str:
-    """The answer, one line.
+    """Compare two sides in one line.
 
     Args:
         first: cell, method, or path of a run.
-        second: the same, of the baseline.
+        second: the same for the baseline.
         runs: folders of runs or of records, where cells and methods are looked up; none: `RUNS`.
 
     Raises:
-        ConfigError: a name that fits no cell or too many, or two cells that cannot be compared.
+        ConfigError: a name fits no cell or several, or two cells cannot be compared.
         KdbenchError: there is no finished run to compare.
     """
     known = [] if is_path(first) and is_path(second) else sides(look_up(runs))
@@ -64,7 +64,7 @@ def is_path(name: str) -> bool:
 
 
 def look_up(runs: Sequence[Path]) -> list[Path]:
-    """The folders to look in.
+    """Return the folders to search.
 
     Raises:
         KdbenchError: none was named, and none of the usual ones exists.
@@ -77,10 +77,10 @@ def look_up(runs: Sequence[Path]) -> list[Path]:
 
 
 def sides(paths: Sequence[Path]) -> list[Side]:
-    """Every configuration with finished runs among `paths`; damaged records are told.
+    """Return every configuration with finished runs among `paths`; report damaged records.
 
     Raises:
-        ConfigError: a path that does not exist.
+        ConfigError: a path does not exist.
         KdbenchError: no run is finished.
     """
     for path in paths:
@@ -108,10 +108,10 @@ def sides(paths: Sequence[Path]) -> list[Side]:
 
 
 def named(name: str, known: Sequence[Side]) -> list[Side]:
-    """What a method's name, a cell's, a cell's with its hash, or a run's id can mean.
+    """Return the sides that a method, a cell with or without hash, or a run's id can mean.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no side has that name.
     """
     names = [(side.key.method, side.cell, f"{side.cell}-{side.hash}") for side in known]
     found = [side for side, own in zip(known, names, strict=True) if name in own]
@@ -129,10 +129,10 @@ def named(name: str, known: Sequence[Side]) -> list[Side]:
 def choose(
     names: tuple[str, str], ours: Sequence[Side], baselines: Sequence[Side]
 ) -> tuple[Side, Side]:
-    """The only two configurations that can be meant.
+    """Return the only two configurations that the names can mean.
 
     Raises:
-        ConfigError: no two of them can be compared, or more than two.
+        ConfigError: no two of them, or several pairs, can be compared.
     """
     pairs = [(one, other) for one in ours for other in baselines if not same(one, other)]
     fit = [pair for pair in pairs if not apart(pair[0].key, pair[1].key)]
@@ -162,7 +162,7 @@ def same(one: Side, other: Side) -> bool:
 
 
 def labels(pair: Iterable[Side], among: Iterable[tuple[Side, Side]]) -> list[str]:
-    """What to call two sides: by their cells, and by their hashes where a cell has several."""
+    """Name two sides by their cells, and by their hashes where a cell has several."""
     hashes: dict[str, set[str]] = defaultdict(set)
     for side in (side for sides in among for side in sides):
         hashes[side.cell].add(side.hash)
@@ -170,7 +170,7 @@ def labels(pair: Iterable[Side], among: Iterable[tuple[Side, Side]]) -> list[str
 
 
 def line(ours: Side, baseline: Side) -> str:
-    """The difference, what is known of its size, and what that means."""
+    """Return the difference, its interval and p-value, and their meaning, in one line."""
     mine, base = ours.scores, baseline.scores
     found = paired(mine, base) or welch([*mine.values()], [*base.values()])
     names = [ours.key.method, baseline.key.method]
@@ -194,7 +194,7 @@ def line(ours: Side, baseline: Side) -> str:
 
 
 def meaning(found: Difference) -> str:
-    """A difference in a word; its p-value is of one test, chosen beforehand."""
+    """Return a difference in a word; its p-value is that of one test, chosen beforehand."""
     if found.p is None:
         return "cannot tell"
     return "real" if found.p < LEVEL else "a tie"

@@ -1,4 +1,4 @@
-"""A table's text: Markdown and LaTeX for people, CSV for programs."""
+"""Tables as text: Markdown and LaTeX for readers, CSV for programs."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ FORMATS = ("md", "csv", "tex")
 DAGGER = "†"
 STAR = "*"
 
-# Columns of people's tables: those of every table, and those that need published scores.
+# Columns of tables for readers: those of every table, and those that need published scores.
 SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
 COMPACT = (*SCORES, "gain over KD", "cost")
 CLAIMS = ("gain over KD", "claimed gain", "published", "gap", "verdict")
@@ -24,20 +24,20 @@ Escape = Callable[[str], str]  # of a medium
 
 
 def render(made: Sequence[Table], form: str) -> str:
-    """Tables as text; `form` is one of FORMATS."""
+    """Return tables as text; `form` is one of FORMATS."""
     if form == "csv":
         return comma_separated(made)
     return "\n\n".join((markdown if form == "md" else latex)(table) for table in made)
 
 
 def markdown(table: Table) -> str:
-    """The table with its title and notes."""
+    """Return the table in Markdown, with its title and notes."""
     columns, rows = _text(table, as_markdown)
     return drawn(_title(table, as_markdown), columns, rows, _notes(table, as_markdown))
 
 
 def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequence[str]) -> str:
-    """A table in Markdown, of texts that are Markdown already."""
+    """Return a table in Markdown, from texts that are Markdown already."""
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = [columns, ["-" * width for width in widths], *rows]
     padded = [[text.ljust(n) for text, n in zip(line, widths, strict=True)] for line in lines]
@@ -46,7 +46,7 @@ def drawn(title: str, columns: list[str], rows: Sequence[list[str]], notes: Sequ
 
 
 def latex(table: Table) -> str:
-    """The table as a tabular of the package booktabs, its title and notes as comments."""
+    """Return the table as a booktabs tabular, with its title and notes as comments."""
     columns, rows = _text(table, as_latex)
     lines = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
@@ -65,7 +65,7 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(made: Sequence[Table]) -> str:
-    """All numbers of some tables under one header, a line a cell."""
+    """Return all numbers of some tables as CSV, with a line for each cell."""
     out = io.StringIO()
     lines = [
         {key: _plain(value) for key, value in numbers(cell).items()}
@@ -94,7 +94,7 @@ def _pair(table: Table, escape: Escape) -> str:
 
 
 def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for people; without published scores only what was measured."""
+    """Return columns and rows for readers; without published scores, measured columns alone."""
     columns = FULL if any(cell.published for cell in table.cells) else COMPACT
     heads = [escape(column) for column in columns]
     if table.baseline != BASELINE:
@@ -112,7 +112,7 @@ def _field(cell: Cell, column: str, escape: Escape) -> str:
 
 
 def score_text(score: Estimate | None) -> str:
-    """Mean ± sample standard deviation (n); nothing where there is none."""
+    """Return mean ± sample standard deviation (n); nothing where there is none."""
     if score is None:
         return ""
     spread = "" if score.std is None else f" ± {score.std:.2f}"
@@ -126,7 +126,7 @@ def _interval(estimate: Estimate | Difference | None, sign: str = "") -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference in points, without a negative zero; nothing where there is none."""
+    """Return a difference in points, without a negative zero; nothing where there is none."""
     return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
@@ -163,7 +163,7 @@ def _verdict(cell: Cell) -> str:
 
 
 def cost_text(found: Cost | None) -> str:
-    """What a run costs, in hours or minutes; nothing where it was not measured."""
+    """Return a run's cost in hours or minutes; nothing where it was not measured."""
     if found is None:
         return ""
     hours, of = found
@@ -191,7 +191,7 @@ FIELDS: dict[str, Callable[[Cell], str]] = {
 
 
 def _notes(table: Table, escape: Escape) -> list[str]:
-    """What the reader of this table must know: only what occurs in it."""
+    """Return the notes on the marks that occur in this table."""
     cells = table.cells
     notes = []
     if any(cell.records for cell in cells):
@@ -228,7 +228,7 @@ def _failure(cell: Cell, record: Record) -> str:
 
 
 def numbers(cell: Cell) -> dict[str, object]:
-    """A cell as a row of numbers; percent, points and hours."""
+    """Return a cell as a row of numbers, in percent, points and hours."""
     top1, gain, published, spent = cell.top1, cell.gain, cell.published, cost(cell.records)
     return {
         "dataset": cell.dataset,

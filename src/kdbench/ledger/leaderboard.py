@@ -1,4 +1,4 @@
-"""The leaderboards of the results page: one pair's table as HTML."""
+"""The leaderboards of the results page: each pair's table as HTML."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -27,21 +27,21 @@ class Row(NamedTuple):
     """A cell in its table."""
 
     cell: Cell
-    rank: int | None  # from 1 by top-1 as printed; None where no two seeds were run
+    rank: int | None  # from 1 by top-1 as printed; None with fewer than two seeds
 
 
 class Column(NamedTuple):
-    """A column: its key in links, its head, what a cell says, and how it sorts."""
+    """A column: its key in links, its head, its cells' text, and its sort order."""
 
     key: str
     head: str
     text: Callable[[Row], str]  # HTML; sorting reads the number at its beginning
-    order: str  # "desc" or "asc": the first click's
+    order: str  # of the first click: "desc" or "asc"
     kind: str = "number"
 
 
 def ranked(table: Table) -> list[Row]:
-    """Best first; then what failed, then what nobody has run, by its published score."""
+    """Rank cells best first; then the failed ones, then those without runs by published score."""
     run = [cell for cell in table.cells if cell.top1 is not None]
     scores = [_score(cell) for cell in run if _several(cell)]
     rows = [
@@ -55,18 +55,18 @@ def ranked(table: Table) -> list[Row]:
 
 
 def best(table: Table) -> list[Cell]:
-    """The methods of the best score, where two or more were run over two seeds or more."""
+    """Return the methods with the best score, if two or more have runs over two seeds or more."""
     rows = [row for row in ranked(table) if row.rank]
     return [row.cell for row in rows if row.rank == 1] if len(rows) > 1 else []
 
 
 def _several(cell: Cell) -> bool:
-    """Return whether a score is more than one seed's, which ranks nothing."""
+    """Return whether a score is over several seeds; a single seed is not ranked."""
     return len(cell.records) > 1
 
 
 def leaderboard(table: Table, caption: str) -> str:
-    """The table as HTML, without columns that have nothing to say; `caption` is HTML too."""
+    """Return the table as HTML, without empty columns; `caption` is HTML too."""
     rows = ranked(table)
     columns = [column for column in COLUMNS if _told(column, rows)]
     heads = "".join(
@@ -83,7 +83,7 @@ def leaderboard(table: Table, caption: str) -> str:
 
 
 def evidence(table: Table) -> str:
-    """What lies behind a table: its records, and the runs that failed."""
+    """Return the evidence for a table: its records, and the runs that failed."""
     parts = []
     changed = [cell for cell in table.cells if cell.departures]
     if changed:
@@ -112,17 +112,17 @@ def evidence(table: Table) -> str:
 
 
 def named(cell: Cell) -> str:
-    """What a row is called: marked where its settings are no source's, or not conf's."""
+    """Return a row's name, marked where its settings are from no source or differ from conf's."""
     return cell.row + DAGGER * cell.reconstructed + STAR * bool(cell.departures)
 
 
 def badge(verdict: Verdict) -> str:
-    """A verdict as a coloured word."""
+    """Return a verdict as a coloured word."""
     return f'<span class="v {verdict.name.lower()}">{MARKS[verdict]} {verdict.value}</span>'
 
 
 def signed(value: float) -> str:
-    """A difference in points, with a minus that is as wide as the plus."""
+    """Return a difference in points, with a minus that is as wide as the plus."""
     return plain(value).replace("-", "−")
 
 

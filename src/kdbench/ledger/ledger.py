@@ -1,4 +1,4 @@
-"""The ledger: every cell of the tables, from records and published scores and from nothing else."""
+"""The ledger: every cell of the tables, from records and published scores alone."""
 
 import hashlib
 import re
@@ -38,19 +38,19 @@ from kdbench.records.record import Record
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one pair: its runs over the seeds, and what is published."""
+    """One method on one pair: its runs over the seeds, and its published score."""
 
     dataset: str
     teacher: str  # ALONE, or names joined by "+"
     student: str
     method: str
     protocol: str
-    data: str  # the data set's fingerprint, "" where nobody has run it
+    data: str  # the data set's fingerprint, "" without runs
     taught: str  # sha256 of the teachers' weights
-    settings: str  # what tells its row from others of the method; "" where there is no other
+    settings: str  # distinguishes its row from others of the method; "" where there is no other
     recipe: str | None  # the file of conf/method that it follows; None: no file has its `_target_`
-    departures: tuple[Departure, ...]  # settings that are not those of conf
-    hash: str | None  # None: not run
+    departures: tuple[Departure, ...]  # settings that differ from conf's
+    hash: str | None  # None without runs
     records: tuple[Record, ...]  # done, by seed; () where not run
     failed: tuple[Record, ...]
     top1: Estimate | None  # percent, at the last epoch
@@ -63,22 +63,22 @@ class Cell:
     claimed_gain: float | None
     verdict: Verdict
     reconstructed: bool  # the method's settings are marked reconstructed or INFERRED
-    claim_source: str | None = None  # whose claim it is, a key of results/published.csv
+    claim_source: str | None = None  # the claim's source, a key of results/published.csv
 
     @property
     def row(self) -> str:
-        """What its row is called."""
+        """The name of its row."""
         return f"{self.method} ({self.settings})" if self.settings else self.method
 
     @property
     def comparable(self) -> Estimate | None:
-        """Our score of the epoch that the published one is of: the last, or the best on test."""
+        """Our score at the epoch of the published one: the last, or the best on test."""
         best = self.published is not None and self.published.protocol == "best"
         return self.best_on_test if best else self.top1
 
     @property
     def best_minus_last(self) -> float | None:
-        """What the choice of the best epoch on the test set would add, in points."""
+        """The gain from choosing the best epoch on the test set, in points."""
         if self.top1 is None or self.best_on_test is None:
             return None
         return self.best_on_test.mean - self.top1.mean
@@ -93,10 +93,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All cells in the tables' order, and what was left out."""
+    """All cells in the tables' order, and the runs that were left out."""
 
     cells: tuple[Cell, ...]
-    problems: tuple[str, ...]  # one line each; the rest is made
+    problems: tuple[str, ...]  # one line each
     detectors: tuple[Record, ...] = ()  # runs with tables of their own, `kdbench.ledger.ap_table`
 
 
@@ -108,22 +108,22 @@ class Table(NamedTuple):
     student: str
     protocol: str
     cells: tuple[Cell, ...]
-    name: str  # its file's, without an ending; no other table has it
-    mark: str  # what tells it from others of the same pair and protocol; "" where there is none
+    name: str  # the unique name of its file, without ending
+    mark: str  # distinguishes it from others of the same pair and protocol; else ""
 
     @property
     def pair(self) -> str:
-        """Teacher and student, for people."""
+        """Teacher and student, for display."""
         return self.student if self.teacher == ALONE else f"{self.teacher} -> {self.student}"
 
     @property
     def run(self) -> bool:
-        """Whether anyone has run any of it."""
+        """Whether any of its cells has runs."""
         return any(cell.records or cell.failed for cell in self.cells)
 
     @property
     def baseline(self) -> str:
-        """The row that its gains are over."""
+        """The row over which its gains are computed."""
         return next((cell.baseline for cell in self.cells if cell.baseline), BASELINE)
 
 
@@ -133,16 +133,16 @@ def open_ledger(
     baseline: str | None = None,
     swept: bool = False,
 ) -> Ledger:
-    """Read records at and below `paths`; what cannot be used is a line in `problems`.
+    """Read records at and below `paths`; each unusable one is a line in `problems`.
 
     Args:
         paths: folders of runs or of records, or records.
         published: the file of published scores; None for tables without them.
-        baseline: the row or cell that gains are over; None: KD.
-        swept: whether cells that a pair's own sweep has yet to fill are shown.
+        baseline: the row or cell over which gains are computed; None: KD.
+        swept: show cells that a pair's own sweep has yet to fill.
 
     Raises:
-        ConfigError: no cell is called as `baseline` is.
+        ConfigError: no cell has the name `baseline`.
     """
     found, problems = read_records(paths)
     runs, detectors = split_tasks(found)
@@ -177,12 +177,12 @@ def _recipe(records: Sequence[Record]) -> Recipe:
 
 
 def _inferred(key: Key) -> bool:
-    """Return whether a cell that nobody has run would be of settings that are no source's."""
+    """Return whether a cell without runs would have settings from no source."""
     return reconstructed(key.method, f"{key.teacher}_{key.student}")
 
 
 def tables(ledger: Ledger) -> list[Table]:
-    """The ledger's tables: a student's cells without a teacher head each of its pairs' tables."""
+    """Return the ledger's tables; a student's cells without teacher head all its pairs' tables."""
     pairs: dict[Key, list[Cell]] = defaultdict(list)
     for cell in ledger.cells:
         pairs[_key(cell).pair].append(cell)
@@ -208,7 +208,7 @@ def tables(ledger: Ledger) -> list[Table]:
 
 
 def _file(pair: Key) -> str:
-    """The name of a table's file, which another table may want as well."""
+    """Return the name of a table's file, which need not be unique."""
     names = pair.student if pair.teacher == ALONE else f"{pair.teacher}_{pair.student}"
     # The protocol's own name begins with the data set's.
     protocol = pair.protocol.removeprefix(f"{pair.dataset}-")
@@ -236,13 +236,13 @@ def _key(cell: Cell) -> Key:
 def _cell(
     key: Key, records: Sequence[Record], recipe: Recipe, settings: str, rows: Sequence[Published]
 ) -> Cell:
-    """A cell without its gain and its verdict."""
+    """Make a cell without its gain and its verdict."""
     done = tuple(record for record in records if record["status"] == "done")
     epochs = records[0]["config"]["schedule"]["epochs"] if records else COMMON["epochs"]
     place = (key.dataset, key.teacher, key.student, epochs)
     rows = [r for r in rows if (r.dataset, r.teacher, r.student, r.epochs) == place]
     if recipe.departures or recipe.method != key.method:
-        rows = []  # no source says anything of such settings
+        rows = []  # no source has such settings
     claimed = claim(rows, key.method) if key.method not in BASELINES else None
     return Cell(
         *key[:7],
@@ -272,7 +272,7 @@ def _estimate(records: Iterable[Record], name: str) -> Estimate | None:
 
 
 def _judged(cell: Cell, gain: Gain | None, baseline: str | None) -> Cell:
-    """A cell with its gain and its verdict; a claim is over KD as published, and nothing else."""
+    """Add gain and verdict to a cell; claims are over KD with published settings alone."""
     if gain is not None:
         cell = replace(cell, baseline=gain.over, gain=gain.difference, gain_p=gain.p)
     if baseline is not None or (gain is not None and not gain.usual):
@@ -281,7 +281,7 @@ def _judged(cell: Cell, gain: Gain | None, baseline: str | None) -> Cell:
 
 
 def _verdict(cell: Cell) -> Verdict:
-    """What the runs of a cell say of its published number."""
+    """Judge a cell's published number by its runs."""
     published = cell.published
     if cell.method in BASELINES:
         if published is None or published.top1 is None:

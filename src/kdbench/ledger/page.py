@@ -1,4 +1,4 @@
-"""`results/index.html`: the whole ledger as one page that needs nothing but itself."""
+"""`results/index.html`: the whole ledger as one self-contained page."""
 
 import base64
 import hashlib
@@ -21,11 +21,11 @@ ones; each run leaves a record, and <code>kdbench-report</code> makes this page 
 
 
 def render(ledger: Ledger) -> str:
-    """The page, the same bytes for the same ledger."""
+    """Return the page, with the same bytes for the same ledger."""
     made = sorted(tables(ledger), key=lambda table: not table.run)
     script, sheet = _text("page.js"), _text("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Nothing is loaded, and no script runs but this one.
+    # The page loads nothing and runs no script but this one.
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -76,7 +76,7 @@ def _select(name: str, label: str, options: dict[str, str]) -> str:
 
 
 def _contents(made: list[Table]) -> str:
-    """One line a table."""
+    """Return the contents, with a line for each table."""
     lines = "\n".join(_entry(table) for table in made)
     heads = [
         "Pair",
@@ -130,7 +130,7 @@ data-protocol="{_e(table.protocol)}" aria-labelledby="h{index}">
 
 
 def _protocol_words(protocol: str) -> str:
-    """What a protocol's name says."""
+    """Return a protocol's name in words."""
     match = re.fullmatch(r"(.+)-(\d+)ep-b(\d+)(?:-(.+))?-last", protocol)
     if match is None:
         return f"Protocol {protocol}."

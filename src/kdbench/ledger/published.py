@@ -1,4 +1,4 @@
-"""Published scores, `results/published.csv`: read, checked row by row, chosen from.
+"""Reading of published scores, `results/published.csv`, and the choice among them.
 
 Every row is one number of one source. The column `method` is the source's label, `kdbench` our name
 where the label clearly means one of our configurations; docs/results.md describes the others.
@@ -35,7 +35,7 @@ COLUMNS += (
     "note",
 )
 
-# Whose numbers count first: a method's own source, by source key. Without one a number that is not
+# A method's own sources come first, by source key. Without one, the order is numbers that are not
 # quoted, from the sources in FIRST, then from any other, and single runs last.
 OWN = {
     "RepDistiller": {"crd"},
@@ -68,7 +68,7 @@ OWN = {
 }
 FIRST = ("RepDistiller", "mdistiller-DKD", "DKD-paper", "LSKD", "TTM", "SDD", "ND", "NORM")
 SINGLE_RUNS = ("KD-Zoo", "LSKD-log", "LSKD-reruns", "WSLD-reruns", "mdistiller-issues")
-BASELINE = "KD"  # the label of the row that a source's gain is counted from
+BASELINE = "KD"  # the label of the row over which a source's gain is computed
 
 
 @dataclass(frozen=True)
@@ -85,28 +85,28 @@ class Published:
     top1_std: float | None
     epochs: int | None
     seeds: int | None
-    protocol: str  # which epoch is scored: one of PROTOCOLS
+    protocol: str  # the scored epoch: one of PROTOCOLS
     source: str
     url: str
     note: str
-    quoted: bool = False  # whether the source copies the number from another one
+    quoted: bool = False  # the source copies the number from another one
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published gain over KD, in points, and where it stands."""
+    """A published gain over KD, in points, with its source."""
 
     gain: float
     source: str
 
 
 def usual() -> Path | None:
-    """The file of a checkout, where the current folder is one."""
+    """Return the checkout's file, if the current folder is a checkout."""
     return FILE if FILE.is_file() else None
 
 
 def read_published(path: Path) -> tuple[list[Published], list[str]]:
-    """The rows of a file of published scores, and one line for each bad row, which is left out.
+    """Read a file of published scores; return its rows, and a line for each bad row, left out.
 
     Raises:
         KdbenchError: the file does not exist, or is not a table of these columns.
@@ -136,9 +136,9 @@ def choose(rows: Iterable[Published], method: str) -> Published | None:
 
 
 def claim(rows: Sequence[Published], method: str) -> Claim | None:
-    """What `method` gains over KD in one and the same source, among a pair's rows of one schedule.
+    """Return `method`'s gain over KD within one source, among a pair's rows of one schedule.
 
-    Its own paper's gain, else that of the first source in order which lists both.
+    It is its own paper's gain, or else that of the first source in order that lists both.
     """
     for row in sorted((row for row in rows if row.method == method), key=_rank):
         gain = _gain(row, rows)
@@ -155,7 +155,7 @@ def _gain(row: Published, rows: Iterable[Published]) -> float | None:
         for base in rows
         if base.source == row.source and base.label == BASELINE and base.top1 is not None
     ]
-    # A source with two KD rows: the one scored as the method is.
+    # Of a source's two KD rows, the one with the method's protocol counts.
     base = min(bases, key=lambda base: base.protocol != row.protocol, default=None)
     return None if base is None or base.top1 is None else round(row.top1 - base.top1, 4)
 

@@ -1,6 +1,6 @@
-"""Is a difference between two methods more than the noise between seeds?
+"""Statistics of differences between methods, against the noise between seeds.
 
-docs/statistics.md says why it is asked this way. Scores are in percent, differences in points;
+docs/statistics.md explains the choices. Scores are in percent, differences in points;
 every interval is a 95% interval of Student's t.
 """
 
@@ -16,13 +16,13 @@ from statsmodels.stats.multitest import multipletests
 from kdbench.errors import KdbenchError
 
 CONFIDENCE = 0.95
-LEVEL = 0.05  # a p-value from here on is a tie
-# A score moves in steps of one test image, far above this: what is below comes from rounding.
+LEVEL = 0.05  # larger or equal p-values are ties
+# Scores move in steps of one test image, far above this; smaller differences are rounding.
 DIGITS = 9
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds; what one value cannot tell is None."""
+    """A mean over seeds; estimates that need several seeds are None for one."""
 
     mean: float
     std: float | None  # sample standard deviation
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Ours minus the baseline's mean score; what one seed cannot tell is None."""
+    """Ours minus the baseline's mean score; estimates that need several seeds are None for one."""
 
     mean: float
     low: float | None  # the interval of the mean difference
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What our runs say of a published number."""
+    """The verdict of our runs on a published number."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -54,7 +54,7 @@ class Verdict(StrEnum):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean of one score a seed, with its t interval.
+    """Return the mean of one score per seed, with its t interval.
 
     Raises:
         ValueError: there is no value.
@@ -71,7 +71,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """Paired t test over the seeds that both have; None when they share none.
+    """Do a paired t test over the seeds that both have; None when they share none.
 
     Args:
         ours: score by seed.
@@ -88,7 +88,7 @@ def paired(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Differen
 
 
 def welch(ours: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """Welch's t test: of scores whose seeds do not match, and whose spreads may differ.
+    """Do Welch's t test, for scores whose seeds do not match and whose spreads may differ.
 
     Raises:
         ValueError: a side has no value.
@@ -108,7 +108,7 @@ def welch(ours: Sequence[float], baseline: Sequence[float]) -> Difference:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values of one family of tests, in order; None, no test, stays None.
+    """Return Holm's adjusted p-values of one family of tests, in order; None (no test) stays None.
 
     Raises:
         ValueError: a value is no probability.
@@ -121,7 +121,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 
 def verdict_of_gain(ours: Difference | None, p_adjusted: float | None, claimed: float) -> Verdict:
-    """What our gain over KD says of a claimed one.
+    """Judge a claimed gain over KD by ours.
 
     Args:
         ours: our gain over KD, in points; None where the two share no seed.
@@ -134,7 +134,7 @@ def verdict_of_gain(ours: Difference | None, p_adjusted: float | None, claimed: 
         return Verdict.TIE
     same_sign = ours.mean * claimed > 0
     reached = round(claimed, DIGITS) <= round(ours.high, DIGITS)
-    # More than a claimed gain confirms it; a smaller loss than a claimed one does not.
+    # A larger gain than claimed confirms the claim; a smaller loss than claimed does not.
     as_bad = claimed > 0 or round(ours.low, DIGITS) <= round(claimed, DIGITS)
     reproduced = same_sign and reached and as_bad
     return Verdict.REPRODUCED if reproduced else Verdict.NOT_REPRODUCED
@@ -146,13 +146,13 @@ def verdict_of_score(
     published_std: float | None,
     published_seeds: int | None = None,
 ) -> Verdict:
-    """What our score says of a published one, for the baselines, which claim no gain.
+    """Judge a published score by ours, for the baselines, which claim no gain.
 
     Args:
         ours: our score, in percent; None where it was not run.
         published: the published mean, in percent.
         published_std: its sample standard deviation over seeds, where given.
-        published_seeds: how many seeds it is the mean of, where given; else counted as one.
+        published_seeds: the number of its seeds, where given; else one is assumed.
     """
     if ours is None:
         return Verdict.NOT_RUN
@@ -165,7 +165,7 @@ def verdict_of_score(
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error, None for one value."""
+    """Return the mean and its standard error, which is None for one value."""
     for value in values:
         if not math.isfinite(value):
             raise KdbenchError(f"a score is {value}, not a finite number: rerun its run")
@@ -185,6 +185,6 @@ def _difference(mean: float, error: float | None, df: float, n: int, *, paired: 
     if error is None:
         return Difference(mean, None, None, n, None, paired)
     low, high = _interval(mean, error, df)
-    if error == 0:  # no spread at all: as certain as it gets
+    if error == 0:  # there is no spread, so the difference is certain
         return Difference(mean, low, high, n, 1.0 if mean == 0 else 0.0, paired)
     return Difference(mean, low, high, n, float(2 * stats.t.sf(abs(mean) / error, df)), paired)

@@ -1,4 +1,4 @@
-"""Drawings for the results page: SVG with the colours and the letters of the page around it."""
+"""Drawings for the results page: SVG with the page's colours and fonts."""
 
 import html
 import io
@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 
 WIDTH = 430  # of a drawing, in the units of its SVG, which are pixels at its natural size
 
-# Stand for the page's colours while matplotlib draws; `tidy` puts the page's variables instead.
+# Placeholders of the page's colours for matplotlib; `tidy` replaces them by the page's variables.
 INK, SOFT, GRID, PAPER = (f"#0000f{i}" for i in range(4))
-HUES = [f"#0000e{i}" for i in range(7)]  # more are told apart by nobody
+HUES = [f"#0000e{i}" for i in range(7)]  # more could not be told apart
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "rule", PAPER: "paper"}
 VARIABLES |= {hue: f"hue{i}" for i, hue in enumerate(HUES)}
 
 SETTINGS: Any = {  # matplotlib's annotation spells every key out
     "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",  # matplotlib's own: measures text alike on every machine
+    "font.family": "DejaVu Sans",  # matplotlib's own, with the same widths on every machine
     "font.size": 12,
     "text.color": INK,
     "text.parse_math": False,
@@ -48,7 +48,7 @@ SETTINGS: Any = {  # matplotlib's annotation spells every key out
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as it comes, whatever the person who runs it has configured."""
+    """Use matplotlib's defaults, whatever the user has configured."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
@@ -58,7 +58,7 @@ def style() -> Iterator[None]:
 
 
 def axes_of(height: float, left: float, bottom: float, right: float = 12) -> tuple[Figure, Axes]:
-    """A drawing of `height`, and its axes at `left`, `bottom` and `right` from its edges."""
+    """Return a drawing of `height`, with axes at `left`, `bottom` and `right` from its edges."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     FigureCanvasSVG(figure)
     inner = (WIDTH - left - right) / WIDTH, (height - bottom - 8) / height
@@ -69,19 +69,19 @@ def axes_of(height: float, left: float, bottom: float, right: float = 12) -> tup
 
 
 def token(titles: list[str], text: str) -> str:
-    """An id that `tidy` turns into a title, the words of a mark under the pointer."""
+    """Return an id that `tidy` turns into a title, the text shown under the pointer."""
     titles.append(text)
     return f"mark-{len(titles) - 1}-"
 
 
 def tidy(figure: Figure, titles: Sequence[str], label: str, prefix: str) -> str:
-    """A figure as an SVG element for a page: small, with the page's colours and unique ids.
+    """Return a figure as a small SVG element, with the page's colours and unique ids.
 
     Args:
         figure: drawn under `style`.
-        titles: the words of its marks, see `token`.
-        label: what the drawing is called where it cannot be seen.
-        prefix: of every id in it.
+        titles: the texts of its marks, see `token`.
+        label: the drawing's name for readers who cannot see it.
+        prefix: the prefix of every id in it.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "kdbench"}):
@@ -91,7 +91,7 @@ def tidy(figure: Figure, titles: Sequence[str], label: str, prefix: str) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
 
     def tag(match: re.Match[str]) -> str:
-        """One tag; what stands between tags is somebody's text and stays."""
+        """Rewrite one tag; text between tags is kept."""
         text = match[0]
         mark = re.search(r' id="mark-(\d+)-"', text)
         text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' * (m[1] in used), text)

@@ -8,13 +8,13 @@ import numpy as np
 
 from kdbench.data.augmentation.views import CONTINUUM
 
-TRIES = 10  # of RandomResizedCrop, before it takes the centre
+TRIES = 10  # draws of RandomResizedCrop before it takes the centre
 SCALE = (0.08, 1.0)  # of the area: RandomResizedCrop's defaults, torchvision's reference recipe
 RATIO = (3 / 4, 4 / 3)  # of width to height
 
 
 class Box(NamedTuple):
-    """A crop of an image in pixels, and whether it is mirrored."""
+    """A crop of an image in pixels, with or without mirroring."""
 
     top: int
     left: int
@@ -37,7 +37,7 @@ class ResizedCrops:
     flip: bool
 
     def box(self, view: int, height: int, width: int) -> Box:
-        """The crop of a view out of an image of this size; torchvision's rule."""
+        """Return the crop of a view from an image of this size, by torchvision's rule."""
         words = np.random.Philox(key=view).random_raw(2 * TRIES + 3)
         flip = self.flip and bool(words[0] & np.uint64(1))
         fractions = ((words[1:] >> np.uint64(11)) * 2.0**-53).tolist()

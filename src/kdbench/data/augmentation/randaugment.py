@@ -1,6 +1,6 @@
 """RandAugment and Cutout on a whole uint8 batch at once, on its device.
 
-This is the variant that MLKD's released code takes over from FixMatch implementations: 14
+This is the variant that MLKD's released code takes from FixMatch implementations: 14
 operations, each with a magnitude drawn uniformly from its own range (the release's M = 10 is
 stored and never read), and always a Cutout at the end. The arithmetic is Pillow's, in its order and
 precision, so that a pixel is the same here, on a GPU and in the release's loader.
@@ -33,14 +33,14 @@ RANGES = {
     "translate_y": (-0.3, 0.3),  # of the height
 }
 OPERATIONS = tuple(RANGES)
-SLOTS = 2  # N: how many operations in a row
+SLOTS = 2  # N: operations applied in sequence
 CUTOUT_SIDE = 0.5  # of the width, at most
 CUTOUT_COLOUR = (125, 123, 114)  # the mean of CIFAR, whatever the data set
 FRACTIONS = SLOTS + 3  # numbers in [0, 1) for each image: magnitudes; Cutout's side, column, row
 
 
 class Draws(NamedTuple):
-    """What is done to each image; N images, S slots."""
+    """The operations on each image; N images, S slots."""
 
     op: Tensor  # [N, S] int64, position in OPERATIONS
     value: Tensor  # [N, S] float64, its magnitude
@@ -71,7 +71,7 @@ def draws_from(op: np.ndarray, fractions: np.ndarray, height: int, width: int) -
 
 
 def randaugment(images: Tensor, draws: Draws) -> Tensor:
-    """The operations of each image one after the other, then its Cutout.
+    """Apply each image's operations in sequence, then its Cutout.
 
     Shapes: images [B, C, H, W] uint8, draws of B images -> [B, C, H, W] uint8. Each slot looks
     pixels up in a table, mixes them with another image and moves them; where an operation is none
@@ -90,7 +90,7 @@ def _is(op: Tensor, name: str) -> Tensor:
 
 
 def _luminance(images: Tensor) -> Tensor:
-    """Rec. 601 in Pillow's integers, [B, 1, H, W] int32."""
+    """Return Rec. 601 luminance in Pillow's integers, [B, 1, H, W] int32."""
     images = images.int()
     if images.shape[1] != 3:
         return images  # grey already
@@ -99,12 +99,12 @@ def _luminance(images: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """base + factor (other - base), in float32 and cut to integers as Pillow's blend."""
+    """Return base + factor (other - base), in float32 and cut to integers as Pillow's blend."""
     return (base + factor.float() * (other - base)).long()
 
 
 def _look_up(images: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Operations that give every pixel of a grey level the same new level."""
+    """Apply the operations that map each grey level to a new one."""
     flat = images.flatten(2).long()  # [B, C, H * W]
     level = torch.arange(256, device=images.device).expand(*flat.shape[:2], -1)  # [B, C, 256]
     op, value = op[:, None, None], value[:, None, None]
@@ -133,14 +133,14 @@ def _autocontrast(flat: Tensor, level: Tensor) -> Tensor:
 
 
 def _mean_level(images: Tensor) -> Tensor:
-    """The mean luminance, rounded: [B, 1, 1] int64."""
+    """Return the mean luminance, rounded: [B, 1, 1] int64."""
     grey = _luminance(images).long().flatten(2)
     count = grey.shape[2]
     return (2 * grey.sum(2, keepdim=True) + count) // (2 * count)
 
 
 def _equalize(flat: Tensor, level: Tensor) -> Tensor:
-    """Pillow's histogram equalisation."""
+    """Equalise the histogram as Pillow does."""
     counts = torch.zeros_like(level).scatter_add_(2, flat, torch.ones_like(flat))
     brightest = counts.gather(2, flat.amax(2, keepdim=True))
     step = (flat.shape[2] - brightest) // 255
@@ -150,7 +150,7 @@ def _equalize(flat: Tensor, level: Tensor) -> Tensor:
 
 
 def _mix(images: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Operations that mix an image with its grey or its smooth version."""
+    """Apply the operations that mix an image with its grey or its smooth version."""
     op, value = op[:, None, None, None], value[:, None, None, None]
     color, sharpness = _is(op, "color"), _is(op, "sharpness")
     pixels = images.int()
@@ -170,10 +170,10 @@ def _smooth(pixels: Tensor) -> Tensor:
 
 
 def _move(images: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Operations that move pixels: the nearest source pixel, black from outside.
+    """Apply the operations that move pixels: the nearest source pixel, black from outside.
 
-    Positions are in fixed point with 16 fractional bits, as Pillow's: no device rounds them its own
-    way.
+    Positions are in fixed point with 16 fractional bits, as in Pillow, so that devices do not round
+    differently.
     """
     height, width = images.shape[2:]
     column = torch.arange(width, device=images.device)
@@ -190,7 +190,7 @@ def _move(images: Tensor, op: Tensor, value: Tensor) -> Tensor:
 
 
 def _affine(op: Tensor, value: Tensor, height: int, width: int) -> list[tuple[Tensor, ...]]:
-    """Where pixel (x, y) comes from: for each axis its factors of x and y, and the origin.
+    """Return the source of pixel (x, y): for each axis the factors of x and y, and the origin.
 
     Each is [B, 1, 1] int64 with 16 fractional bits. A shift alone is cut and not rounded to them,
     because Pillow computes it in floating point.

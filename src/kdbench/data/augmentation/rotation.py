@@ -15,7 +15,7 @@ FIXED = 2**16  # Pillow steps through the source in fixed point of 16 bits
 
 @dataclass(frozen=True)
 class Rotations:
-    """Turned about the centre by an angle uniform in -degrees to degrees, each flipped or not.
+    """Rotations about the centre by an angle uniform in -degrees to degrees, each flipped or not.
 
     The nearest pixel is taken, and what lies outside is black: torchvision's RandomRotation with
     its defaults, to the bit. Of a view's number the lowest bit is the flip, the upper 53 the angle.
@@ -25,7 +25,7 @@ class Rotations:
     """
 
     finite: ClassVar[bool] = False
-    pad: ClassVar[int] = 1  # position 0 of a plane is black: what lies outside
+    pad: ClassVar[int] = 1  # position 0 of a plane is black, for pixels from outside
     count: ClassVar[int] = CONTINUUM
     degrees: float
     flip: bool
@@ -41,7 +41,7 @@ class Rotations:
         return self.degrees * (2 * fraction - 1), (view & 1) * int(self.flip)
 
     def positions(self, view: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Where each view's pixels lie in a plane with a border of 1: [B, H, W].
+        """Return the positions of each view's pixels in a plane with a border of 1: [B, H, W].
 
         Args:
             view: [B].

@@ -1,6 +1,6 @@
 """The second, strongly augmented view of an image, for methods of two views.
 
-It is a crop and a flip of its own, then RandAugment with Cutout. Its draws are further words of the
+The view has its own crop and flip, then RandAugment with Cutout. Its draws are further words of the
 epoch's stream, so they too follow from (seed, epoch) on every device and after every resume, and
 the first view of a method of two views is that of every other method.
 """
@@ -23,15 +23,15 @@ from kdbench.data.augmentation.views import TrainImages, epoch_words
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
 
-FIRST_WORD = 2  # those before are epoch_plan's
+FIRST_WORD = 2  # earlier words are epoch_plan's
 MOST_VIEWS = 2
 
 
 def check_views(views: int) -> None:
-    """Refuse a method that wants more views than there are.
+    """Refuse a method that wants more than two views.
 
     Raises:
-        ConfigError: it wants more than two.
+        ConfigError: the method wants more than two.
     """
     if views > MOST_VIEWS:
         raise ConfigError(
@@ -43,7 +43,7 @@ def check_views(views: int) -> None:
 def strong_plan(
     num_samples: int, view_count: int, height: int, width: int, seed: int, epoch: int
 ) -> tuple[Tensor, Draws]:
-    """The second view of every image in an epoch, [N] int64, and its RandAugment; on the CPU.
+    """Draw every image's second view in an epoch, [N] int64, and its RandAugment, on the CPU.
 
     Words 2 to 9 of an image are: view, an operation for each slot, a magnitude for each slot,
     Cutout's side, column and row. A fraction is the upper 53 bits of its word.
@@ -68,7 +68,7 @@ class StrongView:
         self.draws = Draws(*(part.to(device) for part in draws))
 
     def batch(self, index: Tensor) -> Tensor:
-        """Normalised [B, C, H, W] float32 of the images at `index` [B]."""
+        """Return normalised views [B, C, H, W] float32 of the images at `index` [B]."""
         draws = Draws(*(part[index] for part in self.draws))
         strong = randaugment(self.images.crop(index, self.view[index]), draws)
         return self.images.normalised(strong)

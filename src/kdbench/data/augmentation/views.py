@@ -2,8 +2,8 @@
 
 A view is one crop and flip out of a finite set, named by an integer. An epoch is therefore two
 integer tensors, which makes it the same on every device and after every resume, and lets a
-teacher's answers be a table over (image, view). Where the views are a continuum (`rotation`,
-`streamed`), the integer is a view's random number, and there is no table.
+teacher's outputs be cached over (image, view). Where the views are a continuum (`rotation`,
+`streamed`), the integer is a view's random number, and there is no cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ from kdbench.errors import ConfigError
 
 
 class AnyViews(Protocol):
-    """What `epoch_plan` and the data set need to know of views."""
+    """The properties of views that `epoch_plan` and the data set need."""
 
-    finite: ClassVar[bool]  # whether there can be a table over them
+    finite: ClassVar[bool]  # outputs on all views can be cached
 
     @property
     def count(self) -> int:
-        """How many views an image has, or how many numbers name them: at most 2^63."""
+        """The number of an image's views, or of the integers that name them: at most 2^63."""
 
     @property
     def pad(self) -> int:
@@ -36,7 +36,7 @@ class AnyViews(Protocol):
         """Whether some views are mirrored."""
 
 
-CONTINUUM = 2**63  # a view's number is then the upper 63 bits of chance that it is drawn with
+CONTINUUM = 2**63  # a view's integer is then the upper 63 bits of its random word
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class Views:
 
     @property
     def count(self) -> int:
-        """How many views an image has."""
+        """The number of an image's views."""
         return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
     def decode(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row offset, column offset and flip (0 or 1) of each view; all [B] int64."""
+        """Return each view's row offset, column offset and flip (0 or 1), all [B] int64."""
         flips, side = 2 if self.flip else 1, 2 * self.pad + 1
         crop = view // flips
         return crop // side, crop % side, view % flips
 
     def positions(self, view: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Where each view's pixels lie in a padded plane: [B, H, W].
+        """Return the positions of each view's pixels in a padded plane: [B, H, W].
 
         Args:
             view: [B].
@@ -86,7 +86,7 @@ class Views:
 
 
 def epoch_words(count: int, num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The first `count` random words of every image in an epoch, [count, N] uint64.
+    """Return the first `count` random words of every image in an epoch, [count, N] uint64.
 
     Philox is counter-based: the words of any epoch follow from (seed, epoch) alone, and asking for
     more leaves the first ones as they are. Only its raw 64-bit words are used, because NumPy
@@ -98,9 +98,9 @@ def epoch_words(count: int, num_samples: int, seed: int, epoch: int) -> np.ndarr
 
 
 def epoch_plan(num_samples: int, views: AnyViews, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """The order of an epoch and each image's view in it, two int64 CPU tensors [N].
+    """Return the order of an epoch and each image's view in it, two int64 CPU tensors [N].
 
-    `view[i]` belongs to image i wherever it stands in the order. The bias of the remainder is below
+    `view[i]` belongs to image i, at any place in the order. The bias of the remainder is below
     count / 2^64.
     """
     order_words, view_words = epoch_words(2, num_samples, seed, epoch)
@@ -126,7 +126,7 @@ def constants_on(
 
 
 def normalise_with(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`normalise` with constants that are on the device already."""
+    """Do `normalise` with constants that are on the device already."""
     # 255 is a tensor on the device because PyTorch on CUDA divides by a host number as a product
     # with its reciprocal, which rounds otherwise than the CPU's division.
     return images.float().div_(full).sub_(mean).div_(std)
@@ -134,17 +134,17 @@ def normalise_with(images: Tensor, full: Tensor, mean: Tensor, std: Tensor) -> T
 
 @runtime_checkable
 class CutViews(AnyViews, Protocol):
-    """Views that are cut on the device out of a plane with a black border."""
+    """Views that are cut on the device from a plane with a black border."""
 
     def positions(self, view: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Where each view's pixels lie in a padded plane: [B, H, W]; see `Views.positions`."""
+        """Return the positions of each view's pixels in a padded plane [B, H, W]; see `Views`."""
 
 
-Cut = Callable[[Tensor], Sequence[Tensor]]  # what of a batch's images [B] is wanted, in parts
+Cut = Callable[[Tensor], Sequence[Tensor]]  # the wanted parts of a batch's images [B]
 
 
 def whole(index: Tensor) -> Sequence[Tensor]:
-    """All of a batch in one part."""
+    """Return the whole batch as one part."""
     return [index]
 
 
@@ -173,7 +173,7 @@ class TrainImages:
         self.constants = constants_on(mean, std, device)
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.planes)
 
     def epoch(
@@ -181,16 +181,16 @@ class TrainImages:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Index [B] and normalised views [B, C, H, W] of each batch of an epoch, on the device.
 
-        Of each of a batch's parts instead, where `cut` makes several or leaves some out.
+        Where `cut` makes several parts of a batch or leaves some out, yield its parts instead.
 
         Args:
             order: [N] on the CPU; the last, short batch is kept.
             view: [N] on the CPU, row i for image i.
             size: B.
             first: the batch to begin with, from 0.
-            cut: what of each batch is wanted.
+            cut: returns the wanted parts of a batch.
         """
-        order, view = order.to(self.device), view.to(self.device)  # now: a step does not wait
+        order, view = order.to(self.device), view.to(self.device)  # once, so that no step waits
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(first * size, len(order), size):
@@ -200,15 +200,15 @@ class TrainImages:
         return batches()
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """Normalised views [B, C, H, W] float32 of the images at `index` [B]; `view` [B]."""
+        """Return normalised views `view` [B] of the images at `index` [B]: [B, C, H, W] float32."""
         return self.normalised(self.crop(index, view))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> float32, as `normalise`."""
+        """Normalise uint8 [B, C, H, W] to float32, as `normalise`."""
         return normalise_with(images, *self.constants)
 
     def crop(self, index: Tensor, view: Tensor) -> Tensor:
-        """Views [B, C, H, W] uint8 of the images at `index` [B]; `view` [B]."""
+        """Cut the views `view` [B] of the images at `index` [B]: [B, C, H, W] uint8."""
         planes = self.planes.index_select(0, index)  # [B, C, H' * W']
         position = self.views.positions(view, self.rows, self.columns)  # [B, H, W] within a plane
         position = position.flatten(1)[:, None].expand(-1, planes.shape[1], -1)

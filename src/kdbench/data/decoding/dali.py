@@ -1,7 +1,7 @@
 """JPEGs decoded by NVIDIA's DALI, an extra: on the GPU where the run has one, else on the CPU.
 
-DALI only decodes: which part of an image is cut out is as everywhere else. On the CPU its pixels
-are Pillow's; how it decodes on a GPU has NEVER BEEN RUN.
+DALI only decodes; crops are the same as with other decoders. On the CPU its pixels
+are Pillow's; decoding on a GPU has NEVER BEEN RUN.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from kdbench.errors import ConfigError
 
 
 class Dali:
-    """Files uint8 [bytes] -> RGB images uint8 [3, H, W]; as `device_decode.nvjpeg`.
+    """A decoder of files uint8 [bytes] to RGB images uint8 [3, H, W], as `device_decode.nvjpeg`.
 
     Raises:
         ConfigError: DALI is not installed.
@@ -31,13 +31,13 @@ class Dali:
             ) from None
         self.dali, self.device, self.threads = dali, device, threads
         self.pipeline: Any = None
-        self.largest = 0  # batch that the pipeline takes
+        self.largest = 0  # batch size of the pipeline
 
     def __call__(self, files: list[Tensor]) -> list[Tensor]:
         """Decode a batch.
 
         Raises:
-            RuntimeError: one of them is no image that DALI reads; which, it does not say.
+            RuntimeError: DALI cannot read one of them; it does not say which.
         """
         if self.pipeline is None or len(files) > self.largest:
             self.largest = len(files)
@@ -45,18 +45,18 @@ class Dali:
         try:
             (found,) = self.pipeline.run(files=[file.numpy() for file in files])
         except Exception as error:
-            self.pipeline = None  # DALI's own can do nothing more
+            self.pipeline = None  # it is unusable after an error
             raise RuntimeError(str(error)) from error
         return [self.image(one).permute(2, 0, 1) for one in found]
 
     def built(self) -> Any:
-        """A pipeline for batches of at most `largest`."""
+        """Build a pipeline for batches of at most `largest`."""
         fn, types, gpu = self.dali.fn, self.dali.types, self.device.type == "cuda"
         pipeline = self.dali.Pipeline(
             self.largest,
             self.threads,
             (self.device.index or 0) if gpu else None,
-            prefetch_queue_depth=1,  # it is given one batch at a time
+            prefetch_queue_depth=1,  # it gets one batch at a time
         )
         with pipeline:
             read = fn.external_source(name="files", dtype=types.UINT8, ndim=1)
@@ -66,7 +66,7 @@ class Dali:
         return pipeline
 
     def image(self, one: Any) -> Tensor:
-        """[H, W, 3] of what DALI gives, which is overwritten by its next batch."""
+        """Copy DALI's output [H, W, 3], which its next batch overwrites."""
         if self.device.type == "cuda":
             return from_dlpack(one).clone()
         return torch.from_numpy(np.array(one))

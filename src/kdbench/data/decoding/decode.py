@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors of one size."""
+"""Decoding of image files to uint8 tensors of one size."""
 
 import io
 import threading
@@ -20,17 +20,17 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.system.console import Console
 from kdbench.system.files import open_regular
 
-# What is read, whatever a file is called. Pillow knows forty more formats; for one it starts a
-# program (EPS: Ghostscript), and others nobody looks at any more.
+# These formats are read, whatever a file's name. Pillow knows forty more; for one it starts a
+# program (EPS: Ghostscript), and others are obsolete.
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-DEEP = (";16", ";16B", ";16L", ";16N")  # how Pillow calls pixels of 16 bits a channel
-ENLARGED = 2**24  # pixels that an image may have once it is scaled up
-# More than 89 million pixels: Pillow only warns up to twice as many.
+DEEP = (";16", ";16B", ";16L", ";16N")  # Pillow's names of pixels with 16 bits a channel
+ENLARGED = 2**24  # pixels of an image at most after scaling up
+# The limit is 89 million pixels; Pillow only warns up to twice as many.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def allocate(count: int, image_size: int, max_gib: float) -> Tensor:
-    """Room for `count` images, uint8 [count, 3, image_size, image_size].
+    """Allocate `count` images, uint8 [count, 3, image_size, image_size].
 
     Raises:
         ConfigError: the size is below 1, or the images would take more than `max_gib` GiB.
@@ -47,14 +47,14 @@ def allocate(count: int, image_size: int, max_gib: float) -> Tensor:
 
 
 class Depth:
-    """Says once of a data set that it has images of 16 bits, which are scaled to 8."""
+    """A reporter, once per data set, of images of 16 bits, which are scaled to 8."""
 
     def __init__(self) -> None:
         self._said = False
         self._lock = threading.Lock()
 
     def found(self, name: str) -> None:
-        """An image of 16 bits."""
+        """Report an image of 16 bits."""
         with self._lock:
             said, self._said = self._said, True
         if not said:
@@ -70,10 +70,10 @@ def decode_into(
     names: Sequence[str],
     depth: Depth | None = None,
 ) -> None:
-    """Decode each source into its row of `images` [n, 3, S, S]; `names` are for what is said.
+    """Decode each source into its row of `images` [n, 3, S, S]; `names` are for messages.
 
     Raises:
-        KdbenchError: a source is not an image that can be read; the first in order is named.
+        KdbenchError: a source cannot be read as an image; the first in order is named.
     """
     for error in decode_rows(images, sources, names, depth or Depth()):
         if error is not None:
@@ -83,7 +83,7 @@ def decode_into(
 def decode_rows(
     images: Tensor, sources: Sequence[Path | bytes], names: Sequence[str], depth: Depth
 ) -> Iterator[KdbenchError | None]:
-    """Decode each source into its row of `images` [n, 3, S, S]; gives, in order, what is wrong.
+    """Decode each source into its row of `images` [n, 3, S, S]; yield its error, if any, in order.
 
     Nothing more is decoded once the caller stops asking.
     """
@@ -107,35 +107,35 @@ def decode_rows(
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Whatever goes wrong with an image file inside is told in one line.
+    """Turn any error with an image file into one line.
 
     Raises:
-        KdbenchError: it is not an image that can be read.
+        KdbenchError: the file cannot be read as an image.
     """
     try:
         yield
     except KdbenchError:
         raise
-    except Exception as error:  # a broken file makes Pillow raise nearly anything
+    except Exception as error:  # a broken file makes Pillow raise many types
         raise KdbenchError(
             f"{name} is no readable image ({reason_of(error)}): restore or remove it"
         ) from None
 
 
 def reason_of(error: Exception) -> str:
-    """Why an image cannot be read, in one line."""
+    """Say in one line why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "unknown format"  # Pillow's text holds an address in memory
+        return "unknown format"  # Pillow's message has a memory address
     return " ".join(str(error).split())
 
 
 def read_rgb(source: Path | str | bytes, deep: Callable[[], None]) -> Image.Image:
-    """The whole image in RGB; grey and CMYK ones are converted, 16 bits scaled to 8.
+    """Read the whole image in RGB; grey and CMYK images are converted, 16 bits scaled to 8.
 
-    `deep` is called where it has 16 bits.
+    `deep` is called for an image of 16 bits.
 
     Raises:
-        Exception: nearly any, where it cannot be read; see `naming`.
+        Exception: of many types, where it cannot be read; see `naming`.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
     with file, identified(file) as image:
@@ -150,23 +150,23 @@ def read_rgb(source: Path | str | bytes, deep: Callable[[], None]) -> Image.Imag
 
 
 def identified(file: BinaryIO, formats: tuple[str, ...] = FORMATS) -> ImageFile:
-    """The image of a file, of which only the header was read.
+    """Open the image of a file, reading its header alone.
 
     Raises:
         ValueError: it has more pixels than may be decoded.
-        Exception: nearly any, where it is none.
+        Exception: of many types, where the file is no image.
     """
     image = Image.open(file, formats=formats)
     assert isinstance(image, ImageFile)
     limit = Image.MAX_IMAGE_PIXELS
     assert limit is not None
-    if image.width * image.height > limit:  # the warning is an error, but for all threads or none
+    if image.width * image.height > limit:  # Pillow's own warning is not per thread
         raise ValueError(f"{image.width} x {image.height} pixels are more than {limit:,}")
     return image
 
 
 def is_deep(image: ImageFile) -> bool:
-    """Whether an image that is not loaded yet has 16 bits a channel; Pillow cuts colours itself."""
+    """Return whether an unloaded image has 16 bits a channel; Pillow itself reduces colour ones."""
     if image.format not in ("PNG", "TIFF", "PPM") or not image.tile:
         return False
     layout = image.tile[0][3]  # "RGB;16B", or a tuple that begins so
@@ -176,10 +176,10 @@ def is_deep(image: ImageFile) -> bool:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits by the upper 8, as Pillow reads coloured ones.
+    """Reduce a grey image of 16 bits to the upper 8, as Pillow reads coloured ones.
 
     Raises:
-        ValueError: its pixels are of 32 bits, or signed, or fractions: what is white, is not said.
+        ValueError: its pixels have 32 bits, or are signed or fractions, so that white is undefined.
     """
     if image.format not in ("PNG", "PPM") and not image.mode.startswith("I;16"):
         raise ValueError("its pixels have more than 8 bits, and no range that is known")
@@ -187,10 +187,10 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
-    """uint8 [3, size, size]: shorter side to `shorter` (bilinear, antialiased), centre crop.
+    """Scale the shorter side to `shorter` (bilinear, antialiased) and crop: uint8 [3, size, size].
 
     Raises:
-        ValueError: it is so long that it would take much more memory than it does.
+        ValueError: the image is so long that it would take much more memory when scaled.
     """
     from torchvision.transforms import functional as TF  # slow to import
 
@@ -200,10 +200,10 @@ def squared(image: Image.Image, shorter: int, size: int) -> np.ndarray:
 
 
 def check_scaled(width: int, height: int, shorter: int) -> None:
-    """Refuse strips of a few bytes that take gigabytes once their shorter side is enlarged.
+    """Refuse strips of a few bytes that would take gigabytes when scaled up.
 
     Raises:
-        ValueError: it is one.
+        ValueError: the image is such a strip.
     """
     low, high = sorted((width, height))
     if high * shorter**2 / low > max(low * high, ENLARGED, 4 * shorter**2):

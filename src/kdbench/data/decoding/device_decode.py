@@ -1,10 +1,10 @@
 """JPEGs decoded, cropped and scaled on a GPU: threads read the files, nvJPEG decodes a batch.
 
-It rounds otherwise than Pillow, in decoding and in scaling, so it changes results by a little. What
-is no whole JPEG, or none that nvJPEG reads (CMYK), goes through Pillow as without it: nvJPEG may
-not notice that a file is cut off, and Pillow says what is wrong.
+Decoding and scaling round differently from Pillow, so results change slightly. A file that
+is no whole JPEG, or none that nvJPEG reads (CMYK), is decoded by Pillow as usual: nvJPEG may
+not notice that a file is cut off, and Pillow reports what is wrong.
 
-NEVER RUN ON A GPU so far: the tests have a stand-in for nvJPEG.
+NEVER RUN ON A GPU so far: the tests replace nvJPEG by a decoder of their own.
 """
 
 import warnings
@@ -23,10 +23,10 @@ Decode = Callable[[list[Tensor]], list[Tensor]]  # files uint8 [bytes] -> RGB im
 
 
 def nvjpeg(device: torch.device) -> Decode:
-    """torchvision's decoder on a GPU.
+    """Return torchvision's decoder on a GPU.
 
     Raises:
-        ConfigError: torchvision has it no longer.
+        ConfigError: this torchvision no longer has it.
     """
     try:  # deprecated from 0.29 on, to be removed
         from torchvision.io import ImageReadMode, decode_jpeg
@@ -67,10 +67,10 @@ class DeviceDecoding:
         return content, is_whole(content, content) and has_header(content)
 
     def wait(self) -> Tensor:
-        """The images, all decoded.
+        """Wait for the images, and return them all decoded.
 
         Raises:
-            KdbenchError: one cannot be read; the first in order is named.
+            KdbenchError: an image cannot be read; the first in order is named.
         """
         try:
             contents = [future.result() for future in self.waiting]
@@ -82,16 +82,16 @@ class DeviceDecoding:
         return torch.stack(cut)
 
     def cancel(self) -> None:
-        """Read none that is not being read."""
+        """Cancel the images that are not being read yet."""
         for future in self.waiting:
             future.cancel()
 
     def _decoded(self, contents: list[bytes]) -> list[Tensor | None]:
-        """The images of a batch; None for each that nvJPEG does not read."""
+        """Decode the images of a batch; None for each that nvJPEG cannot read."""
         files = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
         try:
             return [*self.decode(files)] if files else []
-        except RuntimeError:  # one of them: which, it does not say
+        except RuntimeError:  # nvJPEG does not say which file failed
             return [self._alone(file) for file in files]
 
     def _alone(self, file: Tensor) -> Tensor | None:
@@ -101,7 +101,7 @@ class DeviceDecoding:
             return None
 
     def _cut(self, place: int, image: Tensor | None) -> Tensor:
-        """One view [3, S, S], of an image [3, H, W] or of what Pillow makes of its file."""
+        """Cut one view [3, S, S] from an image [3, H, W], or from Pillow's decoding of its file."""
         from torchvision.transforms import functional as TF  # slow to import
 
         if image is None:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: bundled with the library, so they are always there."""
+"""scikit-learn's handwritten digits, which are bundled with the library."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -20,11 +20,11 @@ def image_folder(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """The images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
+    """Load the images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
     Each is made RGB, its shorter side scaled to S, and its centre kept. Classes are numbered in the
     order of their folders' names in train, and have the images of all folders in theirs, as in
-    torchvision's ImageFolder. The data set is called as the folder.
+    torchvision's ImageFolder. The data set has the folder's name.
 
     Raises:
         ConfigError: `root` is not set or has no train or test folder; the images do not fit.

@@ -25,7 +25,7 @@ ROWS = 512  # encoded images in memory at a time
 
 
 class Columns(NamedTuple):
-    """The columns that are read, and the class names where the file tells them."""
+    """The columns to read, and the class names where the file has them."""
 
     image: str
     label: str
@@ -44,10 +44,10 @@ def parquet(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """The images of `root`, or of `root`/data, as uint8 [3, S, S], S = `image_size`.
+    """Load the images of `root`, or of `root`/data, as uint8 [3, S, S], S = `image_size`.
 
     Decoded as in `image_folder`. There are as many classes as the files' Hugging Face metadata
-    name, else one more than the highest training label. The data set is called as the folder.
+    name, else one more than the highest training label. The data set has the folder's name.
 
     Raises:
         ConfigError: pyarrow is missing, `root` is not set or lacks a split or a column; the images
@@ -87,7 +87,7 @@ def parquet(
 
 
 def _same_columns(files: list[tuple[Path, "ParquetFile"]], label_column: str | None) -> Columns:
-    """The columns that all files have.
+    """Return the columns that all files have.
 
     Raises:
         ConfigError: a file lacks one.
@@ -111,7 +111,7 @@ def _read_into(
     passed: PassedOver,
     depth: Depth,
 ) -> Tensor:
-    """Decode all rows of all files into `images` [N, 3, S, S], from the first; their labels."""
+    """Decode all rows of all files into `images` [N, 3, S, S], and return their labels."""
     labels: list[int] = []
     for path, file in files:
         for names, batch in batches(path, file, columns, passed):
@@ -122,7 +122,7 @@ def _read_into(
 
 
 def opened(path: Path) -> "ParquetFile":
-    """The file with its schema read.
+    """Open a file and read its schema.
 
     Raises:
         ConfigError: pyarrow is not installed.
@@ -143,10 +143,10 @@ def opened(path: Path) -> "ParquetFile":
 
 
 def columns_of(path: Path, file: "ParquetFile", label_column: str | None) -> Columns:
-    """Which columns hold images and labels.
+    """Return the columns that hold images and labels.
 
     Raises:
-        ConfigError: there is none of them, or it holds something else.
+        ConfigError: a column is missing, or holds something else.
     """
     import pyarrow as pa
 
@@ -172,7 +172,7 @@ def columns_of(path: Path, file: "ParquetFile", label_column: str | None) -> Col
 
 
 def _class_names(schema: "Schema", label: str) -> tuple[str, ...] | None:
-    """What the `datasets` library writes beside the schema; None where nothing usable is there."""
+    """Return the class names that the `datasets` library writes beside the schema, if usable."""
     try:
         written = json.loads((schema.metadata or {})[b"huggingface"])
         return tuple(written["info"]["features"][label]["names"])
@@ -183,9 +183,9 @@ def _class_names(schema: "Schema", label: str) -> tuple[str, ...] | None:
 def batches(
     path: Path, file: "ParquetFile", columns: Columns, passed: PassedOver
 ) -> Iterator[tuple[list[str], "RecordBatch"]]:
-    """The file's rows, some at a time, each with the name it has in an error line.
+    """Yield the file's rows in batches, with a name of each for error lines.
 
-    Rows are passed over whose images are called as files that systems leave behind.
+    Rows are skipped whose images have the names of hidden or system files.
 
     Raises:
         KdbenchError: the file is truncated or altered.
@@ -212,10 +212,10 @@ def batches(
 
 
 def labels_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[int]:
-    """The rows' class numbers.
+    """Return the rows' class numbers.
 
     Raises:
-        KdbenchError: one has none, or one that is no number of a class.
+        KdbenchError: a row has none, or an invalid one.
     """
     labels = batch.column(columns.label).to_pylist()
     if None in labels:
@@ -229,10 +229,10 @@ def labels_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[
 
 
 def encoded_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list[bytes]:
-    """The rows' encoded images; nothing else of the column is looked at.
+    """Return the rows' encoded images; nothing else of the column is read.
 
     Raises:
-        KdbenchError: one has none.
+        KdbenchError: a row has none.
     """
     column = batch.column(columns.image)
     encoded = column.flatten()[column.type.get_field_index("bytes")].to_pylist()
@@ -244,7 +244,7 @@ def encoded_of(batch: "RecordBatch", columns: Columns, names: list[str]) -> list
 
 
 def file_names_of(batch: "RecordBatch", columns: Columns) -> list[str | None]:
-    """What the rows' images were called, without folders; None where that is not told."""
+    """Return the file names of the rows' images, without folders; None where they are unknown."""
     import pyarrow as pa
 
     column = batch.column(columns.image)

@@ -1,4 +1,4 @@
-"""Images without files: a pattern a class under noise, for tests and smoke runs."""
+"""Generated images, each class a pattern under noise, for tests and smoke runs."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def synthetic(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """Each class is a coarse 4 x 4 colour pattern; an image is its class's pattern and noise.
+    """Make a data set in which an image is its class's coarse 4 x 4 colour pattern plus noise.
 
     Both are raw bytes of a counter-based generator, in 0..127, so their sum is a pixel and the
     images are the same whatever the version of NumPy.
@@ -58,7 +58,7 @@ def synthetic(
 
 
 def _noise(generator: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 of this shape, uniform in 0..127."""
+    """Return uint8 noise of this shape, uniform in 0..127."""
     count = int(np.prod(shape))
     words = generator.random_raw(-(-count // 8)).astype("<u8", copy=False)
     return (words.view(np.uint8)[:count] >> 1).reshape(shape)

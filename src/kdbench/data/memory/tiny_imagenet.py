@@ -1,4 +1,4 @@
-"""Tiny-ImageNet: 200 classes of 64 x 64, in the layout that it is handed out in or sorted."""
+"""Tiny-ImageNet: 200 classes of 64 x 64, in its original layout or sorted into classes."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from kdbench.system.files import open_regular
 SIZE = 64
 MAX_GIB = 4.0  # the whole set takes 1.3
 NAMED = 5  # images that a line names at most
-BOXES = "_boxes.txt"  # each class of train has a file of boxes, which is a part of the set
+BOXES = "_boxes.txt"  # ending of the file of boxes in each class of train
 
 
 def tiny_imagenet(
@@ -29,9 +29,9 @@ def tiny_imagenet(
     flip: bool,
     val_split: int,
 ) -> Dataset:
-    """100,000 training images and 10,000 to score [3, 64, 64], where the set is whole.
+    """Load 100,000 training and 10,000 test images [3, 64, 64], if the set is complete.
 
-    Read are train/WNID/images/*.JPEG or train/WNID/*.JPEG, and val/images/*.JPEG with
+    The files are train/WNID/images/*.JPEG or train/WNID/*.JPEG, and val/images/*.JPEG with
     val/val_annotations.txt, or val sorted as train is. Classes are numbered in the order of their
     sorted names, as torchvision's ImageFolder does.
 
@@ -61,10 +61,10 @@ def tiny_imagenet(
 def read_split(
     folder: Path, by_class: list[list[tuple[str, int]]], skip: bool, depth: Depth
 ) -> Split:
-    """The images of each class in turn; those that cannot be read are left out if `skip`.
+    """Read the images of each class in turn; unreadable ones are left out if `skip`.
 
     Raises:
-        KdbenchError: one cannot be read, and it is not to be skipped.
+        KdbenchError: an image cannot be read, without `skip`.
     """
     files = [folder / name for names in by_class for name, _ in names]
     counts = torch.tensor([len(names) for names in by_class])
@@ -89,7 +89,7 @@ def read_split(
 
 
 def check_names(folder: Path, classes: list[str]) -> None:
-    """Hold the classes against wnids.txt, where it is there.
+    """Check the classes against wnids.txt, if it exists.
 
     Raises:
         KdbenchError: they differ.
@@ -102,7 +102,7 @@ def check_names(folder: Path, classes: list[str]) -> None:
 
 
 def scored_files(folder: Path, passed: PassedOver) -> Files:
-    """The images of val by class: by its annotations, or sorted, with or without an empty images/.
+    """List the images of val by class: from its annotations, or from class folders.
 
     Raises:
         KdbenchError: a class is empty, or annotations and images do not fit.
@@ -118,10 +118,10 @@ def scored_files(folder: Path, passed: PassedOver) -> Files:
 
 
 def annotated_files(folder: Path, images: list[tuple[str, int]]) -> Files:
-    """The images of an unsorted val, by the classes that val_annotations.txt gives them.
+    """List the images of an unsorted val by their classes in val_annotations.txt.
 
     Raises:
-        KdbenchError: the annotations are not there, or do not name exactly the images that are.
+        KdbenchError: the annotations are missing, or do not name exactly the existing images.
     """
     path = folder / "val_annotations.txt"
     try:

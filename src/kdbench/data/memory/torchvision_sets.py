@@ -98,9 +98,9 @@ def fashion_mnist(
 
 
 def _parent_of(root: str, folder: str, file: str) -> Path:
-    """`root`, where torchvision looks for `folder`/`file`; or where that is.
+    """Return the parent of `folder`/`file` for torchvision: `root`, or a folder near it.
 
-    A user may have named the folder itself, or a link to it or to what holds it, and an archive may
+    A user may have named the folder itself, or a link to it or to its parent, and an archive may
     have been unpacked into a folder of its own name.
     """
     path = named_path(root).absolute()
@@ -111,14 +111,14 @@ def _parent_of(root: str, folder: str, file: str) -> Path:
 
 
 def _check_files(paths: Sequence[Path]) -> None:
-    """Refuse pipes, sockets and devices where files are, or are to be downloaded to."""
+    """Refuse pipes, sockets and devices in the place of files, or of downloads."""
     for path in paths:
         if os.path.lexists(path):
             check_file(path)
 
 
 def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Split]:
-    """Training and test images; `root` holds torchvision's folder, or is it.
+    """Load training and test images; `root` holds torchvision's folder, or is it.
 
     torchvision compares every file with its checksum before it unpickles any.
 
@@ -146,7 +146,7 @@ def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Spl
 
 
 def _what_is_wrong(source: type[CIFAR10], folder: Path, error: Exception) -> KdbenchError:
-    """Tells a missing file from an altered one; torchvision has one error for both."""
+    """Distinguish a missing file from an altered one; torchvision has one error for both."""
     checksums = dict([*source.train_list, *source.test_list])
     checksums[source.meta["filename"]] = source.meta["md5"]
     for name, expected in checksums.items():
@@ -166,7 +166,7 @@ def _what_is_wrong(source: type[CIFAR10], folder: Path, error: Exception) -> Kdb
 
 
 def _idx_shape(name: str, path: Path, dimensions: int) -> list[int]:
-    """The shape in an idx file's header, once the file has the size that follows from it.
+    """Read the shape in an idx file's header, after checking the file's size against it.
 
     The format: two zero bytes, the type (8 for uint8), the number of dimensions, then each as a
     big-endian uint32, then the values.

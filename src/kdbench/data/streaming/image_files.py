@@ -46,7 +46,7 @@ class ImageFiles:
         return torch.Size((len(self), 3, self.image_size, self.image_size))
 
     def narrow(self, dim: int, start: int, length: int) -> "ImageFiles":
-        """`length` of the images from `start` on; `dim` is 0, as of a tensor."""
+        """Return `length` images from `start` on; `dim` is 0, as for a tensor."""
         rows = range(start, start + length)
         source, placeholders = self.source.select(rows), None
         if self.placeholders is not None:
@@ -54,7 +54,7 @@ class ImageFiles:
         return ImageFiles(source, self.resize, self.image_size, placeholders)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """The images at `rows`; after a slice the next one is decoded in the background."""
+        """Return the images at `rows`; after a slice the next one is decoded in the background."""
         if isinstance(rows, Tensor):
             return self._begin(rows.tolist()).wait()
         start, stop, _ = rows.indices(len(self))
@@ -83,7 +83,7 @@ class Decoding:
     """Images on their way into one tensor [n, 3, S, S].
 
     Raises:
-        KdbenchError: the system gives no thread to decode them.
+        KdbenchError: the system cannot start a thread.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Decoding:
         self.waiting: list[Future[None]] = begun(named, len(names))
 
     def wait(self) -> Tensor:
-        """The images, all decoded.
+        """Wait for the images, and return them all decoded.
 
         Raises:
-            KdbenchError: one cannot be read; the first in order is named.
+            KdbenchError: an image cannot be read; the first in order is named.
         """
         try:
             for future in self.waiting:
@@ -116,16 +116,16 @@ class Decoding:
         return self.images
 
     def cancel(self) -> None:
-        """Decode none that is not being decoded."""
+        """Cancel the images that are not being decoded yet."""
         for future in self.waiting:
             future.cancel()
 
 
 def begun(work: Callable[[int], Found], count: int) -> list[Future[Found]]:
-    """`work` of 0 to `count` - 1, on the decoding threads.
+    """Start `work` of 0 to `count` - 1 on the decoding threads.
 
     Raises:
-        KdbenchError: the system gives no thread.
+        KdbenchError: the system cannot start a thread.
     """
     pool = threads(torch.get_num_threads())
     try:
@@ -139,5 +139,5 @@ def begun(work: Callable[[int], Found], count: int) -> list[Future[Found]]:
 
 @cache
 def threads(count: int) -> ThreadPoolExecutor:
-    """The decoding threads of this process."""
+    """Return the decoding threads of this process."""
     return ThreadPoolExecutor(count, "decode")

@@ -20,7 +20,7 @@ from kdbench.data.streaming.streamed import Decoder, StreamedDataset, files_of
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.system.files import named_path
 
-# Where a root may hold the set; the last four are Kaggle's, from above and from within.
+# Folders in a root that may hold the set; the last four are Kaggle's.
 INSIDE = (
     *("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"),
     *("imagenet/ILSVRC/Data/CLS-LOC", "imagenet-object-localization-challenge/ILSVRC/Data/CLS-LOC"),
@@ -52,8 +52,8 @@ def imagenet(
     them (`device_decode`, `dali`). Neither changes the test images.
 
     Raises:
-        ConfigError: sizes that make no sense; Parquet without pyarrow.
-        KdbenchError: the files are not there, val is not sorted into classes, a class is empty or
+        ConfigError: sizes are invalid, or pyarrow is missing for Parquet.
+        KdbenchError: files are missing, val is not sorted into classes, a class is empty or
             only on one side, or a shard is damaged.
     """
     check_settings(image_size, test_resize, resized, decoder)
@@ -61,7 +61,7 @@ def imagenet(
     found = find(root, cache)
     train, test = found["train"], found["val"]
     num_classes = 1 + int(train.labels.max())
-    rows = torch.arange(len(train.labels))  # they stand for the images
+    rows = torch.arange(len(train.labels))  # in the place of images
     kept, held = hold_out(Split(rows, train.labels), val_split, num_classes)
 
     trained: Source = train.source
@@ -84,10 +84,10 @@ def imagenet(
 def check_settings(
     image_size: int, test_resize: int, resized: int | None, decoder: Decoder
 ) -> None:
-    """Refuse settings that make no sense.
+    """Refuse invalid settings.
 
     Raises:
-        ConfigError: names them.
+        ConfigError: a setting is invalid; the message names it.
     """
     if not 1 <= image_size <= test_resize:
         raise ConfigError(
@@ -104,7 +104,7 @@ def check_settings(
 def split(
     source: Source, part: Split, resize: int, image_size: int, replace: bool = False
 ) -> Split:
-    """The images at a part's rows."""
+    """Make a split of the images at a part's rows."""
     assert isinstance(part.images, Tensor)
     source = source.select(part.images.tolist())
     placeholders = Placeholders(source, part.labels) if replace else None
@@ -112,10 +112,10 @@ def split(
 
 
 def to_score(source: Source, part: Split, resize: int, image_size: int) -> Split:
-    """The images at a part's rows, which are scored: all can be read, as far as a look tells.
+    """Make a test split of the images at a part's rows, after checking that they can be read.
 
     Raises:
-        KdbenchError: one cannot be read.
+        KdbenchError: a file cannot be read.
     """
     found = split(source, part, resize, image_size)
     files = files_of(found)

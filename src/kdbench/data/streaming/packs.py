@@ -1,7 +1,7 @@
-"""Copies of the images in Parquet shards, one after the other, where each can be read by itself.
+"""Copies of the images in Parquet shards in one file, where each can be read by itself.
 
 Parquet holds images in compressed groups of rows (a hundred on the Hugging Face Hub): to read one
-image is to read and unpack all of its group. So every shard's images are copied out once.
+image means unpacking its whole group. Every shard's images are therefore copied once.
 """
 
 import os
@@ -43,7 +43,7 @@ def pack(shard: Path, target: Path, passed: PassedOver | None = None) -> Index:
                 called = file_names_of(batch, columns)
                 for name, label, content in zip(called, labels, contents, strict=True):
                     out.write(content)
-                    line = " ".join((name or "").split())  # the index has one for each
+                    line = " ".join((name or "").split())  # the index has a line for each
                     line = line or f"{shard.stem}-{len(rows):06d}"
                     rows.append((line, label, offset, len(content)))
                     offset += len(content)

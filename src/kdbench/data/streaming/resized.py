@@ -1,6 +1,6 @@
 """Training images as pixels, scaled down once, in files that are mapped into memory.
 
-Nothing is decoded any more while training. A crop of a smaller image is another one than the same
+Training then decodes nothing. A crop of a smaller image differs from the same
 crop of the original, so this changes results.
 """
 
@@ -30,72 +30,72 @@ from kdbench.system.disk import check_room
 from kdbench.system.files import TEMPORARY
 
 FORMAT = 1
-PART = 10_000  # images a file: what an interruption loses at most
+PART = 10_000  # images a file, which an interruption loses at most
 GROUP = 256  # images decoded before they are written
-RATIO = 4 / 3  # of width to height, about: for the room that is needed
+RATIO = 4 / 3  # approximate width to height, to estimate the disk space
 
 
 @dataclass(frozen=True)
 class ResizedSource:
-    """Pixels in mapped files; known by the names and sizes of the originals."""
+    """Pixels in mapped files; the names and sizes are those of the originals."""
 
     original: Source
     parts: Sequence[np.ndarray]  # uint8 [bytes]
-    part: np.ndarray  # [N] int64, which of them
+    part: np.ndarray  # [N] int64, indices into `parts`
     offset: np.ndarray  # [N] int64
     shape: np.ndarray  # [N, 2] int64, height and width; 0 where it could not be read
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the originals."""
+        """Those of the originals."""
         return self.original.names
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Of the originals."""
+        """Those of the originals."""
         return self.original.sizes
 
     def where(self, row: int) -> str:
-        """Of the original."""
+        """Return the original's."""
         return self.original.where(row)
 
     def encoded(self, row: int) -> bytes:
-        """Of the original."""
+        """Return the original's."""
         return self.original.encoded(row)
 
     def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
-        """Of the original."""
+        """Return the original's."""
         return self.original.ends(row, head, tail)
 
     def read(self, row: int) -> Image.Image:
-        """The image, scaled down.
+        """Return the image, scaled down.
 
         Raises:
-            ValueError: it could not be read when it was to be scaled down.
+            ValueError: the original could not be read.
         """
         height, width = self.shape[row].tolist()
         if height == 0:
             raise ValueError("it was no image when it was to be scaled down")
         start = int(self.offset[row])
         pixels = self.parts[self.part[row]][start : start + 3 * height * width]
-        if len(pixels) != 3 * height * width:  # before there is room for what is not there
+        if len(pixels) != 3 * height * width:  # checked before allocation
             raise ValueError("its copy in dataset.cache_dir is damaged, which is to be removed")
         return Image.frombytes("RGB", (width, height), pixels.tobytes())
 
     def select(self, rows: Sequence[int]) -> "ResizedSource":
-        """Some of the images."""
+        """Return a source of some of the images."""
         at = np.asarray(rows, dtype=np.int64)
         few = self.part[at], self.offset[at], self.shape[at]
         return ResizedSource(self.original.select(rows), self.parts, *few)
 
 
 def resized_source(source: Source, shorter: int, cache_dir: Path, skip: bool) -> ResizedSource:
-    """The images with their shorter side scaled to `shorter`, from the cache or made now.
+    """Return the images with their shorter side scaled to `shorter`, from the cache or made now.
 
-    Scaled by torchvision's Resize (bilinear, antialiased); smaller images are kept as they are.
+    torchvision's Resize scales them (bilinear, antialiased); smaller images are kept.
 
     Raises:
-        KdbenchError: an image cannot be read and is not to be skipped, the disk is too small, or
+        KdbenchError: an image cannot be read, without `skip`, the disk is too small, or
             the cache cannot be written.
     """
     digest = sha256(f"{FORMAT} {shorter}\n".encode())
@@ -124,10 +124,10 @@ def resized_source(source: Source, shorter: int, cache_dir: Path, skip: bool) ->
 
 
 def mapped(source: Source, paths: Sequence[Path]) -> ResizedSource:
-    """The parts, each of which begins with its images' heights and widths.
+    """Map the parts, each of which begins with its images' heights and widths.
 
     Raises:
-        KdbenchError: one is no file, or damaged.
+        KdbenchError: a part is no file, or damaged.
     """
     parts, shapes, offsets, numbers = [], [], [], []
     for number, path in enumerate(paths):
@@ -142,10 +142,10 @@ def mapped(source: Source, paths: Sequence[Path]) -> ResizedSource:
 
 
 def opened(path: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """A part's bytes, and the heights and widths of its images.
+    """Open a part: its bytes, and the heights and widths of its images.
 
     Raises:
-        KdbenchError: it is no file, or does not hold what it begins with.
+        KdbenchError: it is no file, or its size differs from its header's.
     """
     check_file(path)
     size = path.stat().st_size
@@ -161,13 +161,13 @@ def write_part(path: Path, source: Source, rows: range, shorter: int, skip: bool
     """Write some of the images, whole or not at all.
 
     Raises:
-        KdbenchError: one cannot be read and is not to be skipped; it cannot be written.
+        KdbenchError: an image cannot be read, without `skip`, or the part cannot be written.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
     shapes = np.zeros((len(rows), 2), dtype=np.int64)
     try:
         with writing(path), temporary.open("xb") as file:
-            file.write(shapes.tobytes())  # the room; filled in at the end
+            file.write(shapes.tobytes())  # reserved, and filled in at the end
             for place, image in enumerate(scaled(source, rows, shorter, skip)):
                 if image is not None:
                     shapes[place] = image.height, image.width
@@ -183,7 +183,7 @@ def write_part(path: Path, source: Source, rows: range, shorter: int, skip: bool
 
 
 def scaled(source: Source, rows: range, shorter: int, skip: bool) -> Iterator[Image.Image | None]:
-    """The images in order, scaled down; None for one that cannot be read and is to be skipped."""
+    """Yield the images in order, scaled down; None for an unreadable one that is skipped."""
 
     def work(row: int) -> Image.Image | None:
         with naming(source.where(row)):

@@ -1,7 +1,7 @@
-"""Sets in shards: thousands of images a file, as tar or Parquet, read in any order.
+"""Sets in shards: files of thousands of images, tar or Parquet, read in any order.
 
 An index of every shard (names, classes, offsets, sizes) is made once and kept in the cache folder;
-it counts for as long as the shard has the same name, size and time of change.
+it is valid as long as the shard has the same name, size and modification time.
 """
 
 import fcntl
@@ -33,15 +33,15 @@ from kdbench.system.files import write_atomically
 NAME = r"(?:.*[-_])?(train|val|valid|validation)([-_.]?\d.*)?"  # also imagenet1k-train-0000.tar
 KINDS = ("tar", "parquet")
 FORMAT = 1  # of an index
-OTHER_FOLDER = "name another folder with dataset.cache_dir=DIR"  # where the disk is too small
-# The Hub's imagenet-1k calls n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
+OTHER_FOLDER = "name another folder with dataset.cache_dir=DIR"  # if the disk is too small
+# In the Hub's imagenet-1k, n01440764_10026.JPEG is called n01440764_10026_n01440764.JPEG.
 HUB_NAME = re.compile(r"_n\d{8}(?=\.JPEG$)")
 
 
 def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
-    """Train and val out of the shards in a folder; None where there are none of both.
+    """List train and val from the shards in a folder; None where either has none.
 
-    Rows are in the order that ImageFolder has: by class, then by file name.
+    Rows are in ImageFolder's order: by class, then by file name.
 
     Raises:
         ConfigError: pyarrow is missing, or a Parquet shard lacks a column.
@@ -72,20 +72,20 @@ def list_shards(folder: Path, cache_dir: Path) -> dict[str, Listing] | None:
 
 
 def shards_below(folder: Path, kind: str) -> dict[str, list[Path]]:
-    """The shards in the folders train and val, however they are called.
+    """Find the shards in the folders train and val, under any names.
 
     Raises:
-        KdbenchError: one is no file.
+        KdbenchError: a shard is no file.
     """
     found = {split: files_called(folder / split, f"*.{kind}") for split in ("train", "val")}
     return {split: paths for split, paths in found.items() if paths}
 
 
 def files_called(folder: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, sorted, without what a system leaves behind.
+    """Return the files of a pattern, sorted, without hidden and system files.
 
     Raises:
-        KdbenchError: one is no file.
+        KdbenchError: a shard is no file.
     """
     paths = sorted(path for path in folder.glob(pattern) if not left_behind(path.name))
     for path in paths:
@@ -94,7 +94,7 @@ def files_called(folder: Path, pattern: str) -> list[Path]:
 
 
 def has_shards_below(folder: Path) -> bool:
-    """Return whether train/ and val/ hold shards of both splits, and not one tar a class."""
+    """Return whether train/ and val/ hold shards of both splits, rather than a tar per class."""
     below = [shards_below(folder, kind) for kind in KINDS]
     return any({"train", "val"} <= one.keys() for one in below) and not any(
         class_tars(folder / split) for split in ("train", "val")
@@ -102,13 +102,13 @@ def has_shards_below(folder: Path) -> bool:
 
 
 def class_tars(folder: Path) -> list[Path]:
-    """The tar files of a folder, where each holds a class and is called as it.
+    """Return the tar files of a folder, if each holds one class and has its name.
 
-    Those hold images alone. Shards hold classes beside them, and are called by numbers or by their
-    split; where all are called so, they are shards.
+    Such files hold images alone. Shards hold labels too, and are named by numbers or by their
+    split; if all have such names, they are shards.
 
     Raises:
-        KdbenchError: one cannot be read.
+        KdbenchError: a file cannot be read.
     """
     tars = files_called(folder, "*.tar")
     numbered = all(re.fullmatch(NAME, tar.stem) or tar.stem.isdecimal() for tar in tars)
@@ -118,10 +118,10 @@ def class_tars(folder: Path) -> list[Path]:
 def list_class_tars(
     split: str, tars: Sequence[Path], cache_dir: Path, passed: PassedOver, depth: Depth
 ) -> Listing:
-    """One listing of tar files that hold a class each: the order and names of class folders.
+    """List tar files that hold a class each, with the order and names of class folders.
 
     Raises:
-        KdbenchError: one is empty or damaged.
+        KdbenchError: a file is empty or damaged.
     """
     with writing(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -139,9 +139,9 @@ def join(
     files: Sequence[Path],
     indexes: Sequence[Index],
     depth: Depth | None = None,
-    classes: Sequence[str] | None = None,  # None: they have numbers alone
+    classes: Sequence[str] | None = None,  # None: only numbers are known
 ) -> Listing:
-    """One listing of all shards of a split."""
+    """Join the listings of all shards of a split."""
     labels = np.concatenate([index.labels for index in indexes])
     names = [name for index in indexes for name in index.names]
     if classes is None:
@@ -163,7 +163,7 @@ def join(
 def index_all(
     shards: Sequence[Path], kind: str, cache_dir: Path, passed: PassedOver
 ) -> list[Index]:
-    """The index of each shard, from the cache or made now."""
+    """Return the index of each shard, from the cache or made now."""
     kept = [read_index(shard, kind, cache_dir) for shard in shards]
     missing = [shard for shard, index in zip(shards, kept, strict=True) if index is None]
     if missing and kind == "parquet":
@@ -181,7 +181,7 @@ def index_all(
     indexes = []
     for shard, index in zip(shards, kept, strict=True):
         if index is None:
-            facts = facts_of(shard, kind)  # before it is read: a change meanwhile makes it stale
+            facts = facts_of(shard, kind)  # read first, so that a later change invalidates it
             index = build[kind](shard)
             write_index(index, facts, index_path(shard, cache_dir))
         indexes.append(index)
@@ -189,24 +189,24 @@ def index_all(
 
 
 def index_path(shard: Path, cache_dir: Path) -> Path:
-    """Where a shard's index is kept: shards of one name in several folders have one each."""
+    """Return the path of a shard's index, which also depends on the shard's folder."""
     return cache_dir / f"{shard.name}.{sha256(str(shard.parent).encode()).hexdigest()[:12]}.npz"
 
 
 def pack_path(shard: Path, cache_dir: Path) -> Path:
-    """Where the copied images of a Parquet shard are kept."""
+    """Return the path of the copied images of a Parquet shard."""
     return index_path(shard, cache_dir).with_suffix(".pack")
 
 
 def facts_of(shard: Path, kind: str = "tar") -> str:
-    """What an index is of."""
+    """Return the facts of a shard that its index depends on."""
     status = shard.stat()
     facts = [FORMAT, shard.name, status.st_size, status.st_mtime_ns]
-    return json.dumps([*facts, kind] if kind == "class" else facts)  # that has no class numbers
+    return json.dumps([*facts, kind] if kind == "class" else facts)  # without class numbers
 
 
 def read_index(shard: Path, kind: str, cache_dir: Path) -> Index | None:
-    """A shard's index; None where there is none that counts."""
+    """Read a shard's index; None where there is no valid one."""
     path = index_path(shard, cache_dir)
     holder = pack_path(shard, cache_dir) if kind == "parquet" else shard
     try:
@@ -245,14 +245,14 @@ def write_index(index: Index, facts: str, path: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The folder to oneself: processes that start together do not all copy the same shards."""
+    """Lock the folder, so that processes that start together do not copy the same shards."""
     path = folder / ".lock"
     if os.path.lexists(path):
         check_file(path)
-    with writing(folder):  # through a link it would be another's file
+    with writing(folder):  # follows no link to a foreign file
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.fdopen(os.open(path, flags, 0o666), "rb+")
     with file:
-        with suppress(OSError):  # a file system that cannot lock: the copies are whole all the same
+        with suppress(OSError):  # some file systems cannot lock; copies are whole anyway
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

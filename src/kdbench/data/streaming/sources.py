@@ -1,4 +1,4 @@
-"""Where the encoded images of a split lie: each in a file of its own, or many in a shard."""
+"""Sources of a split's encoded images: a file for each, or shards of many."""
 
 import os
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ LARGEST_FILE = 2**30  # bytes of one image; 89 million pixels of 16 bits take le
 
 
 class Source(Protocol):
-    """Encoded images by row; any thread may ask."""
+    """A thread-safe source of encoded images by row."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of each image, with its split and class: a data set is known by them and by `sizes`."""
+        """The images' names with split and class; with `sizes` they identify a data set."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Of each image, in bytes."""
+        """The images' sizes in bytes."""
 
     def where(self, row: int) -> str:
-        """What an error line calls an image."""
+        """Return an image's name for error lines."""
 
     def encoded(self, row: int) -> bytes:
-        """The image's file.
+        """Return the content of the image's file.
 
         Raises:
             OSError: it cannot be read.
@@ -40,7 +40,7 @@ class Source(Protocol):
         """
 
     def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
-        """The first and the last bytes of the image's file, at most so many.
+        """Return the first and the last bytes of the image's file, at most `head` and `tail`.
 
         Raises:
             OSError: it cannot be read.
@@ -48,18 +48,18 @@ class Source(Protocol):
         """
 
     def read(self, row: int) -> Image.Image:
-        """The whole image, in RGB.
+        """Return the whole image, in RGB.
 
         Raises:
             Exception: nearly any, where it cannot be read; see `decode.naming`.
         """
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Some of the images."""
+        """Return a source of some of the images."""
 
 
 class Listing(NamedTuple):
-    """A split as it is found: class by class, and a class's images in the order of their names."""
+    """The images of a split, class by class, and by name within a class."""
 
     source: Source
     labels: Tensor  # [N] int64
@@ -76,25 +76,25 @@ class FolderSource:
     depth: Depth = field(default_factory=Depth)
 
     def where(self, row: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return f"{self.root}/{self.files[row]}"
 
     def encoded(self, row: int) -> bytes:
-        """The file."""
+        """Return the file's content."""
         with open_regular(self.where(row)) as file:
             return file.read(bounded(os.fstat(file.fileno()).st_size))
 
     def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
-        """Of the file."""
+        """Return the ends of the file."""
         with open_regular(self.where(row)) as file:
             return ends_of(file, 0, os.fstat(file.fileno()).st_size, head, tail)
 
     def read(self, row: int) -> Image.Image:
-        """Its image; what EXIF says of its orientation is ignored, as by ImageFolder."""
+        """Return the file's image; EXIF orientation is ignored, as by ImageFolder."""
         return read_rgb(self.where(row), lambda: self.depth.found(self.where(row)))
 
     def select(self, rows: Sequence[int]) -> "FolderSource":
-        """Some of the files."""
+        """Return a source of some of the files."""
         return replace(
             self,
             names=[self.names[row] for row in rows],
@@ -110,43 +110,43 @@ class ShardSource:
     files: Sequence[Path]
     names: Sequence[str]
     sizes: Sequence[int]  # bytes
-    file: np.ndarray  # [N] int64, which of the files
+    file: np.ndarray  # [N] int64, indices of files
     offset: np.ndarray  # [N] int64, in bytes
     depth: Depth = field(default_factory=Depth)
 
     def where(self, row: int) -> str:
-        """The shard and the name in it."""
+        """Return the shard, and the image's name in it."""
         return f"{self.files[self.file[row]]}: {self.names[row].rpartition('/')[2]}"
 
     def read(self, row: int) -> Image.Image:
-        """The image of a piece."""
+        """Return the image of a piece."""
         return read_rgb(self.encoded(row), lambda: self.depth.found(self.where(row)))
 
     def encoded(self, row: int) -> bytes:
-        """A piece.
+        """Return the bytes of a piece.
 
         Raises:
-            KdbenchError: the file ends before it.
+            KdbenchError: the file ends before the piece.
         """
         with self._opened(row) as file:
             file.seek(int(self.offset[row]))
             return file.read(bounded(self.sizes[row]))
 
     def ends(self, row: int, head: int, tail: int) -> tuple[bytes, bytes]:
-        """Of a piece."""
+        """Return the ends of a piece."""
         with self._opened(row) as file:
             return ends_of(file, int(self.offset[row]), self.sizes[row], head, tail)
 
     def _opened(self, row: int) -> BinaryIO:
         path = self.files[self.file[row]]
-        file = open_regular(path)  # not held open: a thousand shards are too many
+        file = open_regular(path)  # not kept open, since there may be a thousand shards
         if os.fstat(file.fileno()).st_size < int(self.offset[row]) + self.sizes[row]:
             file.close()
             raise KdbenchError(f"{path} was cut off after its index was made: fetch it again")
         return file
 
     def select(self, rows: Sequence[int]) -> "ShardSource":
-        """Some of the pieces."""
+        """Return a source of some of the pieces."""
         at = np.asarray(rows, dtype=np.int64)
         return replace(
             self,
@@ -158,7 +158,7 @@ class ShardSource:
 
 
 def ends_of(file: BinaryIO, start: int, size: int, head: int, tail: int) -> tuple[bytes, bytes]:
-    """The first and the last of `size` bytes from `start` on."""
+    """Return the first and the last of `size` bytes from `start` on."""
     file.seek(start)
     first = file.read(min(head, size))
     file.seek(start + max(0, size - tail))
@@ -166,10 +166,10 @@ def ends_of(file: BinaryIO, start: int, size: int, head: int, tail: int) -> tupl
 
 
 def bounded(size: int) -> int:
-    """How many bytes an image's file has, before there is room for them.
+    """Check the size of an image's file in bytes, before allocation.
 
     Raises:
-        ValueError: they are too many for one image.
+        ValueError: it is too large for one image.
     """
     if size > LARGEST_FILE:
         raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")

@@ -1,7 +1,7 @@
 """Training images decoded as they are needed, for sets that do not fit into memory.
 
-A batch is decoded by threads (`image_files`), some batches ahead of the step that reads it. What a
-view looks like follows from its number alone, so an epoch is the same with any number of threads
+A batch is decoded by threads (`image_files`), some batches ahead of the step that reads it. A
+view follows from its integer alone, so an epoch is the same with any number of threads
 and after every resume.
 """
 
@@ -35,7 +35,7 @@ from kdbench.errors import KdbenchError
 
 Decoder = Literal["pillow", "nvjpeg", "dali"]
 
-AHEAD = 3  # batches that are decoded while one is trained on
+AHEAD = 3  # batches that are decoded during a step
 
 
 class StreamedImages:
@@ -55,13 +55,13 @@ class StreamedImages:
         self.constants = constants_on(mean, std, device)
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.files)
 
     def epoch(
         self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `TrainImages.epoch`; the batches after the one in use are being decoded.
+        """Yield batches as `TrainImages.epoch` does, while the following ones are decoded.
 
         Raises:
             KdbenchError: an image cannot be read.
@@ -104,15 +104,15 @@ class StreamedImages:
         return index.to(self.device, non_blocking=True), self.normalised(images)
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """Normalised views [B, 3, S, S] float32 of the images at `index` [B]; `view` [B]."""
+        """Return normalised views `view` [B] of the images at `index` [B]: [B, 3, S, S] float32."""
         return self.normalised(self.crop(index, view))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> float32, as `normalise`."""
+        """Normalise uint8 [B, 3, S, S] to float32, as `normalise`."""
         return normalise_with(images, *self.constants)
 
     def crop(self, index: Tensor, view: Tensor) -> Tensor:
-        """Views [B, 3, S, S] uint8 of the images at `index` [B]; `view` [B]; decoded at once."""
+        """Decode and cut the views `view` [B] of the images at `index` [B]: [B, 3, S, S] uint8."""
         return self._begin(index.cpu(), view.cpu()).wait().to(self.device)
 
 
@@ -127,7 +127,7 @@ class StreamedDataset(Dataset):
     def fingerprint(self) -> str:
         """sha256 over the names and sizes of all splits' files, in order; labels follow from names.
 
-        Not over their content: that would mean to read the whole set at every start.
+        Their content is left out, since the whole set would have to be read at every start.
         """
         digest = sha256()
         for name, split in self.splits.items():
@@ -139,22 +139,22 @@ class StreamedDataset(Dataset):
 
     @property
     def replaced(self) -> Collection[int] | None:
-        """The rows of those that could not be read, so far."""
+        """The rows of the replaced training images so far."""
         placeholders = files_of(self.train).placeholders
         return None if placeholders is None else placeholders.broken
 
 
 def files_of(split: Split) -> ImageFiles:
-    """The files of a streamed set's split."""
+    """Return the files of a streamed set's split."""
     assert isinstance(split.images, ImageFiles)
     return split.images
 
 
 def images_of(dataset: Dataset, device: torch.device) -> TrainImages | StreamedImages:
-    """The training images of a data set, ready to give views: on the device, or from files.
+    """Return a data set's training images for cutting views: on the device, or from files.
 
     Raises:
-        KdbenchError: they are to be decoded on a GPU, and `device` is none.
+        KdbenchError: the decoder needs a GPU, and `device` is none.
     """
     constants = dataset.mean, dataset.std, device
     if isinstance(dataset, StreamedDataset):

@@ -1,10 +1,10 @@
 """Tar shards in WebDataset's layout: an image and its class under one key, KEY.jpg and KEY.cls.
 
-Or one tar a class, which holds images alone, as ILSVRC2012's archive has them.
+A tar may also hold the images of one class alone, as in ILSVRC2012's archive.
 
 The class may also be the number "label" in KEY.json. A key is a member's name up to the first dot
-after its folders, as WebDataset reads it. The images stay where they are: an index of offsets is
-all that random access needs, and Python's own tarfile reads one.
+after its folders, as in WebDataset. The images stay in the tar: an index of offsets is
+enough for random access, and Python's own tarfile can make one.
 """
 
 import json
@@ -35,7 +35,7 @@ class Index(NamedTuple):
     sizes: np.ndarray  # [n] int64, bytes
 
     def fits(self, total: int) -> bool:
-        """Return whether all images lie within `total` bytes; an index may come from anywhere."""
+        """Return whether all images lie within `total` bytes; an index need not be ours."""
         columns = self.labels, self.offsets, self.sizes
         if any(one.dtype != np.int64 or one.shape != (len(self.names),) for one in columns):
             return False
@@ -46,13 +46,13 @@ class Index(NamedTuple):
 
 
 def make_index(rows: list[tuple[str, int, int, int]]) -> Index:
-    """From (name, label, offset, size) of each image."""
+    """Make an index from (name, label, offset, size) of each image."""
     numbers = np.array([row[1:] for row in rows], dtype=np.int64).reshape(-1, 3)
     return Index([row[0] for row in rows], *numbers.T)
 
 
 def index_tar(path: Path, passed: PassedOver | None = None) -> Index:
-    """Read the headers and the labels of a tar file; images are passed over.
+    """Read the headers and the labels of a tar file, but not its images.
 
     Raises:
         KdbenchError: it is truncated, damaged or compressed, or an image has no class.
@@ -90,7 +90,7 @@ def has_labels(path: Path) -> bool:
 
 
 class Members(NamedTuple):
-    """What a tar file holds."""
+    """The members of a tar file."""
 
     images: dict[str, tuple[str, int, int]]  # key -> name, offset, size
     labels: dict[str, int]  # by key
@@ -98,7 +98,7 @@ class Members(NamedTuple):
 
 
 def read_members(path: Path, passed: PassedOver, labelled: bool) -> Members:
-    """The images of a tar file, and their classes where they are to be read.
+    """List the images of a tar file, and their classes if `labelled`.
 
     Raises:
         KdbenchError: it is truncated, damaged or compressed, or has no images.
@@ -121,7 +121,7 @@ def read_members(path: Path, passed: PassedOver, labelled: bool) -> Members:
 
 
 def _instead(others: list[str]) -> str:
-    """What a file without images is, as the end of an error line."""
+    """Describe a file without images, as the end of an error line."""
     if tars := [name for name in others if name.lower().endswith(".tar")]:
         return (
             f", but {len(tars)} tar files ({printable(tars[0])} ...): unpack it, and leave those "
@@ -132,7 +132,7 @@ def _instead(others: list[str]) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with a tar file inside is told in one line.
+    """Turn any error with a tar file into one line.
 
     Raises:
         KdbenchError: it is truncated, damaged or compressed.
@@ -146,7 +146,7 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar file, which is not compressed."""
+    """Open an uncompressed tar file."""
     with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         yield tar
 
@@ -180,7 +180,7 @@ def _sort_in(
 
 
 def _label(content: bytes, ending: str) -> int | None:
-    """The class number of a .cls file, or of a .json file that tells one."""
+    """Return the class number of a .cls file, or of a .json file that has one."""
     try:
         if ending == "cls":
             return int(content)
@@ -191,7 +191,7 @@ def _label(content: bytes, ending: str) -> int | None:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """Hold what follows the last member to be an end: tarfile takes a damaged header for one.
+    """Check that an end follows the last member: tarfile takes a damaged header for one.
 
     Raises:
         ValueError: something else follows, or nothing.
