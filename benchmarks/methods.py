@@ -4,7 +4,7 @@
 
 resnet32x4 -> resnet8x4, batch 64, CIFAR-100's classes and sizes, random images. Each timed step of
 a method stands between two of KD's; a ratio is that of their medians. "own" is the step with the
-teacher's answers at hand, as from a table; "with_teacher" adds one live forward pass of every
+teacher's outputs at hand, as from a cache; "with_teacher" adds one live forward pass of every
 teacher that the method reads. "state_bytes" are the method's own parameters and buffers; on a GPU
 "peak_bytes" is the most memory that a step takes, student and method included, teachers not.
 """
@@ -51,7 +51,7 @@ def on_device(module: nn.Module) -> nn.Module:
 
 
 class Stepper:
-    """One method between the two networks, and a step of it with the teachers' answers at hand."""
+    """One method between the two networks, and a step of it with the teachers' outputs at hand."""
 
     def __init__(self, name: str, teacher: nn.Module) -> None:
         node = check_node("method", compose_group("method", name))
@@ -127,7 +127,7 @@ def measure(steps: int = STEPS) -> dict[str, Any]:
         print(f"(e) {name}: {found[name]}", file=sys.stderr)
     machine = hardware(DEVICE)
     note = (
-        "*Step* is the time of a training step with the teacher's answers at hand, *with teacher*\n"
+        "*Step* is the time of a training step with the teacher's outputs at hand, *with teacher*\n"
         "that of one with the live teacher, both relative to KD's in one benchmark run (batch 64,\n"
         f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, {steps} interleaved\n"
         "steps; `python -m benchmarks.methods`)."

@@ -110,7 +110,7 @@ def entropy(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
 
 
 def attention_map(feature: Tensor, power: float) -> Tensor:
-    """Where a map is large: mean_C |F|^power of each position, L2-normalised over the positions.
+    """Return mean_C |F|^power of each position, L2-normalised over the positions.
 
     Shapes: [B, C, H, W] -> [B, H * W]. Source: Zagoruyko & Komodakis 2017, section 3.1 (the
     released code takes the mean over channels, the paper the sum; the norm removes the factor).

@@ -1,10 +1,10 @@
 """A check of the test images before anything is trained.
 
-They are first decoded after an epoch, hours later, and an unreadable one ends the run. To
-decode all of them at every start would take as long as to score them, so of each JPEG the header
-and the end mark are read, which tells a file that is empty, cut off or something else; what does
-not begin and end as a JPEG is decoded. Damage in the middle of a JPEG mostly decodes to
-some image, and is noticed neither here nor later.
+They are first decoded after an epoch, hours later, and an unreadable one ends the run. To decode
+all of them at every start would take as long as to score them. So the header and the end mark of
+each JPEG are read, which shows whether a file is empty, cut off or no JPEG; a file that does not
+begin and end as a JPEG is decoded. Damage in the middle of a JPEG mostly decodes to some image,
+and is noticed neither here nor later.
 """
 
 import io

@@ -130,7 +130,7 @@ def read_published(path: Path) -> tuple[list[Published], list[str]]:
 
 
 def choose(rows: Iterable[Published], method: str) -> Published | None:
-    """The score of `method` among a pair's rows: its own paper's, else by the order of sources."""
+    """Choose a method's score among a pair's rows: its own paper's, else by order of sources."""
     scores = (row for row in rows if row.method == method and row.top1 is not None)
     return min(scores, key=_rank, default=None)
 

@@ -14,16 +14,16 @@ Terms = dict[str, Tensor]
 
 
 class Method(nn.Module):
-    """What a recipe adds to a student: its loss terms, and the modules and buffers they need.
+    """A recipe: the loss terms that it adds to a student, with the modules and buffers they need.
 
     A method never owns the networks. The step takes the mean of every term that `forward`
     returns and adds the means up; the label term is always called "ce", every other name is
     distillation.
     """
 
-    tasks: tuple[str, ...] = ("classification",)  # what it is a recipe for
-    num_teachers: ClassVar[int | None] = 1  # how many teachers it reads; None: one or more
-    views: int = 1  # V, how many views of each image it wants; above 1 everything is stacked
+    tasks: tuple[str, ...] = ("classification",)  # the tasks of the recipe
+    num_teachers: ClassVar[int | None] = 1  # the number of teachers; None: one or more
+    views: int = 1  # V, the views of each image; above 1 everything is stacked
     taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build;
     #                             those that only `setup` can know are added there
     batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
@@ -36,7 +36,7 @@ class Method(nn.Module):
         """Make modules and buffers from probed shapes; called once, before `param_groups`."""
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
-        """The network that is trained, evaluated and saved, where the recipe changes it."""
+        """Return the network to train, evaluate and save, where the recipe changes it."""
         return student
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
@@ -68,7 +68,7 @@ class Method(nn.Module):
     def terms_and_curves(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> tuple[Terms, Terms]:
-        """What `forward` and `observe` return; overridden where they have work in common."""
+        """Return `forward` and `observe`; overridden where they share work."""
         terms = self(batch, student, teachers)
         with torch.no_grad():
             return terms, self.observe(batch, student, teachers)
@@ -92,26 +92,26 @@ class Wrapper(Method):
         self.streams = inner.streams
 
     def setup(self, probe: Probe) -> None:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         self.inner.setup(probe)
         self.taps = self.inner.taps  # some are known by now only
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.adapt(student, probe)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.draw(batch, generator)
 
     def label_term(self, batch: Batch, student: Output) -> Tensor:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.label_term(batch, student)
 
     def observe(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.observe(batch, student, teachers)
 
     def param_groups(self) -> list[dict[str, Any]]:

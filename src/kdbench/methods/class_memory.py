@@ -1,4 +1,4 @@
-"""What a teacher says of a class on average: its mean probabilities over the epoch before."""
+"""A teacher's mean probabilities for each class over the previous epoch."""
 
 import torch
 from torch import Tensor, nn

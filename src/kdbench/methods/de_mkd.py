@@ -98,7 +98,7 @@ class DEMKD(Method):
             self.projections.append(MapProjection(student, check_map(teacher, "map")))
 
     def weights(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the whole prediction, of TCKD and of NCKD; logits [T, B, K] -> three [T, B]."""
+        """Weigh the teachers for all of KD, for TCKD and NCKD: logits [T, B, K] -> three [T, B]."""
         if self.weighting == "ca":
             whole = ca_weights(logits.unbind(), labels)
         else:

@@ -14,7 +14,7 @@ TASK, TARGET, OTHERS = 0.075, -0.075, 0.05  # added to the schedule's momentum
 
 
 def top_classes(teacher_logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Which of a sample's `count` classes with the largest teacher logits are not the label.
+    """Return which of a sample's `count` classes with the largest teacher logits are not the label.
 
     Shapes: logits [B, K], labels [B] -> [B, K] bool; the label takes one of the places if it is
     among them.

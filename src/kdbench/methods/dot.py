@@ -35,5 +35,5 @@ class DOT(Wrapper):
     def terms_and_curves(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> tuple[Terms, Terms]:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.terms_and_curves(batch, student, teachers)

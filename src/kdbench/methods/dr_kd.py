@@ -23,7 +23,7 @@ def rectify(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def is_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether another class has a larger value than the label; a tie with the label is right.
+    """Return whether another class's value exceeds the label's; a tie with the label is right.
 
     Shapes: logits [B, K], labels [B] -> [B] bool.
     """

@@ -136,14 +136,14 @@ class DynamicKD(Method):
         return terms
 
     def observe(self, batch: Batch, student: Output, teachers: tuple[Output, ...]) -> Terms:
-        """As `kdbench.methods.logit_scale.scale_curves`."""
+        """Return `kdbench.methods.logit_scale.scale_curves`."""
         z, v = student.logits, self.standard(teachers[0].logits)
         return scale_curves(self.scale(z, v), z, teachers[0].logits, v, self.temperature)
 
     def terms_and_curves(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> tuple[Terms, Terms]:
-        """As `forward` and `observe`, of one controller."""
+        """Return `forward` and `observe` from one controller."""
         z, v = student.logits, self.standard(teachers[0].logits)
         scale = self.scale(z, v, bound=True)
         curves = scale_curves(scale, z, teachers[0].logits, v, self.temperature)

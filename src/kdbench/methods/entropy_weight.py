@@ -129,7 +129,7 @@ class EntropyWeight(Wrapper):
     def terms_and_curves(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> tuple[Terms, Terms]:
-        """As `forward` and `observe`, of one computation of the weight."""
+        """Return `forward` and `observe` from one computation of the weight."""
         weights = self.weights(student, teachers)
         terms, seen = self.inner.terms_and_curves(batch, student, teachers)
         return self._weighted(terms, weights), seen | {"weight": weights}

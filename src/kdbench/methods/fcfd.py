@@ -104,7 +104,7 @@ class FCFD(Method):
         return super().train(mode)
 
     def mixed(self, into: int, stage: int, feature: Tensor) -> Output:
-        """What a network makes of the other one's map after `stage` (from 0)."""
+        """Return a network's output on the other one's map after `stage` (from 0)."""
         bridges = self.into_teacher if into == TEACHER else self.into_student
         crossed = bridges[stage](feature)
         entering = F.relu(crossed) if self.rectified[into] else crossed

@@ -73,7 +73,7 @@ class KDPlusPlus(Method):
             nn.init.zeros_(self.embed.bias)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """What dropout multiplies the student's vector with, [B, D]: 0 or 1 / (1 - dropout)."""
+        """Draw dropout's factors of the student's vector, [B, D]: 0 or 1 / (1 - dropout)."""
         if self.embed is None:
             return None
         shape = (len(batch.labels), self.embed.in_features)

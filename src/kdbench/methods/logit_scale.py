@@ -82,7 +82,7 @@ def optimal_scale(
 def factor_of(
     scale: Tensor, temperature: float, factor: Factor, divide_by_e: bool
 ) -> Tensor | float:
-    """What multiplies the KL of a scale e: T^2 (t2), T T_s (t_ts), T_s^2 (ts2) or 1, T_s = T / e.
+    """Return the KL's factor at scale e: T^2 (t2), T T_s (t_ts), T_s^2 (ts2) or 1, T_s = T / e.
 
     `divide_by_e` divides it by e as a constant. Shapes: [], [K] or [B, 1] -> a number, [1] or [B].
     """

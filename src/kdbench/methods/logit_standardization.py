@@ -75,14 +75,14 @@ class LogitStandardization(Wrapper):
     def observe(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """As the inner recipe, which sees z-scored logits."""
+        """Return the inner recipe's, on z-scored logits."""
         z_teachers = tuple(self.standardised(teacher) for teacher in teachers)
         return self.inner.observe(batch, self.standardised(student), z_teachers)
 
     def terms_and_curves(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> tuple[Terms, Terms]:
-        """As `forward` and `observe`, of one call of the inner recipe on z-scored logits."""
+        """Return `forward` and `observe` from one call of the inner recipe on z-scored logits."""
         z_teachers = tuple(self.standardised(teacher) for teacher in teachers)
         terms, seen = self.inner.terms_and_curves(batch, self.standardised(student), z_teachers)
         return self._raw(terms, batch, student, teachers), seen

@@ -57,6 +57,6 @@ class NormKD(Wrapper):
     def observe(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """As the inner recipe, which sees logits of unit deviation."""
+        """Return the inner recipe's, on logits of unit deviation."""
         normalised = tuple(self.normalised(teacher) for teacher in teachers)
         return self.inner.observe(batch, self.normalised(student), normalised)

@@ -88,7 +88,7 @@ class SDD(Wrapper):
         return batch._replace(labels=batch.labels.repeat(count), index=batch.index.repeat(count))
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """As the inner recipe, for every cell."""
+        """Return the inner recipe's, for every cell."""
         return self.inner.draw(self.cells_of(batch), generator)
 
     def forward(

@@ -114,7 +114,7 @@ class SemCKD(Method):
         )
 
     def attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """Of maps of the two networks, [B, S, T].
+        """Compare maps of the two networks, [B, S, T].
 
         Raises:
             ConfigError: the batch is larger than the encoders.

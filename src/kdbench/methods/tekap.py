@@ -46,7 +46,7 @@ class TeKAP(Method):
         self.teacher_scale, self.noise_scale = teacher_scale, noise_scale
 
     def setup(self, probe: Probe) -> None:
-        """How many logits there are to perturb."""
+        """Return the number of logits to perturb."""
         self.num_classes = probe.num_classes
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -49,7 +49,7 @@ def cka_distances(features: Tensor) -> Tensor:
 
 
 def class_costs(teacher: NetworkProbe, prototypes: str, sharpness: float) -> Tensor:
-    """What moving probability between two classes costs, by a teacher: [K, K].
+    """Return a teacher's cost of moving probability between two classes: [K, K].
 
     Args:
         teacher: what is known of it.
@@ -160,7 +160,7 @@ def cell_moments(feature: Tensor, grid: int, eps: float) -> tuple[Tensor, Tensor
 
 
 def moment_projector(probe: Probe, tap: str, projector: str, grid: int) -> nn.Sequential:
-    """What takes the student's map to the teacher's: "conv1x1" or a "bottleneck" of 256 channels.
+    """Make the student map's projector: "conv1x1", or a "bottleneck" of 256 channels.
 
     Raises:
         ConfigError: no such projector fits, or a cell of the grid would be one pixel.

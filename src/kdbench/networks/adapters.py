@@ -1,4 +1,4 @@
-"""What feature methods share: which taps two networks have in common, and modules between them."""
+"""Shared parts of feature methods: the taps that networks have in common, modules between them."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,15 +8,15 @@ from kdbench.types import Affine, NetworkProbe, Probe
 
 
 def stages_of(network: NetworkProbe) -> list[str]:
-    """The taps stage1, stage2, ... that a network has."""
+    """Return the taps stage1, stage2, ... of a network."""
     numbers = range(1, 1 + len(network.taps))
     return [f"stage{number}" for number in numbers if f"stage{number}" in network.taps]
 
 
 def shared_stages(probe: Probe) -> list[str]:
-    """The stages that student and all teachers have, by number.
+    """Return the stages that student and all teachers have, by number.
 
-    Where one network has a stage more, its deepest is left out, as in RepDistiller and mdistiller
+    If one network has an extra stage, its deepest is left out, as in RepDistiller and mdistiller
     (whose loops end with the shorter list): published cross-architecture numbers contain that.
 
     Raises:
@@ -30,10 +30,10 @@ def shared_stages(probe: Probe) -> list[str]:
 
 
 def last_stage(network: NetworkProbe) -> str:
-    """A network's deepest stage.
+    """Return a network's deepest stage.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the network names none.
     """
     stages = stages_of(network)
     if not stages:
@@ -62,7 +62,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Seq
 
 
 def check_map(network: NetworkProbe, tap: str) -> tuple[int, int, int]:
-    """C, H, W of a tap.
+    """Return C, H, W of a tap.
 
     Raises:
         ConfigError: the network has no such tap, or it is no map.
@@ -78,7 +78,7 @@ def check_map(network: NetworkProbe, tap: str) -> tuple[int, int, int]:
 def paired_maps(
     probe: Probe, student_suffix: str = "", teacher_suffix: str = ""
 ) -> list[tuple[str, str]]:
-    """The shared stages as pairs of taps of the student and of the first teacher.
+    """Return the shared stages as pairs of taps of the student and of the first teacher.
 
     The suffix "_pre" asks for the maps before the activation.
 
@@ -196,7 +196,7 @@ def map_classifier(network: NetworkProbe, whose: str) -> Affine:
     """A network's linear classifier, weight [K, D] and bias [K], on the average of its "map".
 
     Args:
-        network: what is known of it.
+        network: the probe of the network.
         whose: "teacher" or "student", for the error line.
 
     Raises:

@@ -62,7 +62,7 @@ class DenseNet121(nn.Module):
         return self.resume(0, self.conv1(images))
 
     def resume(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        """Run on from a stage's map (0 is the stem), and return the output with the later taps."""
         start, stages = feature, []
         normed = self.norms[stage - 1](feature) if stage > 0 else feature
         for number in range(stage, len(self.blocks)):

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdbench.types import Output
 
-TOLERANCE = 1e-6  # of a tap's largest number, in float64; a wrong fold is off by the whole number
+TOLERANCE = 1e-6  # relative to a tap's maximum, in float64; a wrong fold is off by about 1
 
 
 class Pair(NamedTuple):
@@ -21,10 +21,10 @@ class Pair(NamedTuple):
 
 
 def fold_batch_norms(network: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
-    """A copy without the batch norms that can go, and how many went.
+    """Return a copy without the batch norms that can be folded, and their number.
 
     A frozen BN is an affine map of each channel, so that a convolution whose output nothing else
-    reads can take it over: w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta. What
+    reads can absorb it: w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta. What
     reads a convolution is not written in the network, so foldings are tried, in float64 on
     `images` [B, C, H, W]; one that changes the logits or any tap stays. A WRN's stem does: the
     first shortcut and a tap read it too.
@@ -43,7 +43,7 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> tuple[nn.Module, int
 
 
 def _find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
-    """Every convolution and batch norm that run once, the second on the output of the first."""
+    """Find each convolution and batch norm that run once, the latter on the former's output."""
     made: list[tuple[Tensor, nn.Conv2d]] = []
     read: list[tuple[Tensor, str]] = []
     handles = []
@@ -63,7 +63,7 @@ def _find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
     network(images)
     for handle in handles:
         handle.remove()
-    # The tensors are alive in `made`, so one that is the same object has the same maker.
+    # `made` keeps the tensors alive, so that an object's identity identifies its maker.
     makers = {id(output): conv for output, conv in made}
     pairs = [Pair(makers[id(tensor)], path) for tensor, path in read if id(tensor) in makers]
     convolutions = [conv for _, conv in made]
@@ -76,10 +76,10 @@ def _find_pairs(network: nn.Module, images: Tensor) -> list[Pair]:
 
 
 def _fold(network: nn.Module, pairs: list[Pair], images: Tensor, expected: Output) -> int:
-    """Fold all of these; where that changes an output, each half of them by itself.
+    """Fold all pairs; where that changes an output, fold each half separately.
 
     Returns:
-        How many are folded.
+        The number of folded pairs.
     """
     undo = [_merge(network, pair) for pair in pairs]
     if _same(network(images), expected):
@@ -94,15 +94,15 @@ def _fold(network: nn.Module, pairs: list[Pair], images: Tensor, expected: Outpu
 
 
 def _merge(network: nn.Module, pair: Pair) -> Callable[[], None]:
-    """Fold one pair; what is returned undoes it."""
+    """Fold one pair, and return a function that undoes it."""
     owner_path, _, name = pair.norm.rpartition(".")
     owner, conv = network.get_submodule(owner_path), pair.convolution
     norm, weight, bias = getattr(owner, name), conv.weight, conv.bias
     statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     conv.weight, conv.bias = fuse_conv_bn_weights(weight, bias, *statistics)
-    stand_in = nn.Identity()
-    stand_in._forward_hooks.update(norm._forward_hooks)  # a foreign network's tap may be here
-    setattr(owner, name, stand_in)
+    placeholder = nn.Identity()
+    placeholder._forward_hooks.update(norm._forward_hooks)  # a foreign network's tap may be here
+    setattr(owner, name, placeholder)
 
     def restore() -> None:
         conv.weight, conv.bias = weight, bias

@@ -9,20 +9,20 @@ from kdbench.types import Batch, Network, Output
 
 
 def output_of(network: Network, images: Tensor) -> Output:
-    """A network's output; of V views [V, B, C, H, W] one pass each, so that BN keeps them apart."""
+    """Return a network's output; V views [V, B, C, H, W] take a pass each, so BN separates them."""
     if images.ndim == 4:
         return network(images)
     return stacked([network(view) for view in images])
 
 
 def teacher_outputs(teachers: Sequence[Network], batch: Batch) -> tuple[Output, ...]:
-    """Every frozen teacher's output on the same views that the student sees."""
+    """Return every frozen teacher's output on the same views that the student sees."""
     with torch.no_grad():
         return tuple(output_of(teacher, batch.images) for teacher in teachers)
 
 
 def stacked(outputs: Sequence[Output]) -> Output:
-    """A network's outputs on several views as one, the views in front; of one, that one."""
+    """Stack a network's outputs on several views, with the views in front; keep a single one."""
     if len(outputs) == 1:
         return outputs[0]
     taps = {name: torch.stack([o.taps[name] for o in outputs]) for name in outputs[0].taps}

@@ -1,4 +1,4 @@
-"""What a method may do to a student's head: class maps beside the logits, a reused classifier.
+"""Changes of a student's head by methods: class maps beside the logits, a reused classifier.
 
 A network's logits are its linear classifier on the average of its last map, the tap "map". The
 classifier commutes with the average: applied to every position it gives one map per class, and
@@ -29,9 +29,9 @@ def class_maps(feature: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def with_class_maps(network: nn.Module, bias: bool = True) -> nn.Module:
-    """The network with one tap more, "class_map" [B, K, H, W], whose average is its logits.
+    """Return the network with the tap "class_map" [B, K, H, W] added, whose average is its logits.
 
-    Its state dict keeps its keys, so what is saved loads into the network that it was.
+    Its state dict keeps its keys, so that saved weights load into the original network.
 
     Args:
         network: has the tap "map", which its last linear layer reads the average of.
@@ -48,7 +48,7 @@ def with_class_maps(network: nn.Module, bias: bool = True) -> nn.Module:
         zeros = torch.zeros(linear.out_features)
         del linear.bias
         linear.register_buffer("bias", zeros)
-    # A hook as in networks/external.py: a partial is copied together with the network.
+    # A hook as in networks/tapped.py: a partial is copied together with the network.
     network.register_forward_hook(partial(_add_class_maps, linear))
     set_taps(network, (*taps_of(network), CLASS_MAP))
     return network
@@ -124,7 +124,7 @@ class ReusedHead(nn.Module):
 
 
 def _freeze_beyond(network: nn.Module, image: torch.Size, stage: str) -> None:
-    """Make buffers of the parameters that a stage does not depend on; nothing else changes."""
+    """Turn parameters on which a stage does not depend into buffers; nothing else changes."""
     training = network.training
     named = dict(network.named_parameters())
     read = network.eval()(torch.zeros(1, *image)).taps[stage].sum()

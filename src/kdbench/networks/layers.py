@@ -1,4 +1,4 @@
-"""What several network families share: tap names, pooling, channel shuffle, initialisation.
+"""Shared parts of network families: tap names, pooling, channel shuffle, initialisation.
 
 There is no registry: a file in conf/student or conf/teacher names a network's constructor, which
 bears the network's name. Every class (of other libraries' networks every instance) has `TAPS`, the
@@ -49,7 +49,7 @@ def with_taps(
 
 
 def taps_of(network: nn.Module) -> tuple[str, ...]:
-    """The network's `TAPS`."""
+    """Return the network's `TAPS`."""
     return cast(tuple[str, ...], network.TAPS)  # nn.Module declares a tensor or a module
 
 
@@ -59,7 +59,7 @@ def set_taps(network: nn.Module, names: tuple[str, ...]) -> None:
 
 
 def as_norm(module: object) -> nn.BatchNorm2d:
-    """A part of a network, which is a BN."""
+    """Return a part of a network, typed as the BN that it is."""
     assert isinstance(module, nn.BatchNorm2d)
     return module
 
@@ -77,7 +77,7 @@ def channel_shuffle(feature: Tensor, groups: int) -> Tensor:
 def conv_bn(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution without bias, padded to keep the size at stride 1, and its BN."""
+    """Make a convolution without bias, padded to keep the size at stride 1, and its BN."""
     padding = kernel // 2
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(out_channels)
@@ -86,13 +86,13 @@ def conv_bn(
 def biased_conv_bn(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """As `conv_bn`, with the bias that BN takes out again: the networks of Tf-KD have it."""
+    """Make `conv_bn` with a bias, as the networks of Tf-KD have, although BN removes it."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups)
     return conv, nn.BatchNorm2d(out_channels)
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """Every convolution from N(0, sqrt(2 / (k^2 C_out))), its bias 0.
+    """Initialise every convolution from N(0, sqrt(2 / (k^2 C_out))), and its bias to 0.
 
     He initialisation by fan-out; BN needs nothing, torch starts it at weight 1 and bias 0.
     """
@@ -104,6 +104,6 @@ def init_convolutions(network: nn.Module) -> None:
 
 
 def init_classifier(linear: nn.Linear) -> None:
-    """The classifier of VGG and MobileNetV2: weights from N(0, 0.01), biases 0."""
+    """Initialise the classifier of VGG and MobileNetV2: weights from N(0, 0.01), biases 0."""
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)

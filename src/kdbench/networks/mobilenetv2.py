@@ -76,7 +76,7 @@ class MobileNetV2(nn.Module):
         return self.resume(0, self.conv1(images))
 
     def resume(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        """Run on from a stage's map (0 is the stem), and return the output with the later taps."""
         start, stages = feature, []
         first = STAGE_ENDS[stage - 1] + 1 if stage > 0 else 0
         for number, group in enumerate(self.blocks[first:], start=first):

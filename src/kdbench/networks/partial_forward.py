@@ -13,10 +13,10 @@ Resume = Callable[[int, Tensor], Output]
 
 
 def resumable(probe: NetworkProbe, whose: str) -> nn.Module:
-    """The network itself.
+    """Return the network itself.
 
     Args:
-        probe: what is known of it.
+        probe: the probe of the network.
         whose: "teacher" or "student", for the error line.
 
     Raises:
@@ -38,13 +38,13 @@ class Tail(nn.Module):
         self.network = network
 
     def forward(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage gives."""
+        """Run on from a stage's map."""
         return cast(Resume, self.network.resume)(stage, feature)
 
     def apart(self, stage: int, feature: Tensor) -> Output:
-        """The same, with batch norms whose running statistics stay as they are.
+        """Run on likewise, but keep the batch norms' running statistics.
 
-        While training they normalise by the batch, as ever; what they note is thrown away.
+        While training they still normalise by the batch; their updates are discarded.
         """
         noted = {name: buffer.clone() for name, buffer in self.named_buffers()}
         output: Output = torch.func.functional_call(self, noted, (stage, feature))

@@ -62,7 +62,7 @@ class ResNet(nn.Module):
         return self.resume(0, F.relu(self.bn1(self.conv1(images))))
 
     def resume(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        """Run on from a stage's map (0 is the stem), and return the output with the later taps."""
         start, stages = feature, []
         for layer in (self.layer1, self.layer2, self.layer3)[stage:]:
             for block in layer:

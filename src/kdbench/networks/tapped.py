@@ -34,7 +34,7 @@ def timm_model(
     pretrained: bool = False,
     taps: dict[str, str] | None = None,
 ) -> nn.Module:
-    """The timm model of that name; `taps` maps canonical names to module paths."""
+    """Build the timm model of that name; `taps` maps canonical names to module paths."""
     if not timm.is_model(model):
         raise _unknown("timm", model, timm.list_models())
     network = timm.create_model(
@@ -54,7 +54,7 @@ def torchvision_model(
     weights: str | None = None,
     taps: dict[str, str] | None = None,
 ) -> nn.Module:
-    """The torchvision classifier of that name; `taps` maps canonical names to module paths.
+    """Build the torchvision classifier of that name; `taps` maps canonical names to module paths.
 
     `weights` names the released ones, such as IMAGENET1K_V1; they have their own classes.
     """
@@ -117,13 +117,13 @@ def _tapped(
     names = (*taps, "pooled")
     set_taps(network, names)
     network.register_forward_pre_hook(partial(_forget, captured))
-    # Its own names: who adds a tap behind this hook, as class maps are, extends the network's TAPS.
+    # These are the hook's own names: a tap added after it, such as class maps, extends TAPS.
     network.register_forward_hook(partial(_output, captured, names))
     return network
 
 
 def _forget(captured: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    captured.clear()  # what a forward pass that failed has left
+    captured.clear()  # of a failed forward pass
 
 
 def _capture_output(

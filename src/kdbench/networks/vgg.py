@@ -44,7 +44,7 @@ class VGG(nn.Module):
         return self.resume(0, F.relu(self.block0(images)))
 
     def resume(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        """Run on from a stage's map (0 is the stem), and return the output with the later taps."""
         start, stages = feature, []
         for block in (self.block1, self.block2, self.block3, self.block4)[stage:]:
             # Before the last block only where the images have 64 pixels or more.

@@ -47,7 +47,7 @@ class Stage(nn.Module):
         self.layer = nn.Sequential(first, *rest)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """As a block's: the last raw sum, and the first BN of the one that came in."""
+        """Return the last raw sum, and the first BN of the input, like a block."""
         first, *rest = self.layer
         feature, normed = first(feature)
         for block in rest:
@@ -78,7 +78,7 @@ class WideResNet(nn.Module):
         return self.resume(0, self.conv1(images))
 
     def resume(self, stage: int, feature: Tensor) -> Output:
-        """What follows the map that a stage, or 0 the stem, gives: the taps after it."""
+        """Run on from a stage's map (0 is the stem), and return the output with the later taps."""
         maps, normed = [feature], []  # each map, and the BN that reads it
         for block in (self.block1, self.block2, self.block3)[stage:]:
             feature, before = block(feature)

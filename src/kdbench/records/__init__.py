@@ -1,1 +1,1 @@
-"""What a run is called and what it leaves behind."""
+"""A run's identity, and the files that it leaves behind."""

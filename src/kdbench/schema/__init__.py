@@ -1,1 +1,1 @@
-"""What a configuration may say: types, plugins of others, and secrets kept out."""
+"""Checks of configurations: types, plugins of others, and secrets kept out."""

@@ -23,12 +23,12 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def allowed() -> tuple[str, ...]:
-    """The packages whose code a configuration may name."""
+    """Return the packages whose code a configuration may name."""
     return ("kdbench", *packages())
 
 
 def is_allowed(name: str) -> bool:
-    """Whether a dotted name is of one of them."""
+    """Return whether a dotted name belongs to one of them."""
     top, dot, _ = name.partition(".")
     return bool(dot) and top in allowed()
 
@@ -36,7 +36,7 @@ def is_allowed(name: str) -> bool:
 def locate(
     path: str, target: object, kind: type = object, listed: Collection[str] | None = None
 ) -> Callable[..., Any]:
-    """The callable that `_target_` names, and which makes a `kind`.
+    """Return the callable that `_target_` names, which must make a `kind`.
 
     Of kdbench it is one that is listed or, where there is no list, a class; of one of `packages` it
     is that package's own class, or function annotated to return a `kind`.
@@ -48,7 +48,7 @@ def locate(
         listed: the names in kdbench that may be named.
 
     Raises:
-        ConfigError: it may not be named, does not exist or makes something else.
+        ConfigError: the target may not be named, does not exist or makes something else.
     """
     where = f"{path}._target_"
     outside = f"{where}={target} is not allowed: name something in {', '.join(allowed())}"
@@ -87,7 +87,7 @@ def check_node(
     kind: type = object,
     listed: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Hold one node with a `_target_` against its target's signature; returns it completed.
+    """Check a node with a `_target_` against its target's signature; return it completed.
 
     Args:
         path: the node's place in the configuration, for error lines.
@@ -125,7 +125,7 @@ def check_node(
 
 
 def hints_of(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotation of each keyword that the node's target takes.
+    """Return the annotation of each keyword that the node's target takes.
 
     Raises:
         ConfigError: as `locate`.
@@ -147,7 +147,7 @@ def refuse_unknown(path: str, node: Mapping[Any, Any], valid: list[str]) -> None
 
 
 def convert(path: str, value: object, hint: Any) -> Any:
-    """`value` as the annotated type; whole numbers become floats where a float is asked for.
+    """Convert `value` to the annotated type; integers become floats where a float is expected.
 
     Raises:
         ConfigError: it is of another type.

@@ -19,7 +19,7 @@ GROUP = "kdbench.schema.plugins"
 
 @cache
 def packages() -> dict[str, str]:
-    """The version of each, by the name that it is imported as.
+    """Return the version of each package by its import name.
 
     Raises:
         ConfigError: an installed distribution asks for something else than a package.
@@ -37,7 +37,7 @@ def packages() -> dict[str, str]:
 
 
 def conf_dirs() -> list[Path]:
-    """The folders conf/ inside those that have one; nothing is imported."""
+    """Return the folders conf/ of the packages that have one; nothing is imported."""
     specs = [find_spec(name) for name in packages()]
     places = [at for spec in specs if spec for at in spec.submodule_search_locations or ()]
     return [folder for folder in (Path(at, "conf") for at in places) if folder.is_dir()]

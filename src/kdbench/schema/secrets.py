@@ -30,12 +30,12 @@ SHORTEST = 8  # characters; a shorter value, such as "true", would be found in h
 
 
 def looks_secret(name: str) -> bool:
-    """Whether an environment variable is called as secrets are."""
+    """Return whether an environment variable has the name of a secret."""
     return name not in _NO_SECRET and bool(_NAMES.search(_CAMEL.sub("_", name)))
 
 
 def variable(name: str, default: object = UNSET) -> object:
-    """What `${oc.env:NAME}` stands for in a configuration, which is written to files and to W&B.
+    """Resolve `${oc.env:NAME}` in a configuration, which is written to files and to W&B.
 
     Raises:
         ConfigError: the variable is called as secrets are, whatever it holds, or is not set.
@@ -53,7 +53,7 @@ def variable(name: str, default: object = UNSET) -> object:
 
 
 def secrets() -> dict[str, str]:
-    """The values of environment variables that are called as secrets are, by name."""
+    """Return the environment variables with the names of secrets."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -62,7 +62,7 @@ def secrets() -> dict[str, str]:
 
 
 def masked(text: str) -> str:
-    """The text with the name of the variable in the place of each secret, and no password in it."""
+    """Replace each secret in a text by its variable's name, and remove passwords."""
     for name, value in secrets().items():
         text = text.replace(value, f"<{name}>")
     text = _ADDRESS.sub(lambda found: f"{found['scheme']}<user>@", text)
@@ -70,7 +70,7 @@ def masked(text: str) -> str:
 
 
 def masked_node(node: Any) -> Any:
-    """A configuration as it may be shown and kept, without passwords in the addresses in it."""
+    """Return a configuration without passwords in its addresses, to be shown and kept."""
     if isinstance(node, Mapping):
         return {key: masked_node(value) for key, value in node.items()}
     if isinstance(node, list | tuple):

@@ -1,4 +1,4 @@
-"""What `hydra.launcher` may say of a sweep."""
+"""The settings of `hydra.launcher` for a sweep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -49,7 +49,7 @@ class Submission:
             raise
 
     def checkpoint(self) -> Any:
-        """What submitit queues again."""
+        """Return the work that submitit requeues."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

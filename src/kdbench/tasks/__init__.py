@@ -1,1 +1,1 @@
-"""What is particular to a task."""
+"""The parts that are particular to a task."""

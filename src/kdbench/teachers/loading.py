@@ -177,11 +177,11 @@ class Normalised(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of each channel."""
+        """The numbers of the channels."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Of each channel."""
+        """The numbers of the channels."""
 
 
 def check_passport(file: TeacherFile, dataset: Normalised) -> None:

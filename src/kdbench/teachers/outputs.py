@@ -38,7 +38,7 @@ AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no cache that may grow larger
 
 
 class Use(NamedTuple):
-    """How the runs of a cohort use their teachers."""
+    """The use of teachers by the runs of a cohort."""
 
     methods: Sequence[Method]
     epochs: int

@@ -1,1 +1,1 @@
-"""Where a run reports to: metric files and Weights & Biases."""
+"""Loggers of runs: metric files and Weights & Biases."""

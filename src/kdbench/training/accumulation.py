@@ -21,7 +21,7 @@ from kdbench.types import Batch, Output
 
 
 class SideEffects:
-    """What forward passes change besides gradients: running statistics, controllers and banks.
+    """The state that forward passes change: running statistics, controllers and banks.
 
     Floating-point buffers move by the mean change of all micro-batches, weighted by their images. A
     bank keeps each image's own row. Integer buffers, such as batch norm's count, advance once a

@@ -19,7 +19,7 @@ Row = dict[str, float]  # one epoch's metrics
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
     step: int = 0  # steps done, over all epochs
     seconds: float = 0.0  # spent training and evaluating, resumes included

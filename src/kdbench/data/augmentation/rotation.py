@@ -36,7 +36,10 @@ class Rotations:
             raise ConfigError(f"dataset.rotation must be 0 to 180 degrees, not {self.degrees}")
 
     def decode(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Angle in degrees, counter-clockwise, [B] float64, and flip (0 or 1) [B] of each view."""
+        """Return each view's angle in degrees (counter-clockwise) and flip (0 or 1).
+
+        Shapes: view [B] -> [B] float64 and [B].
+        """
         fraction = (view >> 10).double() * 2.0**-53
         return self.degrees * (2 * fraction - 1), (view & 1) * int(self.flip)
 

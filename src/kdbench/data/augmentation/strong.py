@@ -75,7 +75,7 @@ class StrongView:
 
 
 def stack_views(views: Sequence[Tensor], memory_format: torch.memory_format) -> Tensor:
-    """[V, B, C, H, W] of V tensors [B, C, H, W], each in `memory_format`; of one, that one."""
+    """Stack V tensors [B, C, H, W] to [V, B, C, H, W], each in `memory_format`; keep one as is."""
     if len(views) == 1:
         return views[0].to(memory_format=memory_format)
     joined = torch.cat(list(views)).to(memory_format=memory_format)

@@ -179,7 +179,7 @@ class TrainImages:
     def epoch(
         self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Index [B] and normalised views [B, C, H, W] of each batch of an epoch, on the device.
+        """Yield each batch's index [B] and normalised views [B, C, H, W] on the device.
 
         Where `cut` makes several parts of a batch or leaves some out, yield its parts instead.
 

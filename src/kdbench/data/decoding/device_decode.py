@@ -1,7 +1,7 @@
 """JPEGs decoded, cropped and scaled on a GPU: threads read the files, nvJPEG decodes a batch.
 
-Decoding and scaling round differently from Pillow, so results change slightly. A file that
-is no whole JPEG, or none that nvJPEG reads (CMYK), is decoded by Pillow as usual: nvJPEG may
+Decoding and scaling round differently from Pillow, so results change slightly. A file that is no
+whole JPEG, or one that nvJPEG cannot read (CMYK), is decoded by Pillow as usual: nvJPEG may
 not notice that a file is cut off, and Pillow reports what is wrong.
 
 NEVER RUN ON A GPU so far: the tests replace nvJPEG by a decoder of their own.
@@ -61,7 +61,7 @@ class DeviceDecoding:
         self.waiting = [pool.submit(self._encoded, row) for row in rows]
 
     def _encoded(self, row: int) -> tuple[bytes, bool]:
-        """An image's file, and whether it is for the device: a whole JPEG, of no absurd size."""
+        """Return an image's file, and whether the device decodes it (a whole JPEG of sane size)."""
         with naming(self.files.source.where(row)):
             content = self.files.source.encoded(row)
         return content, is_whole(content, content) and has_header(content)

@@ -10,7 +10,7 @@ SCALE = 4  # 8 x 8 pixels become 32 x 32
 
 
 def digits(mean: list[float], std: list[float], pad: int, flip: bool, val_split: int) -> Dataset:
-    """1,797 images of 8 x 8 in 10 classes, as uint8 [3, 32, 32]: 1,437 to train on, 360 to test.
+    """Load 1,797 images of 8 x 8 in 10 classes as uint8 [3, 32, 32]; 1,437 train, 360 test.
 
     The library has no split of its own; this one is fixed and balanced over the classes. Grey
     values 0..16 become 0..255 in three equal channels, pixels are repeated, not smoothed.

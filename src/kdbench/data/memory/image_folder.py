@@ -22,9 +22,9 @@ def image_folder(
 ) -> Dataset:
     """Load the images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
-    Each is made RGB, its shorter side scaled to S, and its centre kept. Classes are numbered in the
-    order of their folders' names in train, and have the images of all folders in theirs, as in
-    torchvision's ImageFolder. The data set has the folder's name.
+    Each image becomes RGB, its shorter side is scaled to S, and its centre is kept. Classes are
+    numbered in the order of their folders' names in train, and include the images of subfolders, as
+    in torchvision's ImageFolder. The data set has the folder's name.
 
     Raises:
         ConfigError: `root` is not set or has no train or test folder; the images do not fit.

@@ -128,7 +128,7 @@ def to_score(source: Source, part: Split, resize: int, image_size: int) -> Split
 
 
 def find(root: str, cache_dir: Path) -> dict[str, Listing]:
-    """Train and val below a root: in folders train/ and val/, else shards, there or in data/.
+    """Find train and val below a root: in folders train/ and val/, else shards there or in data/.
 
     Raises:
         KdbenchError: there is neither.

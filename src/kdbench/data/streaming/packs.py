@@ -1,7 +1,7 @@
 """Copies of the images in Parquet shards in one file, where each can be read by itself.
 
-Parquet holds images in compressed groups of rows (a hundred on the Hugging Face Hub): to read one
-image means unpacking its whole group. Every shard's images are therefore copied once.
+Parquet holds images in compressed groups of rows (a hundred on the Hugging Face Hub), and reading
+one image means unpacking its whole group. Every shard's images are therefore copied once.
 """
 
 import os

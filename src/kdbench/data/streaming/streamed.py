@@ -1,8 +1,8 @@
 """Training images decoded as they are needed, for sets that do not fit into memory.
 
-A batch is decoded by threads (`image_files`), some batches ahead of the step that reads it. A
-view follows from its integer alone, so an epoch is the same with any number of threads
-and after every resume.
+A batch is decoded by threads (`image_files`), some batches ahead of the step that reads it. A view
+follows from its integer alone, so an epoch is the same with any number of threads and after every
+resume.
 """
 
 import os
@@ -39,7 +39,7 @@ AHEAD = 3  # batches that are decoded during a step
 
 
 class StreamedImages:
-    """Training images as views from their files, decoded ahead; used as `TrainImages` is."""
+    """Training images as views from files, decoded ahead; the interface is `TrainImages`'."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class StreamedDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the names and sizes of all splits' files, in order; labels follow from names.
+        """The sha256 over names and sizes of all splits' files, in order; labels follow from names.
 
         Their content is left out, since the whole set would have to be read at every start.
         """

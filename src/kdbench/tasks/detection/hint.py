@@ -59,5 +59,5 @@ class PyramidHint(Method):
     def observe(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """As the inner recipe."""
+        """Return the inner recipe's."""
         return self.inner.observe(batch, student, teachers)
