@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-# What is given may be the name of someone else's file: make neither expands it nor puts it into a
+# A given value may be the name of a foreign file, so make neither expands it nor puts it into a
 # recipe. Recipes read the variable, quoted or, where it holds several words, without globs (set -f).
 GIVEN := TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED QUICK TORCHDISTILL
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
@@ -36,7 +36,7 @@ quickstart: setup  ## Train a teacher and nine students on digits, print the tab
 	@echo "Records:           runs/quickstart/*/record.json"
 	@echo "Offline W&B runs:  runs/quickstart/*/wandb/offline-run-* (send them with: wandb sync)"
 
-# Stopped at any point and started again, these go on. ARGS: further overrides, as ARGS='seed=0 method=ce,kd'.
+# These resume after a stop at any point. ARGS: further overrides, as ARGS='seed=0 method=ce,kd'.
 # TEACHER: a checkpoint to load instead of training one. Without KDBENCH_DATA, CIFAR-100 is downloaded into data/.
 TRAIN = set -f && $(BIN)/python -m kdbench.train
 DOWNLOAD = $(if $(KDBENCH_DATA),,dataset.download=true)
@@ -70,7 +70,7 @@ reproduce-imagenet: setup  ## Two pairs, sixteen methods, three seeds on ImageNe
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take "$$RUNS")
 
-# A process for each core, eight at most, each with one thread: more would wait for each other.
+# One process per core, eight at most, each with one thread; more would compete for the cores.
 test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where there is one
 	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
@@ -78,11 +78,11 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 test-long: setup  ## The tests that take more than a minute each: every method under exact, 119,000 bad inputs
 	$(BIN)/python -m pytest -m long
 
-# PyTorch's and oneDNN's kernels for older processors, and two threads.
+# This uses PyTorch's and oneDNN's kernels for older processors, and two threads.
 test-processors: setup  ## The numerical tests as other processors compute them; a part of continuous integration
 	@$(BIN)/python tests/support/processors.py
 
-# Apart from `make test`, for the tests take up to 1.6 times as long. TESTS: what to run.
+# This is apart from `make test`, since the tests take up to 1.6 times as long. TESTS: tests to run.
 coverage: setup  ## The tests, and the lines that none reaches; fails where one is an error branch (TESTS=...)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $$TESTS
@@ -95,8 +95,8 @@ lint: setup  ## Ruff: style and format; mypy: types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Side by side in one run, ratios with their spread, one JSON line last. QUICK=1: under four minutes
-# on two CPU cores. TORCHDISTILL=1: torchdistill's step too, from a venv beside the same PyTorch.
+# Both run side by side; ratios are printed with their spread, and one JSON line last. QUICK=1 takes
+# under four minutes on two CPU cores. TORCHDISTILL=1 adds torchdistill's step, from its own venv.
 bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench against the plain loop (QUICK=1, TORCHDISTILL=1)
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(TORCHDISTILL),--torchdistill)
 
