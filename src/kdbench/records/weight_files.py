@@ -143,7 +143,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def is_safetensors(file: BinaryIO) -> bool:
-    """Whether a file begins as safetensors do: with a length, and JSON of that length."""
+    """Return whether a file begins as safetensors do: with a length, and JSON of that length."""
     head = _head(file)[:9]
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
@@ -191,7 +191,7 @@ def what_it_holds(file: BinaryIO) -> str:
 
 
 def is_text(file: BinaryIO) -> bool:
-    """Whether a file begins with text."""
+    """Return whether a file begins with text."""
     text = _head(file).decode(errors="replace")
     return all(letter.isprintable() or letter.isspace() for letter in text.rstrip("\ufffd"))
 
