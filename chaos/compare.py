@@ -39,6 +39,6 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def results(folder: Path) -> dict[str, Any]:
     """A run's record, without times and cost, and without what its hash leaves out."""
-    record = read_record(folder / RECORD_FILE)
+    record = read_record(folder / RECORD_FILE).spelt()
     del record["config"]["runtime"]
     return {key: value for key, value in record.items() if key not in COSTS}

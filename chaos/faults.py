@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import kdbench.training.finish
+import kdbench.training.recording
 from chaos import damage
 from chaos.arena import METHOD, Arena, Fault
 from chaos.compare import differences
@@ -167,7 +167,7 @@ def jumping_clock(draw: Random) -> Act:
 
     def prepare() -> None:
         time.time, time.time_ns = jump, lambda: int(jump() * 1e9)
-        kdbench.training.finish.datetime = Jumping  # type: ignore[attr-defined]
+        kdbench.training.recording.datetime = Jumping  # type: ignore[attr-defined]
 
     return prepare
 
@@ -183,7 +183,7 @@ def clocks(ground: Ground) -> Fault:
         for path in arena.runs.rglob("*"):
             os.utime(path, (then, then))
         arena.ends_same(arena.train(prepare=jumping_clock(arena.draw)))
-        seconds = read_record(arena.run / RECORD_FILE)["seconds"]
+        seconds = read_record(arena.run / RECORD_FILE).spelt()["seconds"]
         took = time.monotonic() - started
         arena.expect(0 <= seconds <= took, f"{seconds} s recorded of {took:.1f} s")
         (arena.run / RECORD_FILE).unlink()

@@ -19,8 +19,9 @@ import kdbench.table
 import kdbench.train
 from kdbench.config import hydra_cli
 from kdbench.config.conf_files import conf_dir
-from kdbench.config.run_config import Config, check_train
+from kdbench.config.run_config import check_train
 from kdbench.methods.base import Method
+from kdbench.records.settings import TrainSettings
 
 # 3 + 3 steps, and checkpoints after steps 2, 3, 4 and 6; no batch has fewer than 16 images, so that
 # cached outputs are the live ones.
@@ -206,7 +207,7 @@ def run_folder(where: Path) -> Path:
     return folder
 
 
-def compose(settings: list[str], runs_dir: Path) -> Config:
+def compose(settings: list[str], runs_dir: Path) -> TrainSettings:
     """The checked configuration of a run, as a command would have it."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return check_train(

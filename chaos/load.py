@@ -137,7 +137,7 @@ def main() -> None:
     problems += [
         f"{path.parent.name} was done twice" for path in before if before[path] != after[path]
     ]
-    done = [read_record(path)["status"] for path in after].count("done")
+    done = [read_record(path).status for path in after].count("done")
     problems += [f"{done} records of {given.count}"] * (done != given.count)
     print(*problems, sep="\n")
     text = report(given.count, (first, again), time.monotonic() - started)

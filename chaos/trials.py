@@ -12,8 +12,8 @@ from chaos.compare import differences
 from chaos.ground import Ground, Process, compose
 from chaos.killer import Kill, arm
 from kdbench.config.hydra_cli import INTERRUPTED
-from kdbench.config.run_config import Config
 from kdbench.methods.base import Method
+from kdbench.records.settings import TrainSettings
 from kdbench.teachers.outputs import CACHED_TAPS
 from kdbench.training.together import train_together
 
@@ -79,7 +79,9 @@ def trial(ground: Ground, number: int, most: int) -> Trial:
     return found.closed(failure, expected, where)
 
 
-def life(ground: Ground, configs: Sequence[Config], kill: Kill | None, delay: float | None) -> int:
+def life(
+    ground: Ground, configs: Sequence[TrainSettings], kill: Kill | None, delay: float | None
+) -> int:
     """Train in a new process, from where the folders are; returns its exit status.
 
     Args:

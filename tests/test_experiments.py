@@ -39,8 +39,8 @@ def test_every_job_composes_and_is_told_apart(path):
         for job in found:
             composed = hydra.compose("config", [f"+experiments={path.stem}", *job])
             config = check_train(hydra_cli.plain(composed))
-            names = [config[key]["name"] for key in ("dataset", "student", "method")]
-            rows.add((*names, *config["teacher"], config["seed"]))
+            names = [config.dataset.name, config.student.name, config.method.name]
+            rows.add((*names, *config.teacher, config.seed))
     assert len(rows) == len(found), "two jobs would share a row of the table"
 
 

@@ -15,9 +15,8 @@ import kdbench.config.kinds
 from kdbench.assembly.build import build_network
 from kdbench.assembly.make import make
 from kdbench.errors import ConfigError
-from kdbench.records.record import write_record
 from support.commands import ROOT, compose
-from support.records import make_record
+from support.records import make_record, write_content
 
 README = (ROOT / "README.md").read_text()
 
@@ -114,7 +113,7 @@ def test_a_network_that_returns_a_tensor_is_told_what_to_return(monkeypatch):
         lambda group: (listed(group) or frozenset()) | {"kdbench.networks.bare.bare"},
     )
     dataset = make(
-        compose("dataset=synthetic", "dataset.num_train=8", "dataset.num_test=8")["dataset"]
+        compose("dataset=synthetic", "dataset.num_train=8", "dataset.num_test=8").dataset
     )
     with pytest.raises(
         ConfigError, match=r"mine returns a Tensor: .*return kdbench\.types\.Output"
@@ -133,7 +132,7 @@ def test_a_page_of_any_folder_of_runs(command, tmp_path):
     for seed in range(2):
         folder = tmp_path / "runs" / f"run{seed}"
         folder.mkdir(parents=True)
-        write_record(make_record("kd", seed, 70.0 + seed), folder / "record.json")
+        write_content(make_record("kd", seed, 70.0 + seed), folder / "record.json")
     assert "give --take RUNS" in command("report").error_line
     assert "nowhere does not exist" in command("report", "--take", "nowhere").error_line
     assert not Path("results").exists()

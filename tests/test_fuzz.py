@@ -33,12 +33,14 @@ from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.page import render as render_page
 from kdbench.ledger.published import COLUMNS, choose, claim, read_published
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kdbench.records.contents import Record
 from kdbench.records.passport import read_passport
-from kdbench.records.record import RECORD_FILE, checksum, read_record
+from kdbench.records.reading import record_of
+from kdbench.records.record import RECORD_FILE, checksum
 from kdbench.records.weight_files import read_content
-from kdbench.tracking.sending import history, read_config
+from kdbench.tracking.sending import history, read_checkpoints
 from support.fuzzing import TEXT, VALUES, fuzz, quick_and_long, words
-from support.records import fail, make_record
+from support.records import fail, make_record, record_at
 
 # Of what it would print of an input.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
@@ -236,7 +238,7 @@ def test_records(records, examples):
         for form in FORMATS:
             render(tables(ledger), form)
         compare("dkd", "kd", [records.parents[1]])
-        read_record(records)
+        record_at(records)
 
     fuzz(check, RECORD_FILES, examples)
 
@@ -259,20 +261,20 @@ METRICS = [
 @quick_and_long(60, 1500)
 def test_metrics(tmp_path, examples):
     done = make_record(epochs=2, top1=42.0)
-    lines = st.sampled_from([done, fail(done)])
+    lines = st.sampled_from([record_of(done), record_of(fail(done))])
     whole = "\n".join(json.dumps(row) for row in METRICS).encode()
     files = damaged(whole) | altered(METRICS).map(
         lambda rows: "\n".join(map(json.dumps, rows if isinstance(rows, list) else [rows])).encode()
     )
 
-    def check(drawn: tuple[dict[str, Any], bytes]) -> None:
+    def check(drawn: tuple[Record, bytes]) -> None:
         record, content = drawn
         (tmp_path / "metrics.jsonl").write_bytes(content)
         (tmp_path / "config.json").write_bytes(content)
         for epoch, row in enumerate(history(record, tmp_path), start=1):
             assert row["epoch"] == epoch
             assert all(isinstance(value, int | float) for value in row.values())
-        read_config(tmp_path)
+        read_checkpoints(tmp_path)
 
     fuzz(check, st.tuples(lines, files | JUNK), examples)
 

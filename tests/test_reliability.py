@@ -26,7 +26,6 @@ from kdbench.assembly.build import build_method
 from kdbench.errors import DivergedError, KdbenchError, WriteError
 from kdbench.methods.base import Method
 from kdbench.records.checkpoint import Checkpoint, checkpoint_paths, load_tensors, save_checkpoint
-from kdbench.records.record import read_record
 from kdbench.system.files import write_atomically
 from kdbench.system.locks import RunLock
 from kdbench.teachers.output_cache import OutputCache
@@ -37,6 +36,7 @@ from kdbench.training.together import train, train_together
 from kdbench.types import Losses, Stream
 from support.commands import ROOT, compose_method
 from support.kills import Killed, at_step, kill
+from support.records import record_at
 from support.runs import CE, assert_same_runs, config, runs, same, taught, weights
 
 
@@ -131,7 +131,7 @@ def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
     assert isinstance(failed, DivergedError)
     assert "diverged in epoch 2: the loss or a gradient of step 27 is not finite" in str(failed)
     folder = runs()["synthetic-resnet14-resnet8-dkd-s0"]
-    record = read_record(folder / "record.json")
+    record = record_at(folder / "record.json")
     assert (record["status"], record["diverged_step"]) == ("failed", 27)
     assert [path.stem for path in checkpoint_paths(folder)] == [
         "checkpoint-000000021",

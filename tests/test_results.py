@@ -31,15 +31,15 @@ RANKS = SMOKE / "ranks"  # in two processes: other settings, so kept from the ta
 def test_committed_records_are_intact_and_named_after_their_run():
     names = {path.stem for path in RUNS.glob("*.json")}
     assert names
-    assert {record["run_id"] for record in find_records([RUNS])} == names
+    assert {record.run_id for record in find_records([RUNS])} == names
 
 
 def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
     records = find_records([SMOKE])
-    assert {record["run_id"] for record in records} == {path.stem for path in SMOKE.glob("*.json")}
-    schedules = {record["config"]["schedule"]["name"] for record in records}
+    assert {record.run_id for record in records} == {path.stem for path in SMOKE.glob("*.json")}
+    schedules = {record.config.schedule.name for record in records}
     assert schedules == {"cifar100_smoke", "imagenette_smoke", "tiny_imagenet_smoke"}
-    assert {record["status"] for record in records} == {"done"}, "a value that is not finite"
+    assert {record.status for record in records} == {"done"}, "a value that is not finite"
     page = (SMOKE / "README.md").read_text()
     made = [table for folder in (SMOKE, RANKS) for table in tables(open_ledger([folder], None))]
     assert all(markdown(table) in page for table in made), "run kdbench-table results/smoke"
@@ -49,7 +49,7 @@ def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
 def test_smoke_runs_of_detectors_have_a_page_of_their_own():
     folder = SMOKE / "detection"
     records = find_records([folder])
-    assert {record["run_id"] for record in records} == {path.stem for path in folder.glob("*.json")}
+    assert {record.run_id for record in records} == {path.stem for path in folder.glob("*.json")}
     made = ap_tables(records)
     page = (folder / "README.md").read_text()
     assert all(table in page for table in made), "run kdbench-table results/smoke/detection"
@@ -64,11 +64,11 @@ def test_the_table_of_the_controls_is_generated():
 @pytest.mark.parametrize(("dataset", "chance"), [("imagenet", 10.0), ("tiny_imagenet", 5.0)])
 def test_students_of_the_smoke_runs_learned(dataset, chance):
     """Of the real JPEGs, through the real pipelines: far above chance and above the first epoch."""
-    records = [r for r in find_records([SMOKE]) if r["data"]["name"] == dataset]
-    assert {record["config"]["method"]["name"] for record in records} == {"ce", "kd", "dkd"}
-    for record in records + [r for r in find_records([RANKS]) if r["data"]["name"] == dataset]:
-        first = record["curve"]["test/top1"][0]
-        assert record["top1_last"] > max(1.4 * first, 3 * chance), record["run_id"]
+    records = [r for r in find_records([SMOKE]) if r.data.name == dataset]
+    assert {record.config.method.name for record in records} == {"ce", "kd", "dkd"}
+    for record in records + [r for r in find_records([RANKS]) if r.data.name == dataset]:
+        first = record.curve["test/top1"][0]
+        assert record.top1_last > max(1.4 * first, 3 * chance), record.run_id
 
 
 def test_every_table_of_the_readme_is_generated():
@@ -111,9 +111,9 @@ def test_a_file_that_git_does_not_know_is_a_change(monkeypatch, tmp_path):
 def test_committed_weights_are_those_of_a_committed_run(path):
     passport = read_passport(beside(path))
     assert passport.sha256 == sha256_of(path)
-    (record,) = [r for r in find_records([RUNS]) if r["student_sha256"] == passport.sha256]
-    assert record["run_id"] in passport.source
-    assert passport.top1 == pytest.approx(record["top1_last"], abs=TOLERANCE)
+    (record,) = [r for r in find_records([RUNS]) if r.student_sha256 == passport.sha256]
+    assert record.run_id in passport.source
+    assert passport.top1 == pytest.approx(record.top1_last, abs=TOLERANCE)
     assert f"{passport.top1:.2f}" in path.stem
 
 

@@ -30,14 +30,14 @@ from kdbench.ledger.formats import render
 from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.results_folder import take
 from kdbench.records.identity import Identity
-from kdbench.records.record import write_record
+from kdbench.records.reading import record_of
 from kdbench.records.weight_files import read_content
 from kdbench.schema import secrets
 from kdbench.system.files import LARGEST
 from kdbench.tracking.wandb_mirror import Mirror, Target
 from support.commands import ROOT, compose_method
 from support.hostile import SMALL, placed
-from support.records import make_record
+from support.records import make_record, write_content
 
 CANARY = Path("executed")
 TOUCH = f"touch {CANARY}"
@@ -401,7 +401,7 @@ def test_a_record_names_no_file_elsewhere(tmp_path, cell):
     record = make_record(cell=cell)
     record["run_id"] = f"{cell}-s{record['seed']}-{record['hash']}"
     (tmp_path / "runs" / "one").mkdir(parents=True)
-    write_record(record, tmp_path / "runs" / "one" / "record.json")
+    write_content(record, tmp_path / "runs" / "one" / "record.json")
     (tmp_path / "results" / "runs").mkdir(parents=True)
     changed, problems = take(tmp_path / "runs", tmp_path / "results")
     assert (changed, len(problems)) == (0, 1)
@@ -445,7 +445,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded():
 @pytest.mark.parametrize("odd", ["\x1b]0;x\x07", "\u202e", "\x9b31m"])
 def test_names_do_not_steer_a_terminal(command, tmp_path, odd):
     (tmp_path / "run").mkdir()
-    write_record(make_record(f"kd{odd}"), tmp_path / "run" / "record.json")
+    write_content(make_record(f"kd{odd}"), tmp_path / "run" / "record.json")
     (problem,) = open_ledger([tmp_path], None).problems
     assert "is not a record" in problem
     for argument in (f"method.name='{odd}'", f"+x{odd}=1"):
@@ -466,7 +466,7 @@ def test_a_name_is_no_formula_and_no_column(tmp_path):
     (tmp_path / "run").mkdir()
     record = make_record("=cmd|calc")
     record["config"]["student"]["name"] = r"\input{/etc/passwd}"  # which no folder is called after
-    write_record(record, tmp_path / "run" / "record.json")
+    write_content(record, tmp_path / "run" / "record.json")
     made = tables(open_ledger([tmp_path], None))
     assert ",'=cmd|calc," in render(made, "csv")
     assert r"| =cmd\|calc " in render(made, "md")
@@ -480,13 +480,13 @@ def test_no_file_but_a_run_s_own_is_sent_to_wandb(tmp_path, monkeypatch):
     (tmp_path / "id_rsa").write_bytes(b"private")
     (folder := tmp_path / "runs" / "one").mkdir(parents=True)
     (folder / "student.safetensors").symlink_to(tmp_path / "id_rsa")
-    config = {"teacher": {"resnet32x4": {"checkpoint": str(tmp_path / "id_rsa")}}}
     sent = SimpleNamespace(config={}, summary={}, define_metric=lambda *_, **__: None)
     monkeypatch.setattr(wandb, "init", lambda **_: sent)  # which has no way to send a file
     record = make_record()
     names = Identity(record["cell"], record["hash"], record["seed"])
-    mirror = Mirror(Target("x", None, "online", tmp_path), names, record["config"], live=False)
-    mirror.record(record, folder, config)
+    whole = record_of(record)
+    mirror = Mirror(Target("x", None, "online", tmp_path), names, whole.config, live=False)
+    mirror.record(whole, folder, [str(tmp_path / "id_rsa")])
     assert sent.summary["top1_last"] == record["top1_last"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.records.record import read_record
+from support.records import record_at
 from support.runs import CE, SMALL, interrupt_at, runs, same, weights
 
 KD = [*SMALL, "method=kd", "student=resnet8", "teacher=resnet14"]
@@ -24,7 +24,7 @@ def test_a_run_leaves_weights_metrics_and_record(command):
     result = command("train", *CE, "seed=3")
     assert result.code == 0, result.err
     folder = runs()["synthetic-none-resnet8-ce-s3"]
-    record = read_record(folder / "record.json")
+    record = record_at(folder / "record.json")
     assert record["status"] == "done"
     assert record["epochs"] == 3
     assert record["data"]["train"] == 40
@@ -46,7 +46,7 @@ def test_a_run_leaves_weights_metrics_and_record(command):
 
 def test_training_learns(command):
     command("train", *CE, "dataset.num_train=200", "schedule.epochs=6")
-    record = read_record(next(iter(runs().values())) / "record.json")
+    record = record_at(next(iter(runs().values())) / "record.json")
     assert record["top1_last"] >= 3 * 100 / 10, "chance is 10"
     assert record["curve"]["train/loss"][-1] < record["curve"]["train/loss"][0]
 
@@ -74,7 +74,7 @@ def test_a_trained_run_is_a_teacher_at_once(command, teacher):
         "train", *KD, f"teacher.resnet14.checkpoint={teacher}", "teacher.resnet14.allow_chance=true"
     )
     assert result.code == 0, result.err
-    record = read_record(runs()["synthetic-resnet14-resnet8-kd-s0"] / "record.json")
+    record = record_at(runs()["synthetic-resnet14-resnet8-kd-s0"] / "record.json")
     assert record["teachers"][0]["source"].startswith("kdbench run synthetic-none-resnet14-ce-s0")
     passport = json.loads((runs()[teacher] / "student.passport.json").read_text())
     assert record["teachers"][0]["sha256"] == passport["sha256"]
@@ -93,7 +93,7 @@ def test_a_foreign_network_teaches_under_its_own_name(command):
     checkpoint = "teacher.timm.checkpoint=synthetic-none-resnet10t-ce-s0"
     result = command("train", *SMALL, "method=kd", "student=resnet8", *foreign, checkpoint)
     assert result.code == 0, result.err
-    record = read_record(runs()["synthetic-timm_resnet10t-resnet8-kd-s0"] / "record.json")
+    record = record_at(runs()["synthetic-timm_resnet10t-resnet8-kd-s0"] / "record.json")
     assert record["teachers"][0]["name"] == "timm_resnet10t"
 
 
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_a_run_that_ends_with_the_same_bits(
     assert command("train", *arguments, "runs_dir=stopped").code == 0
     one, two = (next(iter(runs(w).values())) for w in ("undisturbed", "stopped"))
     assert same(weights(one), weights(two))
-    first, second = (read_record(folder / "record.json") for folder in (one, two))
+    first, second = (record_at(folder / "record.json") for folder in (one, two))
     assert first["curve"] == second["curve"]
     assert first["run_id"] == second["run_id"]
 
@@ -151,7 +151,7 @@ def test_divergence_is_recorded_and_loses_nothing(command):
     result = command("train", *CE, "schedule.lr=1e30", "schedule.epochs=3")
     assert result.code == 1
     assert "diverged in epoch 1" in result.error_line
-    record = read_record(next(iter(runs().values())) / "record.json")
+    record = record_at(next(iter(runs().values())) / "record.json")
     assert record["status"] == "failed"
     assert "diverged" in record["error"]
 
@@ -159,14 +159,14 @@ def test_divergence_is_recorded_and_loses_nothing(command):
 def test_a_sweep_runs_every_cell_and_reports_what_fails(command):
     result = command("train", "-m", *CE, "seed=0,1", "schedule.lr=0.05,1e30")
     assert result.code == 1
-    statuses = [read_record(f / "record.json")["status"] for f in Path("runs").glob("*-s*")]
+    statuses = [record_at(f / "record.json")["status"] for f in Path("runs").glob("*-s*")]
     assert sorted(statuses) == ["done", "done", "failed", "failed"]
     assert result.err.count("diverged in epoch 1") == 4, "at once, and again at the end"
 
 
 def test_val_split_is_scored_beside_the_test_set(command):
     command("train", *CE, "dataset.val_split=10")
-    record = read_record(next(iter(runs().values())) / "record.json")
+    record = record_at(next(iter(runs().values())) / "record.json")
     assert record["data"]["train"] == 30
     assert 0 <= record["top1_val_last"] <= 100
 
@@ -176,7 +176,7 @@ def test_evaluate_agrees_with_the_record(command):
     folder = next(iter(runs().values()))
     result = command("evaluate", *SMALL[:3], "student=resnet8", f"checkpoint={folder}")
     scores = json.loads(result.out.splitlines()[-1])
-    record = read_record(folder / "record.json")
+    record = record_at(folder / "record.json")
     assert scores["top1"] == pytest.approx(record["top1_last"], abs=1e-3)
     assert scores["loss"] == pytest.approx(record["loss_last"], abs=1e-5)
     assert scores["n"] == 20
@@ -187,7 +187,7 @@ def test_a_table_of_the_runs(command):
     command("train", "-m", *CE, "seed=0,1")
     result = command("table", "runs")
     (line,) = [row for row in result.out.splitlines() if row.startswith("| ce")]
-    tops = [read_record(folder / "record.json")["top1_last"] for folder in runs().values()]
+    tops = [record_at(folder / "record.json")["top1_last"] for folder in runs().values()]
     mean, std = torch.tensor(tops).mean(), torch.tensor(tops).std()
     assert f" {mean:.2f} ± {std:.2f} (2) " in line
     command("train", *CE, "schedule.lr=0.1")

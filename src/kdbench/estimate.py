@@ -10,7 +10,8 @@ import sys
 
 from kdbench.config import hydra_cli
 from kdbench.config.arguments import Parser
-from kdbench.config.run_config import Config, check_train
+from kdbench.config.run_config import check_train
+from kdbench.records.settings import TrainSettings
 
 
 def progress(line: str) -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     )
     given = parser.parse_intermixed_args()
 
-    def task(configs: list[Config]) -> None:
+    def task(configs: list[TrainSettings]) -> None:
         from kdbench.sweeps.cost import estimate  # imports torch, once the command is understood
 
         estimate(configs, given.names, print, progress)

@@ -6,11 +6,12 @@ python -m kdbench.evaluate student=resnet32 checkpoint=FILE dataset=cifar100 dat
 import json
 
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import Config, check_evaluate
+from kdbench.config.run_config import check_evaluate
+from kdbench.records.settings import EvaluateSettings
 from kdbench.system.escapes import for_terminal
 
 
-def run(config: Config) -> None:
+def run(config: EvaluateSettings) -> None:
     """Score; torch, slow to import, is imported once the command has been understood."""
     from kdbench.assembly.scoring import score_checkpoint
 

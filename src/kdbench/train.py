@@ -7,10 +7,11 @@
 import sys
 
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import Config, check_train
+from kdbench.config.run_config import check_train
+from kdbench.records.settings import TrainSettings
 
 
-def run(config: Config) -> None:
+def run(config: TrainSettings) -> None:
     """Train; torch, slow to import, is imported once the command has been understood."""
     from kdbench.tasks.dispatch import train
 

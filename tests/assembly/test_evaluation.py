@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
+from kdbench.records.contents import Costs, RunFacts
 from kdbench.records.protocol import protocol_of
+from kdbench.schema.node import Node
 from kdbench.system.hardware import CLEAR_REFS
-from kdbench.training.finish import agreement, results
+from kdbench.training.recording import Ending, agreement, results
 from kdbench.training.snapshot import Position
 from kdbench.types import Output
+from support.records import make_record
 
 CPU = torch.device("cpu")
 
@@ -79,14 +83,14 @@ def test_the_last_epoch_is_the_headline():
     rows = [
         {"epoch": i + 1, "test/top1": top, **dict.fromkeys(keys, 1.0)} for i, top in enumerate(tops)
     ]
-    found = results(Position(history=rows))
-    assert (found["top1_last"], found["top1_best_on_test"], found["epoch_best_on_test"]) == (
-        44,
-        50,
-        2,
-    )
-    assert found["top1_last5"] == 42
-    assert "top1_val_last" not in found
+    content = make_record()
+    own = {field.name for field in fields(RunFacts)} & content.keys()
+    facts = RunFacts.read({key: content[key] for key in own})
+    cost = Costs(seconds_share=1.0, cpu_seconds=1.0, gpu_seconds=None)
+    found = results(Position(history=rows), facts, Ending(5.0, {}, cost, 44.0), "2" * 64)
+    assert (found.top1_last, found.top1_best_on_test, found.epoch_best_on_test) == (44, 50, 2)
+    assert found.top1_last5 == 42
+    assert "top1_val_last" not in found.spelt()
 
 
 @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="the system keeps one peak a process")
@@ -106,11 +110,9 @@ assert peak_memory_mb(cpu) < high - 150
 
 
 def test_a_protocol_names_what_must_be_equal():
-    config = {
-        "dataset": {"name": "cifar100", "val_split": 0},
-        "schedule": {"epochs": 240, "batch_size": 64, "lr": 0.05},
-    }
-    assert protocol_of(config) == "cifar100-240ep-b64-last"
-    config["schedule"] |= {"lr": 0.01, "precision": "bf16", "table_precision": "fp16"}
-    config["dataset"]["val_split"] = 5000
-    assert protocol_of(config) == "cifar100-240ep-b64-bf16-tablefp16-val5000-last"
+    dataset = Node("cifar100", {"val_split": 0}, "cifar100")
+    schedule = Node("Schedule", {"epochs": 240, "batch_size": 64, "lr": 0.05})
+    assert protocol_of(dataset, schedule) == "cifar100-240ep-b64-last"
+    schedule = schedule.having(lr=0.01, precision="bf16", table_precision="fp16")
+    found = protocol_of(dataset.having(val_split=5000), schedule)
+    assert found == "cifar100-240ep-b64-bf16-tablefp16-val5000-last"

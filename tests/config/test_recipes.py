@@ -5,10 +5,15 @@ import copy
 import pytest
 
 from kdbench.config.recipes import compose, names, read, recipe_of, reconstructed, without_inferred
+from kdbench.records.contents import RecordedSettings
 from support.commands import ROOT, compose_method
 from support.records import make_record
 
 PAIR = "pair=resnet32x4_resnet8x4"  # of hand-made records
+
+
+def recipe(config: dict):
+    return recipe_of(RecordedSettings.read(config))
 
 
 def config(method: str = "kd", **settings):
@@ -18,22 +23,22 @@ def config(method: str = "kd", **settings):
 @pytest.mark.parametrize("method", [*names("method")[::6], "ea_ls_kd", "er_dkd", "kd_pp"])
 def test_files_are_composed_as_hydra_does(method):
     ours, hydra = without_inferred(compose("method", method)), compose_method(method, PAIR)
-    found = recipe_of({**config(), "method": {**hydra, "name": method}})
+    found = recipe({**config(), "method": {**hydra, "name": method}})
     assert ours.keys() == hydra.keys()
     assert (found.method, found.departures) == (method, ())
 
 
 def test_a_recipe_is_what_a_run_calls_not_its_name():
-    assert recipe_of(config("dynamickd")).reconstructed
+    assert recipe(config("dynamickd")).reconstructed
     renamed = config("dynamickd")
     renamed["method"]["name"] = "mine"
-    assert recipe_of(renamed)[::2] == ("dynamickd", True)
+    assert recipe(renamed)[::2] == ("dynamickd", True)
     false = config("dkd")
     false["method"]["name"] = "kd"
-    assert recipe_of(false).method == "dkd"
+    assert recipe(false).method == "dkd"
     mine = config("kd")
     mine["method"]["_target_"] = "mylab.methods.KD"
-    (departure,) = recipe_of(mine).departures
+    (departure,) = recipe(mine).departures
     assert (departure.key, departure.ours) == ("_target_", "mylab.methods.KD")
 
 
@@ -42,8 +47,8 @@ def test_settings_of_a_pair_are_conf_s():
     for one in (tuned, plain):
         one["student"]["name"] = "vgg8"
         one["teacher"] = {"vgg13": {"network": {"name": "vgg13"}}}
-    assert recipe_of(tuned).departures == ()
-    (departure,) = recipe_of(plain).departures
+    assert recipe(tuned).departures == ()
+    (departure,) = recipe(plain).departures
     assert str(departure) == "nckd_weight 8.0 where conf/tuned/dkd/vgg13_vgg8.yaml has 6.0"
 
 
@@ -59,14 +64,14 @@ def test_settings_of_a_pair_are_conf_s():
 def test_a_schedule_departs_in_what_the_protocol_does_not_say(schedule, expected):
     changed = config()
     changed["schedule"] |= schedule
-    assert sorted(one.key for one in recipe_of(changed).departures) == expected
+    assert sorted(one.key for one in recipe(changed).departures) == expected
 
 
 def test_settings_that_a_student_has_are_conf_s():
     small = config()
     small["student"]["name"] = "ShuffleV1"
     small["schedule"]["lr"] = 0.01
-    assert recipe_of(small).departures == ()
+    assert recipe(small).departures == ()
 
 
 def listed(node, path=""):

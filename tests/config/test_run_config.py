@@ -26,7 +26,7 @@ DETECTORS = ("fasterrcnn_", "coco")  # how names of `task=detection` begin
 
 @pytest.fixture(scope="module")
 def dataset():
-    config = compose("dataset=synthetic")["dataset"]
+    config = compose("dataset=synthetic").dataset
     return make(config)
 
 
@@ -35,28 +35,28 @@ def test_every_file_composes_and_builds(group, name, dataset):
     detects = ["task=detection"] if name.startswith(DETECTORS) else []
     config = compose(f"{group}={name}", *detects)
     if group == "task":
-        assert config.get("task", "classification") == name
+        assert config.task == name
         return
     if group == "pair":
-        teachers, student = list(config["teacher"]), config["student"]["name"]
-        kinds = {node["network"]["name"] for node in config["teacher"].values()}
+        teachers, student = list(config.teacher), config.student.name
+        kinds = {teacher.network.name for teacher in config.teacher.values()}
         prefix = "three_" if len(teachers) == 3 else ""
         kind = "self" if teachers == ["self"] else "".join(kinds)
         expected = f"{prefix}{kind}_{student}" if teachers else "none"
         assert name.removeprefix("imagenet_") == expected
         return
-    node = config[group]
+    node = getattr(config, group)
     if detects and group in ("student", "teacher"):
-        network = node if group == "student" else node[name]["network"]
+        network = node if group == "student" else node[name].network
         assert isinstance(make(network, num_classes=4), Detector)
     elif group == "teacher":
         for teacher in node.values():
-            build_network(teacher["network"], dataset)
+            build_network(teacher.network, dataset)
     elif group == "student":
         build_network(node, dataset)
     elif group == "dataset" and name in NEEDS_DATA:
         with pytest.raises(KdbenchError, match=r"dataset\.root"):
-            make({**node, "root": node["root"] and "nowhere"})
+            make(node.having(root=node.settings["root"] and "nowhere"))
     elif (group, name) == ("runtime", "cuda") and not torch.cuda.is_available():
         with pytest.raises(KdbenchError, match="no GPU"):
             make(node)
@@ -69,17 +69,17 @@ def test_tuned_settings_apply_and_an_explicit_one_wins(path):
     dataset, _, student = path.stem.partition("_")
     settings = yaml.safe_load(path.read_text())
     chosen = (f"dataset={dataset}", f"student={student}")
-    assert compose(*chosen)["schedule"]["lr"] == settings["schedule"]["lr"]
-    assert compose(*chosen, "schedule.lr=0.3")["schedule"]["lr"] == 0.3
+    assert compose(*chosen).schedule.settings["lr"] == settings["schedule"]["lr"]
+    assert compose(*chosen, "schedule.lr=0.3").schedule.settings["lr"] == 0.3
 
 
 def test_several_teachers_and_none():
-    assert list(compose("teacher=[resnet56,resnet20]")["teacher"]) == ["resnet56", "resnet20"]
-    assert compose("teacher=none")["teacher"] == {}
+    assert list(compose("teacher=[resnet56,resnet20]").teacher) == ["resnet56", "resnet20"]
+    assert compose("teacher=none").teacher == {}
 
 
 def test_evaluate_composes():
-    assert compose("student=resnet32", name="evaluate")["student"]["name"] == "resnet32"
+    assert compose("student=resnet32", name="evaluate").student.name == "resnet32"
 
 
 def test_equal_settings_are_equal_however_written():
@@ -189,6 +189,5 @@ def test_evaluate_s_mistakes_too(command):
 
 
 def test_synthetic_is_the_data_set_of_its_file(dataset):
-    node = compose("dataset=synthetic")["dataset"]
-    settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
-    assert synthetic(**settings).fingerprint == dataset.fingerprint
+    node = compose("dataset=synthetic").dataset
+    assert synthetic(**node.settings).fingerprint == dataset.fingerprint

@@ -20,6 +20,7 @@ from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.streamed import StreamedImages, files_of, images_of
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.protocol import protocol_of
+from kdbench.schema.node import Node
 from support.photographs import photograph, truncate, write_class_folders
 
 CPU = torch.device("cpu")
@@ -99,9 +100,9 @@ def test_without_a_gpu_it_is_refused_and_it_is_a_protocol_of_its_own(folder):
     data = imagenet(str(folder), 32, 36, **scales, decoder="nvjpeg")
     with pytest.raises(KdbenchError, match=r"decodes on a GPU: set dataset\.decoder=pillow"):
         images_of(data, CPU)
-    config = {"dataset": {"name": "imagenet", "decoder": "nvjpeg"}}
-    config["schedule"] = {"epochs": 100, "batch_size": 512}
-    assert protocol_of(config) == "imagenet-100ep-b512-nvjpeg-last"
+    dataset = Node("imagenet", {"decoder": "nvjpeg"}, "imagenet")
+    schedule = Node("Schedule", {"epochs": 100, "batch_size": 512})
+    assert protocol_of(dataset, schedule) == "imagenet-100ep-b512-nvjpeg-last"
 
 
 def test_a_torchvision_without_its_decoder_is_one_line(monkeypatch):

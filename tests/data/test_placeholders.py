@@ -1,6 +1,7 @@
 """Images that cannot be read: named and refused, or named, counted and replaced, always alike."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from kdbench.data.streaming.sources import FolderSource
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import KdbenchError
 from kdbench.records.identity import recorded, without_later
+from kdbench.schema.node import Node
+from support.commands import compose
 from support.photographs import truncate, write_class_folders
 
 CPU = torch.device("cpu")
@@ -134,13 +137,13 @@ def test_a_run_counts_them_and_has_a_name_of_its_own(folder, command):
 
 def test_runs_of_before_the_setting_keep_their_names():
     target = "kdbench.data.imagenet.imagenet"
-    node = {"_target_": target, "flip": True, "root": "/a", "cache_dir": "/b"}
-    parts = {key: {} for key in ("method", "student", "schedule", "runtime", "teacher")}
+    node = Node(target, {"flip": True, "root": "/a", "cache_dir": "/b"})
 
-    def named(**settings: str) -> dict:
-        return without_later(recorded({**parts, "seed": 0, "dataset": {**node, **settings}}))
+    def named(target: str = target, **settings: str) -> dict:
+        own = replace(compose(), dataset=replace(node.having(**settings), target=target))
+        return without_later(recorded(own).spelt())
 
     assert named(on_corrupt="error")["dataset"] == {"_target_": target, "flip": True}
     assert named(on_corrupt="replace")["dataset"]["on_corrupt"] == "replace"
-    tiny = named(_target_="kdbench.data.memory.tiny_imagenet.tiny_imagenet", on_corrupt="error")
+    tiny = named("kdbench.data.memory.tiny_imagenet.tiny_imagenet", on_corrupt="error")
     assert tiny["dataset"]["on_corrupt"] == "error"

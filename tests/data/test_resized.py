@@ -14,6 +14,7 @@ from kdbench.data.streaming.sources import FolderSource
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.protocol import protocol_of
+from kdbench.schema.node import Node
 from support.photographs import photograph, truncate, write_class_folders
 
 CPU = torch.device("cpu")
@@ -92,7 +93,7 @@ def test_it_is_a_protocol_of_its_own(folder):
         load(folder, resized=15)
     with pytest.raises(ConfigError, match=r"dataset\.decoder=nvjpeg decodes nothing where datas"):
         load(folder, decoder="nvjpeg")
-    schedule = {"epochs": 100, "batch_size": 512}
+    schedule = Node("Schedule", {"epochs": 100, "batch_size": 512})
     for size, expected in ((None, ""), (256, "resized256-")):
-        config = {"dataset": {"name": "imagenet", "resized": size}, "schedule": schedule}
-        assert protocol_of(config) == f"imagenet-100ep-b512-{expected}last"
+        dataset = Node("imagenet", {"resized": size}, "imagenet")
+        assert protocol_of(dataset, schedule) == f"imagenet-100ep-b512-{expected}last"

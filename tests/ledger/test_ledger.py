@@ -8,10 +8,9 @@ import pytest
 from kdbench.errors import ConfigError
 from kdbench.ledger.ledger import Ledger, open_ledger, tables
 from kdbench.ledger.significance import Verdict
-from kdbench.records.record import write_record
 from support.commands import ROOT
 from support.ledgers import CE, DKD, KD, published, runs
-from support.records import PROTOCOL, fail, make_record, write
+from support.records import PROTOCOL, fail, make_record, write, write_content
 
 
 @pytest.fixture
@@ -38,8 +37,8 @@ def test_a_cell_over_its_seeds(tmp_path, scores):
     assert ledger.problems == ()
     dkd = cell(ledger, "dkd")
     assert (dkd.dataset, dkd.teacher, dkd.protocol) == ("cifar100", "resnet32x4", PROTOCOL)
-    assert [record["seed"] for record in dkd.records] == [0, 1, 2]
-    assert dkd.hash == dkd.records[0]["hash"]
+    assert [record.seed for record in dkd.records] == [0, 1, 2]
+    assert dkd.hash == dkd.records[0].hash
     assert dkd.top1.mean == pytest.approx(76.3333, abs=1e-4)
     assert dkd.top1.std == pytest.approx(0.2082, abs=1e-4)
     # Student's t for 2 degrees of freedom: 4.3027.
@@ -145,7 +144,7 @@ def test_failed_runs_are_kept_beside_the_others(tmp_path):
     write(folder, fail(make_record("rkd", 0)))
     ledger = open_ledger([folder], None)
     dkd, rkd = cell(ledger, "dkd"), cell(ledger, "rkd")
-    assert (dkd.top1.n, [record["seed"] for record in dkd.failed]) == (3, [3])
+    assert (dkd.top1.n, [record.seed for record in dkd.failed]) == (3, [3])
     assert (rkd.verdict, len(rkd.failed)) == (Verdict.NOT_RUN, 1)
 
 
@@ -262,7 +261,7 @@ def damage(folder: Path, how: str) -> Path:
     elif how == "altered":
         path.write_text(path.read_text().replace('"top1_last": 76.4', '"top1_last": 79.4'))
     else:
-        write_record({**make_record("dkd", 1, 76.4), "format": 1}, path)
+        write_content({**make_record("dkd", 1, 76.4), "format": 1}, path)
     return path
 
 
@@ -278,7 +277,7 @@ def test_a_damaged_record_is_one_line_and_the_rest_is_made(tmp_path, scores, how
     assert problem.startswith(f"{path} ")
     assert words in problem
     assert "\n" not in problem
-    assert [record["seed"] for record in cell(ledger, "dkd").records] == [0, 2]
+    assert [record.seed for record in cell(ledger, "dkd").records] == [0, 2]
     assert cell(ledger, "dkd").gain.n == 2
 
 
@@ -305,7 +304,7 @@ def test_a_record_of_wrong_fields_is_one_line(tmp_path, changes, words):
     if "cell" in changes:
         record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
     path = tmp_path / f"{CELL}-s0-00000000.json"
-    write_record(record, path)
+    write_content(record, path)
     (problem,) = open_ledger([tmp_path], None).problems
     assert problem.startswith(f"{path} is not a record (")
     assert words in problem

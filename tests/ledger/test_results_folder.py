@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.records.record import read_record, write_record
 from support.commands import ROOT
 from support.ledgers import DKD, KD, published, runs
-from support.records import make_record, write
+from support.records import make_record, record_at, write, write_content
 
 PAIR = "cifar100-resnet32x4_resnet8x4-240ep-b64-last"
 
@@ -102,14 +101,14 @@ def test_runs_are_taken_into_the_results(command, results, tmp_path):
     for record in ({**known, "status": "failed", "error": "no"}, new):
         folder = tmp_path / "work" / record["run_id"]
         folder.mkdir(parents=True)
-        write_record(record, folder / "record.json")
+        write_content(record, folder / "record.json")
     assert "1 records copied" in command("report", "--take", str(tmp_path / "work")).out
-    assert read_record(results / "runs" / f"{known['run_id']}.json")["status"] == "done"
+    assert record_at(results / "runs" / f"{known['run_id']}.json")["status"] == "done"
     assert f"({len(KD) + 1})" in (results / "tables" / f"{PAIR}.md").read_text()
     torn, whole = folder / "record.json", runs("kd", [*KD, 70.0, 71.0])[-1]
     torn.write_text("{")
     (tmp_path / "work" / whole["run_id"]).mkdir()
-    write_record(whole, tmp_path / "work" / whole["run_id"] / "record.json")
+    write_content(whole, tmp_path / "work" / whole["run_id"] / "record.json")
     found = command("report", "--take", str(tmp_path / "work"))
     assert (found.code, "1 records copied" in found.out) == (0, True)
     assert f"kdbench: warning: {torn} is not a record" in found.err

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from kdbench.methods.simkd import SimKD, map_mse
 from kdbench.networks.heads import projector
-from kdbench.records.record import read_record
+from support.records import record_at
 from support.zoo import constructor
 
 
@@ -100,7 +100,7 @@ def test_a_run_is_resumed_exactly_and_its_file_is_named_for_what_it_is(command, 
     weights = [load_file(run / "student.safetensors") for run in (one, two)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    records = [read_record(run / "record.json") for run in (one, two)]
+    records = [record_at(run / "record.json") for run in (one, two)]
     assert records[0]["curve"] == records[1]["curve"]
     assert records[0]["status"] == "done"
     teachers = load_file(teacher / "student.safetensors")

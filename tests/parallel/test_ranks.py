@@ -357,11 +357,11 @@ def test_the_launcher_of_sweeps_is_not_for_torchrun(monkeypatch, command):
 
 
 def test_the_ranks_are_as_many_micro_batches_unless_another_number_is_set(monkeypatch):
-    assert config()["schedule"]["micro_batches"] == 1
+    assert config().schedule.settings["micro_batches"] == 1
     for name, value in {"RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
-    assert config()["schedule"]["micro_batches"] == 3
-    assert config("schedule.micro_batches=6")["schedule"]["micro_batches"] == 6
+    assert config().schedule.settings["micro_batches"] == 3
+    assert config("schedule.micro_batches=6").schedule.settings["micro_batches"] == 6
 
 
 def test_no_table_and_no_other_number_of_ranks(monkeypatch):

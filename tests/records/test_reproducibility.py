@@ -49,7 +49,7 @@ def exact(method: str, teachers: dict[str, Path], *overrides: str) -> dict:
 
 
 def compose(method: str) -> dict:
-    return config(f"method={method}")["method"]
+    return config(f"method={method}").method
 
 
 def break_off(configs: list[dict], random: Random, monkeypatch) -> None:

@@ -80,7 +80,7 @@ def test_one_that_asks_brings_its_own_code_and_no_other(install):
     install("mylab")
     node = check_node("method", {"_target_": "mylab.code.Ours", "name": "x"}, kind=Method)
     assert make(node).temperature == 4.0
-    assert packages_of({"method": node, "list": [node]}) == {"mylab": "0.3"}
+    assert packages_of({"method": node.spelt(), "list": [node.spelt()]}) == {"mylab": "0.3"}
     assert packages_of({"_target_": "kdbench.methods.kd.KD"}) == {}
     for target in ("mylab.code.os.system", "mylab.code:os.system", "mylab", "mylabs.code.Ours"):
         assert "name something in kdbench, mylab" in refused(target)

@@ -14,7 +14,7 @@ import torch
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdbench.records.notices import EVENTS_FILE, tell, told
-from kdbench.records.record import checksum, read_record
+from kdbench.records.record import checksum
 from kdbench.sweeps import local
 from kdbench.sweeps.launch import Settings, open_executor
 from kdbench.sweeps.local import Task, Worker
@@ -26,6 +26,7 @@ from kdbench.tracking.run_logger import MetricsFile
 from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
 from support.hostile import soon
+from support.records import record_at
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 SMALL += ["schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]
@@ -257,7 +258,7 @@ def test_a_forged_measurement_is_made_again(command):
     top1 = {
         record["teachers"][0]["top1"]
         for path in Path("runs").glob("*kd*/record.json")
-        for record in [read_record(path)]
+        for record in [record_at(path)]
     }
     assert len(top1) == 1
     assert json.loads(measurement.read_text())["chosen"] == honest["chosen"]

@@ -29,7 +29,6 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kdbench.records.identity import canonical
 from kdbench.records.passport import read_passport
-from kdbench.records.record import read_record
 from kdbench.schema.check import RESERVED
 from kdbench.system.files import make_folder, own_folder, read_small
 from kdbench.system.locks import RunLock
@@ -41,6 +40,7 @@ from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
 from support.fuzzing import VALUES, fuzz, quick_and_long, words
 from support.hostile import SMALL, placed, soon
+from support.records import record_at
 
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.link")
@@ -161,7 +161,7 @@ def test_files_of_someone_else(watcher, monkeypatch, capsys, examples):
         monkeypatch.setattr(sys, "argv", argv)
         code = 0
         try:
-            run("config", check_train, lambda config: canonical(config))
+            run("config", check_train, lambda config: canonical(config.spelt()))
         except SystemExit as stop:
             code = stop.code
         said = capsys.readouterr().err.splitlines()
@@ -253,7 +253,7 @@ def use(folder: Path) -> Iterator[Any]:
     yield lambda: MetricsFile(folder).start([])
     yield lambda: load_checkpoint(folder)
     yield lambda: save_checkpoint(folder, 2, Checkpoint({"w": torch.ones(1)}, {"step": 2}))
-    yield lambda: read_record(folder / "record.json")
+    yield lambda: record_at(folder / "record.json")
     yield lambda: read_passport(folder / "x.passport.json")
     yield lambda: read_measurement(folder / "x.json", 3)
     yield lambda: private_folder(folder, ".teachers")

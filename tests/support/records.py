@@ -1,12 +1,13 @@
 """Records made by hand, for tests of everything that reads them."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from kdbench.config.recipes import compose, without_inferred
 from kdbench.records.identity import canonical
-from kdbench.records.record import FORMAT, Record, write_record
+from kdbench.records.record import FORMAT, checksum, read_record
 
 PROTOCOL = "cifar100-240ep-b64-last"
 
@@ -22,8 +23,8 @@ def make_record(
     epochs: int = 240,
     settings: dict[str, Any] | None = None,
     **changes: Any,
-) -> Record:
-    """A finished run's record, checksum not included.
+) -> dict[str, Any]:
+    """A finished run's record as JSON, checksum not included.
 
     Args:
         method: its name.
@@ -47,10 +48,11 @@ def make_record(
         "dataset": {"name": dataset, "val_split": 0},
         "teacher": {name: {"network": {"name": name}} for name in names},
     }
+    scores = {"top1": 79.42, "passport_top1": 79.42, "source": None}
     cell = "-".join([dataset, teacher, student, method])
     identity = canonical([config["method"], config["schedule"], teacher, student])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    record: Record = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "run_id": f"{cell}-s{seed}-{digest}",
         "cell": cell,
@@ -61,7 +63,7 @@ def make_record(
         "commit": "0" * 40,
         "versions": {"kdbench": "0.1.0", "python": "3.11.7", "torch": "2.15.0"},
         "hardware": {"device": "cpu", "cpu": "AMD EPYC", "cores": 2, "threads": 2},
-        "teachers": [{"name": name, "sha256": "1" * 64, "top1": 79.42} for name in names],
+        "teachers": [{"name": name, "sha256": "1" * 64, **scores} for name in names],
         "status": "done",
         "finished": "2026-01-01T00:00:00+00:00",
         "protocol": PROTOCOL if epochs == 240 else f"{dataset}-{epochs}ep-b64-last",
@@ -90,16 +92,27 @@ def make_record(
     return {**record, **changes}
 
 
-def fail(record: Record, error: str = "a loss is not finite: lower the learning rate") -> Record:
+def fail(record: dict[str, Any], error: str = "a loss is not finite: lower the learning rate"):
     """The record of the same run, had it failed."""
     results = ("top1", "top5", "loss", "agreement", "ece", "curve", "epoch", "student_sha256")
     kept = {key: value for key, value in record.items() if not key.startswith(results)}
     return {**kept, "status": "failed", "error": error}
 
 
-def write(folder: Path, *records: Record) -> Path:
+def write(folder: Path, *records: dict[str, Any]) -> Path:
     """Write records as `results/runs` holds them; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for record in records:
-        write_record(record, folder / f"{record['run_id']}.json")
+        write_content(record, folder / f"{record['run_id']}.json")
     return folder
+
+
+def write_content(content: dict[str, Any], path: Path) -> None:
+    """Write a record's JSON with its checksum, whatever it says."""
+    text = json.dumps({**content, "checksum": checksum(content)}, indent=1)
+    path.write_text(text + "\n")
+
+
+def record_at(path: Path) -> dict[str, Any]:
+    """A record's JSON, once kdbench has read it."""
+    return read_record(path).spelt()

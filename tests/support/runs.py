@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import kdbench.training.member
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
-from kdbench.records.record import read_record
 from support.commands import ROOT
+from support.records import record_at
 
 SMALL = [
     "dataset=synthetic",
@@ -75,6 +75,6 @@ def assert_same_runs(first: str, second: str) -> None:
     for name in one:
         assert one[name].name == other[name].name
         assert same(weights(one[name]), weights(other[name])), name
-        records = [read_record(folder / "record.json") for folder in (one[name], other[name])]
+        records = [record_at(folder / "record.json") for folder in (one[name], other[name])]
         for key in ("status", "top1_last", "top5_last", "loss_last", "curve", "hash"):
             assert records[0][key] == records[1][key], (name, key)

@@ -149,7 +149,7 @@ def interrupted(monkeypatch, tmp_path) -> Iterator[Submission]:
     monkeypatch.setattr("kdbench.sweeps.slurm.outcomes", interrupt)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    yield Submission(tmp_path, [])
+    yield Submission(tmp_path, "[]")
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from kdbench.config.hydra_cli import compose_group
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.failures import failure, tell_failure
-from kdbench.records.record import read_record
+from kdbench.schema.node import Node
 from kdbench.sweeps.launch import Sweep
 from kdbench.sweeps.local import Ended, LocalExecutor, Task, Worker, claim_log, death, environments
 from kdbench.sweeps.planning import plan
@@ -30,6 +31,7 @@ from kdbench.sweeps.worker import Outcome
 from kdbench.system.console import Console
 from kdbench.training.jobs import Job
 from kdbench.training.together import train, train_together
+from support.records import record_at
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs, same, weights
 
 SWEEP = ["-m", *SMALL, "hydra/launcher=cohort", "student=resnet8"]
@@ -81,7 +83,7 @@ def test_a_sweep_trains_side_by_side_to_the_bits_of_single_runs(command):
     assert "cohort 1 has ended: 3 of 6 runs done, about" in result.out
     assert "cohort 2 has ended: 6 of 6 runs done\n" in result.out
     assert "sweep: 6 done, 0 done before, 0 failed" in result.out
-    records = {name: read_record(folder / "record.json") for name, folder in runs().items()}
+    records = {name: record_at(folder / "record.json") for name, folder in runs().items()}
     assert all(r["companions"] == 2 for name, r in records.items() if "resnet8" in name)
     assert [path.name for path in Path("runs/.sweeps").glob("1.*")] == ["1.log"]
     again = command("train", *sweep)
@@ -227,10 +229,10 @@ def test_fail_fast_trains_nothing_where_a_run_cannot_be_trained(command):
 
 
 def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):
-    data = compose_group("dataset", "cifar100", "dataset.root=nowhere")
-    nowhere = {**config("method=ce"), "dataset": data}
+    data = Node.read(compose_group("dataset", "cifar100", "dataset.root=nowhere"))
+    nowhere = replace(config("method=ce"), dataset=data)
     untaught = config("method=tfkd_self", "teacher=self", "teacher.self.allow_chance=true")
-    found = plan([nowhere, {**nowhere, "seed": 1}, untaught])
+    found = plan([nowhere, replace(nowhere, seed=1), untaught])
     assert (found.todo, found.done) == ([], 0)
     assert [failure.name.split("-")[0] for failure in found.failures] == ["cifar100"] * 2 + [
         "synthetic"
@@ -503,7 +505,7 @@ def test_tasks_of_ray(tmp_path):
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "sweep: 4 done, 0 done before, 0 failed" in out
-    record = read_record(runs(tmp_path / "runs")["synthetic-none-resnet8-ce-s0"] / "record.json")
+    record = record_at(runs(tmp_path / "runs")["synthetic-none-resnet8-ce-s0"] / "record.json")
     assert record["companions"] == 1
 
 

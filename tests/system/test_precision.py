@@ -20,7 +20,6 @@ from kdbench.networks import resnet
 from kdbench.networks.resnet import resnet8
 from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
-from kdbench.records.record import read_record
 from kdbench.system.precision import Precision, allow_tf32, arithmetic, at_precision
 from kdbench.training.optimizer import Optimizer, align_gradients
 from kdbench.training.schedule import Schedule
@@ -29,6 +28,7 @@ from kdbench.training.timings import time_run
 from kdbench.training.together import train, train_together
 from support.batches import batch_of, dataset
 from support.commands import ROOT
+from support.records import record_at
 from support.runs import config, same, weights
 
 RECORDS = sorted((ROOT / "results" / "runs").glob("*.json"))
@@ -56,7 +56,7 @@ def name_of(record: dict, *overrides: str) -> str:
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_earlier_runs_keep_their_names(path):
-    record = read_record(path)
+    record = record_at(path)
     assert name_of(record) == record["run_id"] == path.stem
     assert name_of(record, "runtime.compile=off") == record["run_id"]
     own = record["config"]["schedule"].get("precision", "fp32")
@@ -125,7 +125,7 @@ def test_a_passport_says_what_the_weights_score_in_fp32(tmp_path, monkeypatch):
     for precision in ("fp32", "tf32", "bf16"):
         folder = train(config(f"schedule.precision={precision}", f"runs_dir={precision}"))
         stated = read_passport(folder / "student.passport.json").top1
-        recorded = read_record(folder / "record.json")["top1_last"]
+        recorded = record_at(folder / "record.json")["top1_last"]
         assert recorded != 12.5
         assert stated == (recorded if precision == "fp32" else 12.5)
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 import kdbench.tasks.detection.training
 from kdbench.assembly.build import build_method
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.fields import check_fields
 from kdbench.records.identity import identify
 from kdbench.records.passport import Passport
-from kdbench.records.record import find_records, read_record
+from kdbench.records.reading import record_of
+from kdbench.records.record import find_records
+from kdbench.schema.node import Node
 from kdbench.tasks.detection.annotations import read_annotations, targets
 from kdbench.tasks.detection.batches import Plan, prepared, train_batches
 from kdbench.tasks.detection.coco import coco, read_picture
@@ -31,7 +32,7 @@ from kdbench.tasks.detection.teachers import compare
 from kdbench.teachers.loading import TeacherFile
 from kdbench.tracking.sending import history
 from support.commands import compose_method
-from support.records import make_record
+from support.records import make_record, record_at
 from support.shapes import make_shapes
 
 pycocotools = pytest.importorskip("pycocotools", reason="pip install 'kdbench[detection]'")
@@ -329,12 +330,12 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
     here = [*RUN, *SHORT, f"dataset.root={root}", "logger=wandb"]
     assert command("train", *here, "seed=1000").code == 0
     teacher = the_only("coco-none-fasterrcnn_ResNet18-ce-s1000-*")
-    record = read_record(teacher / "record.json")
+    record = record_at(teacher / "record.json")
     assert record["steps"] == 4
     assert record["protocol"] == "coco-4steps-b2-last"
     assert record["curve"]["step"] == [2, 4]
-    assert [row["step"] for row in history(record, teacher)] == [2, 4]
-    assert history(record, None)[-1]["test/ap"] == round(record["ap_last"], 4)
+    assert [row["step"] for row in history(record_of(record), teacher)] == [2, 4]
+    assert history(record_of(record), None)[-1]["test/ap"] == round(record["ap_last"], 4)
     assert "is done: AP" in command("train", *here, "seed=1000").out
     assert "teacher" not in command("train", *here, "seed=1000").err
     named = ["teacher=fasterrcnn_ResNet18", f"teacher.fasterrcnn_ResNet18.checkpoint={teacher}"]
@@ -386,7 +387,7 @@ def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     result = command("train", *here, "schedule.lr=1e30", "seed=3")
     assert "is not finite; lower schedule.lr" in result.error_line
     failed = the_only("coco-none-*-s3-*")
-    assert read_record(failed / "record.json")["status"] == "failed"
+    assert record_at(failed / "record.json")["status"] == "failed"
     assert list(failed.glob("checkpoint-*")), "the last good one is kept"
 
 
@@ -404,11 +405,11 @@ def test_a_full_disk_and_a_score_that_is_no_number_are_one_line(command, monkeyp
     nothing = Scores(math.nan, *[None] * 5)
     monkeypatch.setattr(kdbench.tasks.detection.training, "evaluate", lambda *given: nothing)
     assert "its test/ap is not finite" in command("train", *here).error_line
-    assert read_record(folder / "record.json")["status"] == "failed"
+    assert record_at(folder / "record.json")["status"] == "failed"
 
 
 def test_a_teacher_with_another_ap_than_its_passport_is_refused():
-    file = TeacherFile("big", {}, Path("big.safetensors"), Passport(ap=40.0))
+    file = TeacherFile("big", Node("x", {}), Path("big.safetensors"), Passport(ap=40.0))
     compare(file, Scores(40.1, *[None] * 5), print)
     with pytest.raises(KdbenchError, match=r"has an AP of 39\.80, its passport says 40\.00"):
         compare(file, Scores(39.8, *[None] * 5), print)
@@ -425,7 +426,7 @@ def test_a_student_learns(command, tmp_path):
     here = [*RUN, f"dataset.root={root}", "dataset.min_sizes=[64]", "schedule.batch_size=4"]
     steps = ["schedule.steps=56", "schedule.milestones=[50]", "schedule.score_steps=28"]
     assert command("train", *here, *steps).code == 0
-    record = read_record(the_only("coco-none-*") / "record.json")
+    record = record_at(the_only("coco-none-*") / "record.json")
     assert record["ap50_last"] > 10
     assert record["ap_last"] > record["curve"]["test/ap"][0]
     assert record["curve"]["train/loss"][-1] < 0.7 * record["curve"]["train/loss"][0]
@@ -454,7 +455,7 @@ def test_a_mistake_is_one_line(command, root, arguments, line):
 
 def test_a_detector_s_record_is_checked():
     with pytest.raises(ConfigError, match=r"config.task='x' is not one of"):
-        check_fields(make_record("kd") | {"config": {**make_record("kd")["config"], "task": "x"}})
+        record_of(make_record("kd") | {"config": {**make_record("kd")["config"], "task": "x"}})
 
 
 def test_without_pycocotools_it_is_one_line(command, monkeypatch, root):
@@ -468,5 +469,5 @@ def test_the_task_is_part_of_no_classifier_s_name():
 
     config = compose("task=classification")
     assert config == compose()
-    assert "task" not in config
+    assert "task" not in config.spelt()
     assert identify(config, "digits", "x", {}).hash == identify(compose(), "digits", "x", {}).hash

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdbench.records.record import read_record
+from support.records import record_at
 from support.runs import SMALL, runs, same, weights
 
 
@@ -22,9 +22,9 @@ def test_the_self_teacher_is_trained_first_and_found_again(command):
         "synthetic-self_resnet8-resnet8-kd-s0",
         "synthetic-self_resnet8-resnet8-kd-s1",
     ]
-    teacher = read_record(runs()["synthetic-none-resnet8-ce-s1000"] / "record.json")
+    teacher = record_at(runs()["synthetic-none-resnet8-ce-s1000"] / "record.json")
     for seed in (0, 1):
-        record = read_record(runs()[f"synthetic-self_resnet8-resnet8-kd-s{seed}"] / "record.json")
+        record = record_at(runs()[f"synthetic-self_resnet8-resnet8-kd-s{seed}"] / "record.json")
         assert record["teachers"][0]["sha256"] == teacher["student_sha256"]
     assert "is done" in result.out
     before = weights(runs()["synthetic-none-resnet8-ce-s1000"])
@@ -60,5 +60,5 @@ def test_teachers_of_other_architectures_and_of_other_seeds(command):
         assert result.code == 0, result.err
     names = [f"synthetic-resnet14+wrn_16_1-resnet8-{method}-s0" for method in ("ca_mkd", "aekd")]
     assert {*names, "synthetic-resnet14+again_resnet14-resnet8-de_mkd-s0"} <= set(runs())
-    record = read_record(runs()[names[0]] / "record.json")
+    record = record_at(runs()[names[0]] / "record.json")
     assert [teacher["name"] for teacher in record["teachers"]] == ["resnet14", "wrn_16_1"]

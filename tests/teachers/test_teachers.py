@@ -14,11 +14,12 @@ from kdbench.errors import ConfigError
 from kdbench.networks.resnet import resnet8
 from kdbench.records.notices import EVENTS_FILE, tell, told
 from kdbench.records.passport import Passport
-from kdbench.records.record import read_record
+from kdbench.records.settings import Start
 from kdbench.teachers.loading import TeacherFile, check_chance
 from kdbench.training.jobs import open_job
 from kdbench.training.together import self_teacher
 from support.commands import Command
+from support.records import record_at
 from support.runs import SMALL, config, runs, weights
 
 NODE = {"_target_": "kdbench.networks.resnet.resnet8"}
@@ -71,7 +72,7 @@ def test_a_teacher_at_chance_stops_unless_it_is_allowed(command):
     assert "unverified" in allowed.out
     (folder,) = runs().values()
     assert len(told(folder)) == 2
-    (facts,) = read_record(folder / "record.json")["teachers"]
+    (facts,) = record_at(folder / "record.json")["teachers"]
     assert 0 <= facts["top1"] <= 100, "what was measured is in the record"
 
 
@@ -134,11 +135,11 @@ def test_the_key_of_a_set_is_part_of_a_run_s_name_and_what_is_allowed_is_not(com
 
     def run_id(*more: str) -> str:
         checked = config(*named, *more)
-        return open_job(checked, make(checked["dataset"]), Path()).identity.run_id
+        return open_job(checked, make(checked.dataset), Path()).identity.run_id
 
     assert run_id() == run_id(ALLOWED)
     assert run_id() != run_id("teacher.resnet8.checkpoint_key=student")
-    assert not {"checkpoint_key", "allow_chance"} & config(*named)["teacher"]["resnet8"].keys()
+    assert not {"checkpoint_key", "allow_chance"} & config(*named).teacher["resnet8"].spelt().keys()
 
 
 def test_of_two_sets_the_teacher_is_the_one_that_is_named(command):
@@ -177,10 +178,10 @@ def test_a_student_starts_from_weights(command):
     assert command("train", *SHORT, "student=resnet8", *still).code == 0
     folders = [path.parent for path in Path("runs").glob("*/record.json")]
     assert len(folders) == 2, "another run than the one without"
-    (done,) = [f for f in folders if "start" in read_record(f / "record.json")["config"]]
+    (done,) = [f for f in folders if "start" in record_at(f / "record.json")["config"]]
     assert torch.equal(weights(done)["conv1.weight"], state["conv1.weight"])
     assert torch.equal(weights(done)["fc.weight"], state["fc.weight"])
-    start = read_record(done / "record.json")["config"]["start"]
+    start = record_at(done / "record.json")["config"]["start"]
     assert list(start) == ["sha256"]
     moved = path.rename("elsewhere.pth").resolve()
     assert "is done" in started(command, moved, *still).out, "named by content, not by place"
@@ -224,14 +225,14 @@ def test_a_start_that_cannot_be_is_one_line(command, words, line):
 
 
 def test_a_teacher_that_is_trained_on_the_way_starts_from_none():
-    raw = config("method=tfkd_self", "teacher=self", "student.checkpoint=x.pth")
-    assert raw["start"] == {"checkpoint": "x.pth"}
-    assert "checkpoint" not in raw["teacher"]["self"]["network"]
-    assert "start" not in self_teacher(raw, raw["teacher"]["self"])
+    taught = config("method=tfkd_self", "teacher=self", "student.checkpoint=x.pth")
+    assert taught.start == Start("x.pth")
+    assert "checkpoint" not in taught.teacher["self"].network.settings
+    assert self_teacher(taught, taught.teacher["self"]).start is None
 
 
 def test_runs_without_a_start_know_nothing_of_one():
-    raw = config()
+    raw = config().spelt()
     assert "start" not in raw
     assert "checkpoint" not in raw["student"]
-    assert check_train(raw) == raw
+    assert check_train(raw).spelt() == raw

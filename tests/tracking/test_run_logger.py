@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import wandb
 
-from kdbench.records.record import read_record
 from kdbench.tracking.sending import sync
 from kdbench.tracking.wandb_mirror import Mirror, Target
 from support import wandb_files
+from support.records import record_at
 
 RUN = [
     "dataset=synthetic",
@@ -28,7 +28,7 @@ def test_offline_run_holds_all_of_the_run(command):
     assert command("train", *RUN).code == 0
     folder = next(Path("runs").glob("*-s0-*"))
     entries = wandb_files.written(folder)
-    record = read_record(folder / "record.json")
+    record = record_at(folder / "record.json")
     run = next(entry.run for entry in entries if entry.HasField("run"))
     assert (run.run_id, run.run_group, run.job_type) == (record["run_id"], record["cell"], "train")
     assert set(run.tags) == {"synthetic", "none_resnet8", "ce", record["protocol"]}
@@ -81,7 +81,7 @@ def test_the_service_may_die_while_a_run_trains(command, monkeypatch):
     assert result.out.count("Weights & Biases failed") == 1
     assert "(Connection" in result.out, result.out
     folder = next(Path("runs").glob("*-s1-*"))
-    assert read_record(folder / "record.json")["status"] == "done"
+    assert record_at(folder / "record.json")["status"] == "done"
     monkeypatch.setattr(Mirror, "epoch", log)
     assert sync([Path("runs")], Target("kdbench", None, "offline", Path("sync"))) == (1, 0, [])
     entries = wandb_files.written(Path("sync"), folder.name)

@@ -11,11 +11,11 @@ import wandb
 
 from kdbench import sync as entry
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
-from kdbench.records.record import write_record
 from kdbench.tracking.sending import sync
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, WandbLogger
 from kdbench.tracking.wandb_names import safe
 from support import records, wandb_files
+from support.records import write_content
 
 OFFLINE = Target("kdbench", None, "offline", Path("sync"))
 
@@ -40,7 +40,7 @@ def run_folder(record, checkpoints=None) -> Path:
     rows = [{"epoch": epoch, "lr": 0.1, "test/top1": record["top1_last"]} for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = {**record, "epochs": 2, "student_sha256": sha256}
-    write_record(made, folder / "record.json")
+    write_content(made, folder / "record.json")
     return folder
 
 
@@ -131,7 +131,7 @@ def test_a_row_that_was_altered_is_noticed():
     path = folder / "metrics.jsonl"
     whole = path.read_bytes()
     signed = {**record, "epochs": 2, "metrics_sha256": hashlib.sha256(whole).hexdigest()}
-    write_record(signed, folder / "record.json")
+    write_content(signed, folder / "record.json")
     path.write_bytes(whole.replace(b"0.1", b"0.9", 1))
     assert sync([folder], OFFLINE)[2][0].startswith(f"{path} is torn or not of this run's record")
     path.write_bytes(whole)

@@ -46,10 +46,11 @@ def test_an_agents_commands_are_the_jobs_of_the_sweep(monkeypatch, capsys):
         args = {name: {"value": value} for name, value in zip(names, chosen, strict=True)}
         written = create_sweep_command_args({"args": args})["args_no_hyphens"]
         (job,) = hydra_cli.compose_jobs("config", [*sweep["command"][4:-1], *written])
-        jobs.append(check_train(job))
+        jobs.append(check_train(job).spelt())
     mirrored = ["logger=wandb", "logger.mode=online", "logger.project=ours"]
     words = hydra_cli.understood("config", ["-m", *ARGUMENTS, *mirrored])
-    wanted = [check_train(raw) for raw in hydra_cli.compose_jobs("config", words)]
+    raws = hydra_cli.compose_jobs("config", words)
+    wanted = [check_train(raw).spelt() for raw in raws]
     assert sorted(map(canonical, jobs)) == sorted(map(canonical, wanted))
     assert len(jobs) == 4
 

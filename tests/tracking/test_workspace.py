@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from kdbench import dashboards
+from kdbench.records.reading import record_of
 from kdbench.tracking.sending import LEDGER, sync
 from kdbench.tracking.wandb_mirror import Target
 from kdbench.tracking.workspace import quoted
@@ -30,7 +31,7 @@ def report(monkeypatch):
     monkeypatch.setattr(interface, "_get_api", lambda: None)
     answer = {"project": {"internalId": "1"}}
     monkeypatch.setattr(interface, "execute_graphql", lambda *_: answer)
-    pairs = dashboards.pairs_of(records.make_record(method) for method in ("kd", "dkd"))
+    pairs = dashboards.pairs_of(record_of(records.make_record(method)) for method in ("kd", "dkd"))
     model = dashboards.report("us", "kdbench", pairs)._to_model()
     return model.spec.model_dump(by_alias=True, exclude_none=True)
 

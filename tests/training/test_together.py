@@ -2,15 +2,16 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 from kdbench.assembly.method_pages import recipes
 from kdbench.errors import ConfigError, DivergedError, Interrupted
-from kdbench.records.record import read_record
 from kdbench.training.member import Member
 from kdbench.training.together import train, train_together
+from support.records import record_at
 from support.runs import assert_same_runs, config, interrupt_at, runs, taught
 
 
@@ -41,7 +42,7 @@ def test_together_equals_alone(teachers):
     jobs = train_together([taught(method, teachers, "runs_dir=together") for method in MIXED])
     assert not any(isinstance(job, Exception) for job in jobs)
     assert_same_runs("alone", "together")
-    record = read_record(jobs[0] / "record.json")
+    record = record_at(jobs[0] / "record.json")
     assert record["companions"] == len(MIXED) - 1
     assert record["seconds_share"] < record["seconds"] / 2, "both have one digit"
 
@@ -85,7 +86,7 @@ def test_one_that_fails_leaves_the_others_untouched(teachers, monkeypatch):
     assert isinstance(jobs[1], DivergedError)
     assert not any(isinstance(job, Exception) for job in [jobs[0], *jobs[2:]])
     failed = runs("broken")["synthetic-resnet14-resnet8-logit_l2-s0"]
-    assert read_record(failed / "record.json")["status"] == "failed"
+    assert record_at(failed / "record.json")["status"] == "failed"
     failed.rename("elsewhere")
     assert_same_runs("whole", "broken")
 
@@ -96,7 +97,7 @@ def test_one_that_cannot_be_set_up_leaves_the_others_untouched(teachers):
     jobs = train_together([unfit, taught("kd", teachers), alone])
     assert isinstance(jobs[0], ConfigError)
     assert isinstance(jobs[2], ConfigError)
-    assert read_record(jobs[1] / "record.json")["status"] == "done"
+    assert record_at(jobs[1] / "record.json")["status"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_one_view_and_two_views_share_the_teacher_s_pass_on_the_weak_view(teache
 def test_whatever_befalls_one_member_is_its_own(here, monkeypatch, capsys, error, place):
     """Also while it is scored and recorded, and what it holds is let go of at once."""
     configs = [config(f"method={method}") for method in ("ce", "label_smoothing")]
-    train_together([{**one, "runs_dir": "undisturbed"} for one in configs])
+    train_together([replace(one, runs_dir="undisturbed") for one in configs])
     original, held = getattr(Member, place), []
 
     def fails(member, *arguments):
@@ -188,8 +189,8 @@ def test_whatever_befalls_one_member_is_its_own(here, monkeypatch, capsys, error
     assert failed is error
     gc.collect()
     assert held[0]() is None, "its memory is the others'"
-    assert read_record(folder / "record.json")["status"] == "done"
-    record = read_record(runs()["synthetic-none-resnet8-ce-s0"] / "record.json")
+    assert record_at(folder / "record.json")["status"] == "done"
+    record = record_at(runs()["synthetic-none-resnet8-ce-s0"] / "record.json")
     assert (record["status"], record["error"]) == ("failed", str(error))
     assert "-ce-s0" in capsys.readouterr().out.split(" failed: ")[0].splitlines()[-1]
     train_together(configs)
@@ -207,4 +208,4 @@ def test_a_result_stays_where_telling_of_it_fails(here, monkeypatch):
         patch.setattr("kdbench.tracking.run_logger.RunLogger.record", record)
         assert train_together(configs) == [error, error]
     for folder in runs().values():
-        assert read_record(folder / "record.json")["status"] == "done"
+        assert record_at(folder / "record.json")["status"] == "done"

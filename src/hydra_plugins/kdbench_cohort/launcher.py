@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-Config = dict[str, Any]
+from kdbench.records.settings import TrainSettings
 
 
 @dataclass
@@ -50,7 +50,7 @@ class CohortLauncher:
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def launch(self, configs: Sequence[Config]) -> None:
+    def launch(self, configs: Sequence[TrainSettings]) -> None:
         """Train the runs of these checked configurations.
 
         Raises:

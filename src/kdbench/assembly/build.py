@@ -1,7 +1,6 @@
 """Students, teachers and methods from a checked configuration."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +15,12 @@ from kdbench.data.augmentation.strong import check_views
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
+from kdbench.schema.node import Node
 from kdbench.seeds import derive
 from kdbench.types import Output, Probe
 
 
-def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+def build_network(node: Node, dataset: Dataset) -> nn.Module:
     """Build a network for the data set's classes and channels.
 
     Raises:
@@ -36,24 +36,24 @@ def build_network(node: Mapping[str, Any], dataset: Dataset) -> nn.Module:
         said = " ".join(str(error).split()) or type(error).__name__
         size = " x ".join(map(str, shape[1:]))
         raise ConfigError(
-            f"{node.get('name', 'the network')} cannot take images of {size} ({said}): choose "
+            f"{node.name or 'the network'} cannot take images of {size} ({said}): choose "
             "another network or dataset.image_size"
         ) from error
     if not isinstance(output, Output):
         raise ConfigError(
-            f"{node.get('name', 'the network')} returns a {type(output).__name__}: let its forward "
+            f"{node.name or 'the network'} returns a {type(output).__name__}: let its forward "
             "return kdbench.types.Output(logits, taps), as docs/tutorials.md shows"
         )
     return network
 
 
-def build_student(node: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
+def build_student(node: Node, dataset: Dataset, seed: int) -> nn.Module:
     """Build a student whose initial weights depend on the seed alone, so methods share them."""
     torch.manual_seed(derive(seed, "student"))
     return build_network(node, dataset)
 
 
-def build_method(node: Mapping[str, Any], seed: int) -> Method:
+def build_method(node: Node, seed: int) -> Method:
     """Build a method, not yet set up for any networks."""
     torch.manual_seed(derive(seed, "method"))
     return make(node, "method")
@@ -89,7 +89,7 @@ def set_up(
     return method.adapt(student, probe)
 
 
-def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[str]) -> None:
+def check_teachers(node: Node, method: Method, teachers: Sequence[str]) -> None:
     """Refuse a method without the teachers that it reads.
 
     Raises:
@@ -98,10 +98,10 @@ def check_teachers(node: Mapping[str, Any], method: Method, teachers: Sequence[s
     wanted, found = method.num_teachers, len(teachers)
     if (found < 1) if wanted is None else (found != wanted):
         need = "one or more teachers" if wanted is None else f"{wanted} teacher(s)"
-        raise ConfigError(f"method {node['name']} reads {need}, not {found}: set teacher=NAME")
+        raise ConfigError(f"method {node.name} reads {need}, not {found}: set teacher=NAME")
 
 
-def check_task(node: Mapping[str, Any], method: Method, task: str) -> None:
+def check_task(node: Node, method: Method, task: str) -> None:
     """Refuse a method that is a recipe for another task.
 
     Raises:
@@ -109,6 +109,6 @@ def check_task(node: Mapping[str, Any], method: Method, task: str) -> None:
     """
     if task not in method.tasks:
         raise ConfigError(
-            f"method {node['name']} is for task={' or '.join(method.tasks)}, not for task={task}: "
+            f"method {node.name} is for task={' or '.join(method.tasks)}, not for task={task}: "
             "choose another one"
         )

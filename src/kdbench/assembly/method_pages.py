@@ -143,7 +143,7 @@ def built(name: str) -> tuple[type, Method, int]:
     student = copy.deepcopy(fresh)
     before = _trained(student)
     adapted = set_up(method, student, teachers, dataset, seed=0)
-    cls = locate("method", node["_target_"])
+    cls = locate("method", node.target)
     assert inspect.isclass(cls)
     return cls, method, _trained(method) + _trained(adapted) - before
 

@@ -4,11 +4,11 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, product
 from pkgutil import resolve_name
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,7 +32,7 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.one_by_one import run_jobs
 from kdbench.config.recipes import without_inferred
-from kdbench.config.run_config import Check, Config, without_start
+from kdbench.config.run_config import without_start
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import variable
@@ -40,12 +40,14 @@ from kdbench.schema.secrets import variable
 INTERRUPTED = 130
 MISTAKES = ("Only one of --", "The --resolve flag")  # beginnings of Hydra's errors of a command
 SHOWN = ("help", "hydra_help", "cfg", "resolve", "info")  # arguments that make Hydra print
+S = TypeVar("S")  # the settings that a command has
+Check = Callable[[Mapping[str, Any]], S]
 TRIED = 64  # jobs of a sweep that are tried, to find the one with a mistake
 # This holds wherever a configuration is resolved, including when Hydra prints it.
 OmegaConf.register_new_resolver("oc.env", variable, replace=True)
 
 
-def run(config_name: str, check: Check, task: Callable[[Config], object]) -> None:
+def run(config_name: str, check: Check[S], task: Callable[[S], object]) -> None:
     """Compose `config_name` from the command line, check it and give it to `task`.
 
     Hydra only composes. kdbench itself starts the jobs, so that Hydra makes no callback, log
@@ -85,7 +87,7 @@ def run(config_name: str, check: Check, task: Callable[[Config], object]) -> Non
         sys.exit(failures[0].exit_code)
 
 
-def run_together(config_name: str, check: Check, task: Callable[[list[Config]], None]) -> None:
+def run_together(config_name: str, check: Check[S], task: Callable[[list[S]], None]) -> None:
     """Compose every job that the command line describes, check all, and give all to `task`.
 
     The exit codes are those of `run`.
@@ -101,7 +103,7 @@ def run_together(config_name: str, check: Check, task: Callable[[list[Config]], 
 
 
 @contextmanager
-def one_line_errors(config_name: str, check: Check) -> Iterator[None]:
+def one_line_errors(config_name: str, check: Check[object]) -> Iterator[None]:
     """Exit with one line and an exit code on every mistake."""
     try:
         yield
@@ -212,7 +214,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def explain(error: Exception, arguments: list[str], config_name: str, check: Check) -> str:
+def explain(error: Exception, arguments: list[str], config_name: str, check: Check[object]) -> str:
     """Return one line for an error of Hydra or OmegaConf, with the nearest valid name if any.
 
     Hydra does not name the mistaken key. After a second composition with every override forced in,

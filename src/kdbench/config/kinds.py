@@ -14,6 +14,7 @@ from kdbench.schema.check import (
     check_node,
     locate,
 )
+from kdbench.schema.node import Node
 
 _TARGET = re.compile(r"^\s*_target_: *(\S+)", re.MULTILINE)
 SHAPED_BY_DATA = ("num_classes", "in_channels")  # a network gets these from the data set
@@ -34,7 +35,7 @@ DETECTION = {
 }
 
 
-def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> dict[str, Any]:
+def check_made(path: str, node: object, group: str, given: Collection[str] = ()) -> Node:
     """Check that a node makes the kind of its group, for any task; return it completed.
 
     Args:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from kdbench.config.conf_files import conf_dir
+from kdbench.records.contents import RecordedSettings
 from kdbench.records.protocol import KEYS
 from kdbench.schema.plugins import conf_dirs
 
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 HEAD = re.compile(r"kind: (.+); status: (.+)")  # the second line of a method's file
-Node = dict[str, Any]
+Plain = dict[str, Any]  # a node as the files have it
 OVER = "override "  # the beginning of a default that replaces one of a file above
 
 
@@ -43,7 +44,7 @@ class Recipe(NamedTuple):
     reconstructed: bool  # no source gives the method's settings, or those for the pair, in full
 
 
-def recipe_of(config: Mapping[str, Any], ranks: int = 1) -> Recipe:
+def recipe_of(config: RecordedSettings, ranks: int = 1) -> Recipe:
     """Return the recipe that a run follows, by its targets and settings, not by its name.
 
     Args:
@@ -58,53 +59,53 @@ def recipe_of(config: Mapping[str, Any], ranks: int = 1) -> Recipe:
     return Recipe(name, (*departures, *schedule), reconstructed(name, pair))
 
 
-def _method_file(config: Mapping[str, Any]) -> tuple[str, str | None, tuple[Departure, ...]] | None:
+def _method_file(config: RecordedSettings) -> tuple[str, str | None, tuple[Departure, ...]] | None:
     """Return the file of a run's method, the pair of its settings, and the departures."""
-    method, named = config["method"], config["method"]["name"]
+    calls, named = targets(config.method.spelt()), config.method.name
     known = compose("method", named)
-    if known is not None and targets(known) == targets(method):
+    if known is not None and targets(known) == calls:
         return named, *_nearest(config, named)
     tried = [
         (name, *_nearest(config, name))
         for name in names("method")
-        if targets(compose("method", name)) == targets(method)
+        if targets(compose("method", name)) == calls
     ]
     if tried:
         return min(tried, key=lambda one: len(one[2]))
     if known is None:
         return None
     theirs = known.get("_target_")
-    return named, None, (Departure("_target_", method["_target_"], theirs, f"method/{named}"),)
+    return named, None, (Departure("_target_", config.method.target, theirs, f"method/{named}"),)
 
 
-def _nearest(config: Mapping[str, Any], name: str) -> tuple[str | None, tuple[Departure, ...]]:
+def _nearest(config: RecordedSettings, name: str) -> tuple[str | None, tuple[Departure, ...]]:
     """Return the pair whose settings leave the fewest departures, and these."""
     tried: list[tuple[str | None, tuple[Departure, ...]]] = []
     base = compose("method", name) or {}
-    if "task" in config:
+    if config.task == "detection":
         base = merged(base, (read("task/detection", name) or {}).get("method", {}))
     for pair in pairs_of(config):
         tuned = read(f"tuned/{name}", pair)
         if tuned is not None:
             node = merged(base, tuned.get("method", {}))
-            tried.append((pair, _departures(config["method"], node, f"tuned/{name}/{pair}")))
+            tried.append((pair, _departures(config.method.settings, node, f"tuned/{name}/{pair}")))
     if not tried:
-        tried.append((None, _departures(config["method"], base, f"method/{name}")))
+        tried.append((None, _departures(config.method.settings, base, f"method/{name}")))
     return min(tried, key=lambda one: len(one[1]))
 
 
-def _schedule_departures(config: Mapping[str, Any], ranks: int) -> tuple[Departure, ...]:
+def _schedule_departures(config: RecordedSettings, ranks: int) -> tuple[Departure, ...]:
     """Return the departures from the schedule, without those in the protocol's name."""
-    ours, dataset = config["schedule"], config["dataset"]["name"]
-    name = ours["name"] if compose("schedule", ours["name"]) else dataset
+    schedule, dataset = config.schedule, config.dataset.name
+    name = schedule.name if compose("schedule", schedule.name) else dataset
     node = compose("schedule", name)
     if node is None:
         return ()
-    tuned = read("tuned", f"{dataset}_{config['student']['name']}") or {}
+    tuned = read("tuned", f"{dataset}_{config.student.name}") or {}
     node = merged(node, tuned.get("schedule", {}))
     if node.get("micro_batches", 1) is None:
         node["micro_batches"] = ranks
-    found = _departures(ours, node, f"schedule/{name}")
+    found = _departures(schedule.settings, node, f"schedule/{name}")
     return tuple(one._replace(key=f"schedule.{one.key}") for one in found if one.key not in KEYS)
 
 
@@ -114,7 +115,7 @@ def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,
     found: list[Departure] = []
     for key, value in ours.items():
         usual = theirs.get(key)
-        if key == "name" or (key == "_target_" and not path):
+        if key == "name":
             continue
         if isinstance(value, Mapping) and isinstance(usual, Mapping):
             found += _departures(value, usual, file, f"{path}{key}.")
@@ -182,9 +183,9 @@ def pairs() -> dict[tuple[frozenset[str], str], tuple[str, ...]]:
     return found
 
 
-def pairs_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+def pairs_of(config: RecordedSettings) -> tuple[str, ...]:
     """Return the files of conf/pair with a run's teachers and student."""
-    return pairs().get((frozenset(config["teacher"]), config["student"]["name"]), ())
+    return pairs().get((frozenset(config.teacher), config.student.name), ())
 
 
 @cache
@@ -208,7 +209,7 @@ def names(group: str) -> list[str]:
 
 
 @cache
-def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()) -> Node | None:
+def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()) -> Plain | None:
     """Compose the node of a file of conf with its defaults; None without a file.
 
     Args:
@@ -219,7 +220,7 @@ def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()
     own = read(group, name)
     if own is None:
         return None
-    node: Node = {}
+    node: Plain = {}
     rest = {key: value for key, value in own.items() if key != "defaults"}
     entries = own.get("defaults", ["_self_"])
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
@@ -237,17 +238,17 @@ def compose(group: str, name: str | None, over: tuple[tuple[str, str], ...] = ()
     return node
 
 
-def _placed(key: str, value: str) -> Node:
+def _placed(key: str, value: str) -> Plain:
     """Return the node of a default such as `/method@inner: kd`."""
     group, _, place = key.lstrip("/").partition("@")
     part: Any = compose(group, value) or {}
     for step in reversed(place.split(".")):
         part = {step: part}
-    made: Node = part
+    made: Plain = part
     return made
 
 
-def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
+def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
     """Return a node with another one's values on top."""
     result = dict(node)
     for key, value in over.items():
@@ -259,7 +260,7 @@ def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
 
 
 @cache
-def read(group: str, name: str | None) -> Node | None:
+def read(group: str, name: str | None) -> Plain | None:
     """Read one file of conf, uncomposed."""
     text = _text(group, name)
     node = None if text is None else yaml.safe_load(text)

@@ -9,6 +9,7 @@ from kdbench.config.kinds import SHAPED_BY_DATA, kind_of, listed
 from kdbench.errors import ConfigError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.passport import Passport
+from kdbench.records.settings import EvaluateSettings, Start, TeacherSettings, TrainSettings
 from kdbench.schema.check import (
     check_node,
     check_plain,
@@ -16,17 +17,11 @@ from kdbench.schema.check import (
     hints_of,
     refuse_unknown,
 )
+from kdbench.schema.node import Node
 from kdbench.schema.secrets import refuse_secrets
 
-Config = dict[str, Any]
-Check = Callable[[Mapping[str, Any]], Config]
-
 START = ("checkpoint", "checkpoint_key")  # of a student: which weights it starts from
-# Of a teacher: type and usual value, at which a key is left out.
-OPTIONAL: dict[str, tuple[Any, Any]] = {
-    "checkpoint_key": (str | None, None),
-    "allow_chance": (bool, False),
-}
+OPTIONAL = {"checkpoint_key": str | None, "allow_chance": bool}  # of a teacher
 OWN = {  # keys that stand in no node
     "seed": int,
     "runs_dir": str,
@@ -35,7 +30,7 @@ OWN = {  # keys that stand in no node
 }
 
 
-def check_train(raw: Mapping[str, Any]) -> Config:
+def check_train(raw: Mapping[str, Any]) -> TrainSettings:
     """A training run's configuration, complete and normalised.
 
     Raises:
@@ -55,30 +50,27 @@ def check_train(raw: Mapping[str, Any]) -> Config:
     }
     if detects:
         keys["task"] = _typed(Literal["detection"])
-    config = _check_keys(raw, keys)
-    if config["seed"] < 0:
-        raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
-    start = _start(raw["student"], detects)
-    return {**config, "start": start} if start else config
+    checked = _check_keys(raw, keys)
+    if checked["seed"] < 0:
+        raise ConfigError(f"seed must be 0 or more, not {checked['seed']}")
+    return TrainSettings(**checked, start=_start(raw["student"], detects))
 
 
-def check_evaluate(raw: Mapping[str, Any]) -> Config:
+def check_evaluate(raw: Mapping[str, Any]) -> EvaluateSettings:
     """An evaluation's configuration, complete and normalised.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
-    return _check_keys(
-        raw,
-        {
-            "student": _network,
-            "dataset": _node,
-            "runtime": _node,
-            "checkpoint": _typed(OWN["checkpoint"]),
-            "checkpoint_key": _typed(OWN["checkpoint_key"]),
-            "runs_dir": _typed(OWN["runs_dir"]),
-        },
-    )
+    keys: dict[str, Callable[[str, Any], Any]] = {
+        "student": _network,
+        "dataset": _node,
+        "runtime": _node,
+        "checkpoint": _typed(OWN["checkpoint"]),
+        "checkpoint_key": _typed(OWN["checkpoint_key"]),
+        "runs_dir": _typed(OWN["runs_dir"]),
+    }
+    return EvaluateSettings(**_check_keys(raw, keys))
 
 
 def takes_text(config: Mapping[str, Any], key: str) -> bool:
@@ -101,7 +93,9 @@ def takes_text(config: Mapping[str, Any], key: str) -> bool:
     return hint in (str, str | None)
 
 
-def _check_keys(raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]) -> Config:
+def _check_keys(
+    raw: Mapping[str, Any], keys: dict[str, Callable[[str, Any], Any]]
+) -> dict[str, Any]:
     refuse_secrets(raw)
     check_plain("", raw)
     for key in raw:
@@ -118,23 +112,27 @@ def _typed(hint: Any) -> Callable[[str, Any], Any]:
     return lambda path, value: convert(path, value, hint)
 
 
-def _node(path: str, node: Any, detects: bool = False) -> Config:
+def _node(path: str, node: Any, detects: bool = False) -> Node:
     kind = kind_of(path, path, node, detects)
-    return _named(path, check_node(path, node, kind=kind, listed=listed(path)))
+    checked = check_node(path, node, kind=kind, listed=listed(path))
+    _check_named(path, node)
+    return checked
 
 
-def _schedule(path: str, node: Any, detects: bool = False) -> Config:
+def _schedule(path: str, node: Any, detects: bool = False) -> Node:
     if isinstance(node, Mapping) and node.get("micro_batches", 1) is None:
         node = {**node, "micro_batches": place().count}
     return _node(path, node, detects)
 
 
-def _network(path: str, node: Any, detects: bool = False) -> Config:
+def _network(path: str, node: Any, detects: bool = False) -> Node:
     kind = kind_of(path, "network", node, detects)
-    return _named(path, check_node(path, node, SHAPED_BY_DATA, kind, listed("network")))
+    checked = check_node(path, node, SHAPED_BY_DATA, kind, listed("network"))
+    _check_named(path, node)
+    return checked
 
 
-def _student(path: str, node: Any, detects: bool = False) -> Config:
+def _student(path: str, node: Any, detects: bool = False) -> Node:
     return _network(path, without_start(node), detects)
 
 
@@ -145,8 +143,8 @@ def without_start(node: Any) -> Any:
     return {key: value for key, value in node.items() if key not in START}
 
 
-def _start(student: Mapping[str, Any], detects: bool) -> Config:
-    """Where a student's first weights come from; nothing where they are random.
+def _start(student: Mapping[str, Any], detects: bool) -> Start | None:
+    """Where a student's first weights come from; None where they are random.
 
     Raises:
         ConfigError: a key is of the wrong type, or there is nothing that it is of.
@@ -157,14 +155,13 @@ def _start(student: Mapping[str, Any], detects: bool) -> Config:
         raise ConfigError("a detector starts from a backbone: set student.backbone=FILE instead")
     if start and "checkpoint" not in start:
         raise ConfigError("student.checkpoint_key is of a file: set student.checkpoint=FILE too")
-    return start
+    return Start(**start) if start else None
 
 
-def _named(path: str, node: Config) -> Config:
+def _check_named(path: str, node: Mapping[str, Any]) -> None:
     if "name" not in node:
         raise ConfigError(f"{path}.name is missing: name it in its file, cells are called after it")
     _check_name(f"{path}.name", node["name"])
-    return node
 
 
 def _check_name(path: str, name: str) -> None:
@@ -172,7 +169,7 @@ def _check_name(path: str, name: str) -> None:
         raise ConfigError(f"{path}={name!r} cannot name a folder: use letters and digits")
 
 
-def _teachers(path: str, node: Any, detects: bool = False) -> Config:
+def _teachers(path: str, node: Any, detects: bool = False) -> dict[str, TeacherSettings]:
     teachers = convert(path, node, dict[str, object])
     fields = ["network", "checkpoint", "passport", *OPTIONAL]
     for name, teacher in teachers.items():
@@ -184,29 +181,30 @@ def _teachers(path: str, node: Any, detects: bool = False) -> Config:
         if "network" not in teacher:
             raise ConfigError(f"{path}.{name}.network is missing: choose a file of conf/teacher")
     return {
-        name: {
-            "network": _student(f"{path}.{name}.network", teacher["network"], detects),
-            "checkpoint": convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
-            "passport": _passport(f"{path}.{name}.passport", teacher.get("passport")),
+        name: TeacherSettings(
+            network=_student(f"{path}.{name}.network", teacher["network"], detects),
+            checkpoint=convert(f"{path}.{name}.checkpoint", teacher["checkpoint"], str | None),
+            passport=_passport(f"{path}.{name}.passport", teacher.get("passport")),
             **_optional(f"{path}.{name}", teacher),
-        }
+        )
         for name, teacher in teachers.items()
     }
 
 
-def _optional(path: str, teacher: Mapping[str, Any]) -> Config:
-    """A teacher's further keys, where they are not as every teacher has them."""
-    given = {
-        key: convert(f"{path}.{key}", teacher.get(key, usual), hint)
-        for key, (hint, usual) in OPTIONAL.items()
+def _optional(path: str, teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's further keys, where they are given."""
+    return {
+        key: convert(f"{path}.{key}", teacher[key], hint)
+        for key, hint in OPTIONAL.items()
+        if key in teacher
     }
-    return {key: value for key, value in given.items() if value != OPTIONAL[key][1]}
 
 
-def _passport(path: str, node: Any) -> Config | None:
+def _passport(path: str, node: Any) -> Passport | None:
     if node is None:
         return None
     passport = convert(path, node, dict[str, Any])
     hints = Passport.__annotations__
     refuse_unknown(path, passport, list(hints))
-    return {key: convert(f"{path}.{key}", value, hints[key]) for key, value in passport.items()}
+    facts = {key: convert(f"{path}.{key}", value, hints[key]) for key, value in passport.items()}
+    return Passport(**facts)

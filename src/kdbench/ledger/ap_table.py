@@ -7,11 +7,10 @@ from kdbench.config.recipes import Departure, recipe_of
 from kdbench.ledger.cells import ALONE, Key, cost, key_of, machines, rows_of, teachers_of
 from kdbench.ledger.formats import STAR, cost_text, drawn, score_text
 from kdbench.ledger.significance import Estimate, estimate
-from kdbench.records.record import Record
+from kdbench.records.contents import DetectorRecord, Record
 from kdbench.system.escapes import as_markdown
 
 COLUMNS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
-FIELDS = ("ap_last", "ap50_last", "ap75_last", "ap_small_last", "ap_medium_last", "ap_large_last")
 NOTE = "AP in percent after the last step: mean ± sample standard deviation over (n) seeds."
 
 
@@ -24,7 +23,7 @@ def ap_tables(records: Iterable[Record], protocol: str | None = None) -> list[st
     """
     cells: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
-        if protocol in (None, record["protocol"]):
+        if protocol in (None, record.protocol):
             cells[key_of(record)].append(record)
     settings = rows_of(cells)
     pairs: dict[Key, list[Key]] = defaultdict(list)
@@ -54,16 +53,22 @@ def _table(pair: Key, cells: dict[Key, list[Record]], settings: dict[Key, str]) 
 
 
 def _departures(record: Record) -> tuple[Departure, ...]:
-    return recipe_of(record["config"], record["hardware"].get("ranks", 1)).departures
+    return recipe_of(record.config, record.hardware.ranks).departures
 
 
 def _row(records: Sequence[Record]) -> list[str]:
-    done = [record for record in records if record["status"] == "done"]
+    done = [record for record in records if isinstance(record, DetectorRecord)]
     if not done:
         return ["failed", *[""] * len(COLUMNS)]
-    return [*(score_text(_estimate(done, field)) for field in FIELDS), cost_text(cost(done))]
+    columns = zip(*map(_scores, done), strict=True)
+    return [*(score_text(_estimate(column)) for column in columns), cost_text(cost(done))]
 
 
-def _estimate(records: Iterable[Record], field: str) -> Estimate | None:
-    values = [record[field] for record in records if record[field] is not None]
+def _scores(record: DetectorRecord) -> tuple[float | None, ...]:
+    by_overlap = record.ap_last, record.ap50_last, record.ap75_last
+    return *by_overlap, record.ap_small_last, record.ap_medium_last, record.ap_large_last
+
+
+def _estimate(scores: Iterable[float | None]) -> Estimate | None:
+    values = [score for score in scores if score is not None]
     return estimate(values) if values else None

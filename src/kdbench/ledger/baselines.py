@@ -8,7 +8,7 @@ from kdbench.config.recipes import Recipe
 from kdbench.errors import ConfigError, nearest
 from kdbench.ledger.cells import ALONE, BASELINE, Key
 from kdbench.ledger.significance import Difference, holm, paired
-from kdbench.records.record import Record
+from kdbench.records.contents import ClassifierRecord, Record
 
 Groups = Mapping[Key, Sequence[Record]]
 
@@ -80,7 +80,7 @@ def _adjusted(
 
 def _names(key: Key, records: Sequence[Record], settings: str) -> set[str]:
     """Return the names by which a cell may be called."""
-    cell = records[0]["cell"]
+    cell = records[0].cell
     return {key.method, _row(key, settings), cell, f"{cell}-{key.hash}"}
 
 
@@ -95,4 +95,4 @@ def _title(pair: Key) -> str:
 
 def _scores(records: Iterable[Record]) -> dict[int, float]:
     """Return top-1 after the last epoch of the runs that are done, by seed."""
-    return {r["seed"]: r["top1_last"] for r in records if r["status"] == "done"}
+    return {r.seed: r.top1_last for r in records if isinstance(r, ClassifierRecord)}

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from kdbench.config.recipes import shown
 from kdbench.errors import KdbenchError
-from kdbench.records.fields import detects
+from kdbench.records.contents import Done, Record
 from kdbench.records.identity import without_later
-from kdbench.records.record import Record, read_record, record_files
+from kdbench.records.record import read_record, record_files
 
 BASELINE = "kd"
 BASELINES = ("ce", BASELINE)  # compared by their scores, since they claim no gain
@@ -51,16 +51,15 @@ class Key(NamedTuple):
 
 def key_of(record: Record) -> Key:
     """Return the key of a record's cell."""
-    config, teachers = record["config"], record["teachers"]
     return Key(
-        record["data"]["name"],
-        "+".join(teacher["name"] for teacher in teachers) or ALONE,
-        config["student"]["name"],
-        config["method"]["name"],
-        record["protocol"],
-        record["data"]["sha256"],
-        "+".join(teacher["sha256"] for teacher in teachers),
-        record["hash"],
+        record.data.name,
+        "+".join(teacher.name for teacher in record.teachers) or ALONE,
+        record.config.student.name,
+        record.config.method.name,
+        record.protocol,
+        record.data.sha256,
+        "+".join(teacher.sha256 for teacher in record.teachers),
+        record.hash,
     )
 
 
@@ -95,10 +94,9 @@ def teachers_of(records: Iterable[Record]) -> list[str]:
     """Return a line for each teacher of some runs, with its weights and its measured score."""
     found: dict[str, None] = {}
     for record in records:
-        for teacher in record["teachers"]:
-            score = teacher.get("top1", teacher.get("ap"))  # a detector's is its AP
-            words = f"{score:.2f}%" if isinstance(score, float) else "not measured"
-            found[f"{teacher['name']} ({teacher['sha256'][:DIGITS]}): {words}"] = None
+        for teacher in record.teachers:
+            words = "not measured" if teacher.score is None else f"{teacher.score:.2f}%"
+            found[f"{teacher.name} ({teacher.sha256[:DIGITS]}): {words}"] = None
     return sorted(found)
 
 
@@ -109,10 +107,15 @@ class Cost(NamedTuple):
     of: str  # GPU, CPU, or wall where only wall-clock time was measured
 
 
-def cost(records: Sequence[Record]) -> Cost | None:
+def cost(records: Sequence[Done]) -> Cost | None:
     """Return the cost of a cell's runs on the dearest device that all their records measure."""
-    for key, of in (("gpu_seconds", "GPU"), ("cpu_seconds", "CPU"), ("seconds_share", "wall")):
-        seconds = [record[key] for record in records if record[key] is not None]
+    measured = {
+        "GPU": [record.cost.gpu_seconds for record in records],
+        "CPU": [record.cost.cpu_seconds for record in records],
+        "wall": [record.cost.seconds_share for record in records],
+    }
+    for of, found in measured.items():
+        seconds = [one for one in found if one is not None]
         if seconds and len(seconds) == len(records):
             return Cost(mean(seconds) / HOUR, of)
     return None
@@ -120,8 +123,7 @@ def cost(records: Sequence[Record]) -> Cost | None:
 
 def machines(records: Iterable[Record]) -> list[str]:
     """Return the machines of runs, each once."""
-    facts = [record["hardware"] for record in records]
-    return sorted({f.get("gpu") or f"{f['cpu']}, {f['threads']} threads" for f in facts})
+    return sorted({record.hardware.label for record in records})
 
 
 def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
@@ -140,10 +142,10 @@ def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
             except KdbenchError as error:
                 problems.append(str(error))
                 continue
-            first, known = found.setdefault(record["run_id"], (file, record))
-            if known["checksum"] != record["checksum"]:
+            first, known = found.setdefault(record.run_id, (file, record))
+            if known.checksum != record.checksum:
                 problems.append(f"{file}: left out, {first} is another record of the same run")
-    return sorted((r for _, r in found.values()), key=lambda r: (r["seed"], r["run_id"])), problems
+    return sorted((r for _, r in found.values()), key=lambda r: (r.seed, r.run_id)), problems
 
 
 def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
@@ -151,7 +153,7 @@ def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
     classifiers: list[Record] = []
     detectors: list[Record] = []
     for record in records:
-        (detectors if detects(record) else classifiers).append(record)
+        (detectors if record.detects else classifiers).append(record)
     return classifiers, detectors
 
 
@@ -196,7 +198,7 @@ def rows_of(groups: Mapping[Key, Sequence[Record]]) -> dict[Key, str]:
     names = dict.fromkeys(groups, "")
     for family in families.values():
         if len(family) > 1:
-            configs = [without_later(groups[key][0]["config"]) for key in family]
+            configs = [without_later(groups[key][0].config.spelt()) for key in family]
             differing = differing_keys(configs)
             told = [_settings(config, differing) for config in configs]
             for key, words in zip(family, told, strict=True):

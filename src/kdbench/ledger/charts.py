@@ -102,9 +102,9 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         mid = cell.top1.mean
         axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
         for record in cell.records:
-            text = f"{names[cell.row]}, seed {record['seed']}: {record['top1_last']:.2f}"
+            text = f"{names[cell.row]}, seed {record.seed}: {record.top1_last:.2f}"
             look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
-            axes.plot(record["top1_last"], y, "o", ms=6, gid=token(titles, text), **look)
+            axes.plot(record.top1_last, y, "o", ms=6, gid=token(titles, text), **look)
     note = "Dots: one seed each, at the last epoch. Bars: their mean."
     note += " Dashed: the mean of KD." if base is not None else ""
     return "Every seed", note, figure, titles
@@ -207,7 +207,7 @@ def _name(axes: Axes, points: Sequence[tuple[float, float, str]], names: dict[st
 
 def _curves_of(cell: Cell) -> list[list[float]]:
     """Return test top-1 by epoch, for every seed that has all epochs."""
-    lines = [record["curve"]["test/top1"] for record in cell.records if "curve" in record]
+    lines = [record.curve["test/top1"] for record in cell.records if record.curve]
     longest = max((len(line) for line in lines), default=0)
     return [line for line in lines if len(line) == longest > 0]
 

@@ -9,6 +9,7 @@ from kdbench.config.recipes import named_pairs
 from kdbench.ledger.cells import ALONE, Key
 from kdbench.ledger.published import Published
 from kdbench.records.protocol import protocol_of
+from kdbench.schema.node import Node
 
 # Epochs and batch size of published tables: CIFAR's recipe, conf/schedule/cifar100.yaml.
 COMMON = {"epochs": 240, "batch_size": 64}
@@ -69,4 +70,4 @@ def _beside(key: Key, groups: Mapping[Key, Sequence[object]]) -> Key:
 
 
 def _common_protocol(dataset: str) -> str:
-    return protocol_of({"dataset": {"name": dataset}, "schedule": COMMON})
+    return protocol_of(Node("", {}, dataset), Node("", COMMON))

@@ -22,8 +22,8 @@ def commands(table: Table) -> str:
 
 def _command(table: Table, cells: list[Cell]) -> str:
     records = [record for cell in cells for record in cell.records]
-    seeds = ",".join(str(seed) for seed in sorted({r["seed"] for r in records})) or SEEDS
-    schedules = sorted({record["config"]["schedule"]["name"] for record in records})
+    seeds = ",".join(str(seed) for seed in sorted({r.seed for r in records})) or SEEDS
+    schedules = sorted({record.config.schedule.name for record in records})
     teachers = [] if table.teacher == ALONE else table.teacher.split("+")
     pair = f"{table.teacher}_{table.student}"
     words = ["kdbench-train", "-m", "hydra/launcher=cohort", f"dataset={_text(table.dataset)}"]

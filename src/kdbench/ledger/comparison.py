@@ -10,7 +10,8 @@ from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.ledger.cells import Key, apart, key_of, read_records, split_tasks
 from kdbench.ledger.formats import signed
 from kdbench.ledger.significance import LEVEL, Difference, paired, welch
-from kdbench.records.record import RECORD_FILE, Record
+from kdbench.records.contents import ClassifierRecord, FailedRecord, Record
+from kdbench.records.record import RECORD_FILE
 
 RUNS = (Path("results/runs"), Path("runs"))  # the defaults of --runs
 SHOWN = 3  # comparisons in one error line
@@ -21,18 +22,18 @@ class Side(NamedTuple):
 
     key: Key
     hash: str
-    records: list[Record]
-    failed: list[Record]
+    records: list[ClassifierRecord]
+    failed: list[FailedRecord]
 
     @property
     def cell(self) -> str:
         """The name of its runs before seed and hash."""
-        return self.records[0]["cell"]
+        return self.records[0].cell
 
     @property
     def scores(self) -> dict[int, float]:
         """Top-1 after the last epoch by seed, in percent."""
-        return {record["seed"]: record["top1_last"] for record in self.records}
+        return {record.seed: record.top1_last for record in self.records}
 
 
 def compare(first: str, second: str, runs: Sequence[Path]) -> str:
@@ -53,7 +54,7 @@ def compare(first: str, second: str, runs: Sequence[Path]) -> str:
     ]
     ours, baseline = choose((first, second), *found)
     for record in [*ours.failed, *baseline.failed]:
-        tell(f"without {record['run_id']}, it failed: {record['error']}")
+        tell(f"without {record.run_id}, it failed: {record.error}")
     return line(ours, baseline)
 
 
@@ -97,9 +98,9 @@ def sides(paths: Sequence[Path]) -> list[Side]:
         groups[key_of(record)].append(record)
     found = []
     for key, members in sorted(groups.items()):
-        done = [record for record in members if record["status"] == "done"]
+        done = [record for record in members if isinstance(record, ClassifierRecord)]
         if done:
-            failed = [record for record in members if record["status"] != "done"]
+            failed = [record for record in members if isinstance(record, FailedRecord)]
             found.append(Side(key, key.hash, done, failed))
     if not found:
         places = ", ".join(map(str, paths))
@@ -119,7 +120,7 @@ def named(name: str, known: Sequence[Side]) -> list[Side]:
         side._replace(records=[record], failed=[])
         for side in known
         for record in side.records
-        if name in (record["run_id"], record["run_id"].removesuffix(f"-{record['hash']}"))
+        if name in (record.run_id, record.run_id.removesuffix(f"-{record.hash}"))
     ]
     if not found:
         raise ConfigError(f"no finished run of '{name}': {nearest(name, set().union(*names))}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from kdbench.ledger.cells import BASELINE, Cost, cost, machines, teachers_of
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate
-from kdbench.records.record import Record
+from kdbench.records.contents import FailedRecord
 from kdbench.system.escapes import as_csv, as_latex, as_markdown, printable
 
 FORMATS = ("md", "csv", "tex")
@@ -222,9 +222,9 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     ]
 
 
-def _failure(cell: Cell, record: Record) -> str:
-    error = " ".join(record["error"].split())
-    return f"{cell.row}, seed {record['seed']}: {error}"
+def _failure(cell: Cell, record: FailedRecord) -> str:
+    error = " ".join(record.error.split())
+    return f"{cell.row}, seed {record.seed}: {error}"
 
 
 def numbers(cell: Cell) -> dict[str, object]:
@@ -241,7 +241,7 @@ def numbers(cell: Cell) -> dict[str, object]:
         "departures": "; ".join(map(str, cell.departures)),
         "verdict": cell.verdict,
         "n": len(cell.records),
-        "seeds": " ".join(str(record["seed"]) for record in cell.records),
+        "seeds": " ".join(str(record.seed) for record in cell.records),
         "failed": len(cell.failed),
         "top1": top1 and top1.mean,
         "top1_std": top1 and top1.std,

@@ -9,6 +9,7 @@ from kdbench.ledger.formats import DAGGER, STAR
 from kdbench.ledger.formats import signed as plain
 from kdbench.ledger.ledger import Cell, Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
+from kdbench.records.contents import Record
 from kdbench.system.escapes import as_html as _e
 
 NOTHING = ""
@@ -94,8 +95,7 @@ def evidence(table: Table) -> str:
     failed = [record for cell in table.cells for record in cell.failed]
     if failed:
         lines = "".join(
-            f"<li><code>{_e(record['run_id'])}</code>: {_e(str(record.get('error', 'failed')))}"
-            for record in failed
+            f"<li><code>{_e(record.run_id)}</code>: {_e(record.error)}" for record in failed
         )
         parts.append(f"<details open><summary>{_count(failed, 'failed run')}</summary>"
                      f"<ul>{lines}</ul></details>")  # fmt: skip
@@ -222,8 +222,8 @@ def _cost(row: Row) -> str:
     return f"{hours} {price.of}-h"
 
 
-def _record_link(record: dict[str, object]) -> str:
-    return f'<a href="runs/{quote(str(record["run_id"]))}.json">{_e(str(record["seed"]))}</a>'
+def _record_link(record: Record) -> str:
+    return f'<a href="runs/{quote(record.run_id)}.json">{_e(str(record.seed))}</a>'
 
 
 def _score(cell: Cell) -> float:

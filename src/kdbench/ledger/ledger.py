@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +32,8 @@ from kdbench.ledger.significance import (
     verdict_of_gain,
     verdict_of_score,
 )
+from kdbench.records.contents import ClassifierRecord, FailedRecord, Record
 from kdbench.records.identity import canonical
-from kdbench.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Cell:
     recipe: str | None  # the file of conf/method that it follows; None: no file has its `_target_`
     departures: tuple[Departure, ...]  # settings that differ from conf's
     hash: str | None  # None without runs
-    records: tuple[Record, ...]  # done, by seed; () where not run
-    failed: tuple[Record, ...]
+    records: tuple[ClassifierRecord, ...]  # done, by seed; () where not run
+    failed: tuple[FailedRecord, ...]
     top1: Estimate | None  # percent, at the last epoch
     best_on_test: Estimate | None
     last5: Estimate | None
@@ -173,7 +173,7 @@ def open_ledger(
 
 
 def _recipe(records: Sequence[Record]) -> Recipe:
-    return recipe_of(records[0]["config"], records[0]["hardware"].get("ranks", 1))
+    return recipe_of(records[0].config, records[0].hardware.ranks)
 
 
 def _inferred(key: Key) -> bool:
@@ -237,8 +237,8 @@ def _cell(
     key: Key, records: Sequence[Record], recipe: Recipe, settings: str, rows: Sequence[Published]
 ) -> Cell:
     """Make a cell without its gain and its verdict."""
-    done = tuple(record for record in records if record["status"] == "done")
-    epochs = records[0]["config"]["schedule"]["epochs"] if records else COMMON["epochs"]
+    done = tuple(record for record in records if isinstance(record, ClassifierRecord))
+    epochs = records[0].config.schedule.settings["epochs"] if records else COMMON["epochs"]
     place = (key.dataset, key.teacher, key.student, epochs)
     rows = [r for r in rows if (r.dataset, r.teacher, r.student, r.epochs) == place]
     if recipe.departures or recipe.method != key.method:
@@ -249,12 +249,12 @@ def _cell(
         settings=settings,
         recipe=recipe.method,
         departures=recipe.departures,
-        hash=done[0]["hash"] if done else None,
+        hash=done[0].hash if done else None,
         records=done,
-        failed=tuple(record for record in records if record["status"] != "done"),
-        top1=_estimate(done, "top1_last"),
-        best_on_test=_estimate(done, "top1_best_on_test"),
-        last5=_estimate(done, "top1_last5"),
+        failed=tuple(record for record in records if isinstance(record, FailedRecord)),
+        top1=_estimate([record.top1_last for record in done]),
+        best_on_test=_estimate([record.top1_best_on_test for record in done]),
+        last5=_estimate([record.top1_last5 for record in done]),
         baseline=None,
         gain=None,
         gain_p=None,
@@ -266,8 +266,7 @@ def _cell(
     )
 
 
-def _estimate(records: Iterable[Record], name: str) -> Estimate | None:
-    values = [record[name] for record in records]
+def _estimate(values: Sequence[float]) -> Estimate | None:
     return estimate(values) if values else None
 
 

@@ -11,7 +11,8 @@ from kdbench.ledger.cells import key_of
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
-from kdbench.records.record import RECORD_FILE, Record, read_record, record_files
+from kdbench.records.contents import Done, Record
+from kdbench.records.record import RECORD_FILE, read_record, record_files
 from kdbench.system.escapes import as_markdown
 from kdbench.system.files import write_atomically
 
@@ -84,13 +85,13 @@ def take(folder: Path, results: Path) -> tuple[int, list[str]]:
     for path in files:
         try:
             record, content = read_record(path), path.read_bytes()
-            target = results / "runs" / f"{record['run_id']}.json"
+            target = results / "runs" / f"{record.run_id}.json"
             if (known := _readable(target)) is not None and key_of(known) != key_of(record):
                 raise KdbenchError(f"{path} is left, {target} is another run of the same name")
         except KdbenchError as error:
             problems.append(str(error))
             continue
-        if not target.is_file() or (record["status"] == "done" and target.read_bytes() != content):
+        if not target.is_file() or (isinstance(record, Done) and target.read_bytes() != content):
             write_atomically(target, content)
             changed += 1
     return changed, problems
@@ -117,7 +118,7 @@ def differing(results: Path, files: Mapping[str, str]) -> list[str]:
             lines.append(f"{names} tables are called {folded}")
     for path in record_files([results / "runs"]):
         with suppress(KdbenchError):  # reported and left out before
-            name = read_record(path)["run_id"]
+            name = read_record(path).run_id
             if path.name not in (f"{name}.json", RECORD_FILE):
                 lines.append(f"{path} is the record of {name}, and called otherwise")
     return lines + [f"{path} belongs to no table" for path in stale(results, files)]

@@ -3,10 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from kdbench.errors import ConfigError
-from kdbench.records.fields import LONGEST
+from kdbench.records.contents import LONGEST, RecordedSettings, RecordedTeacher
+from kdbench.records.settings import TrainSettings
+from kdbench.schema.node import Node
 from kdbench.schema.plugins import packages
 
 # Raised when a change of the code changes results at unchanged settings.
@@ -57,7 +60,7 @@ class Identity(NamedTuple):
 
 
 def identify(
-    config: Mapping[str, Any], dataset: str, data_sha256: str, teachers: Mapping[str, str]
+    config: TrainSettings, dataset: str, data_sha256: str, teachers: Mapping[str, str]
 ) -> Identity:
     """Name a run.
 
@@ -70,19 +73,18 @@ def identify(
     Raises:
         ConfigError: its names are too long.
     """
-    student, method = config["student"]["name"], config["method"]["name"]
-    labels = [teacher_label(name, config["teacher"][name]) for name in teachers]
-    cell = "-".join([dataset, "+".join(labels) or "none", student, method]).replace("/", "_")
+    labels = [teacher_label(name, config.teacher[name].network) for name in teachers]
+    names = [dataset, "+".join(labels) or "none", config.student.name, config.method.name]
+    cell = "-".join(names).replace("/", "_")
     if len(cell.encode()) > LONGEST - 32:  # room for seed and hash
         raise ConfigError(f"{cell} is too long for a folder's name: shorten the names in it")
-    settings = without_later(recorded(config))
+    settings = without_later(recorded(config).spelt())
     del settings["seed"], settings["runtime"]
-    nodes = config["teacher"]
     settings["teacher"] = {
         name: [
             settings["teacher"][name]["network"],
             sha256,
-            *filter(None, [nodes[name].get("checkpoint_key")]),
+            *filter(None, [config.teacher[name].checkpoint_key]),
         ]
         for name, sha256 in teachers.items()
     }
@@ -91,7 +93,7 @@ def identify(
         settings["packages"] = others
     settings["results_version"] = RESULTS_VERSION
     digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
-    return Identity(cell, digest[:8], config["seed"])
+    return Identity(cell, digest[:8], config.seed)
 
 
 def packages_of(node: object) -> dict[str, str]:
@@ -109,28 +111,37 @@ def packages_of(node: object) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def teacher_label(key: str, node: Mapping[str, Any]) -> str:
+def teacher_label(key: str, network: Node) -> str:
     """What a teacher is called in cells and tables: its key, and its network where that differs."""
-    network = node["network"]["name"]
-    return key if key == network else f"{key}_{network}"
+    return key if key == network.name else f"{key}_{network.name}"
 
 
-def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(config: TrainSettings) -> RecordedSettings:
     """The configuration as a record keeps it: code under its first path, and no paths of files.
 
     A file's path says where something is and not what.
     """
-    kept = {key: config[key] for key in ("method", "student", "schedule", "runtime", "seed")}
-    if "task" in config:  # of another than classification
-        kept["task"] = config["task"]
-    if "start" in config:  # by what is in the file, and not where it is
-        kept["start"] = {k: value for k, value in config["start"].items() if k != "checkpoint"}
-    kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in WHERE}
-    kept["teacher"] = {
-        name: {key: node[key] for key in ("network", "checkpoint_key") if key in node}
-        for name, node in config["teacher"].items()
-    }
-    return with_first_paths(kept)
+    start = None if config.start is None else config.start.spelt()
+    what = {k: value for k, value in config.dataset.settings.items() if k not in WHERE}
+    return RecordedSettings(
+        method=_first(config.method),
+        student=_first(config.student),
+        schedule=_first(config.schedule),
+        runtime=_first(config.runtime),
+        seed=config.seed,
+        task=config.task,
+        # By what is in the file, and not where it is.
+        start=start and {k: value for k, value in start.items() if k != "checkpoint"},
+        dataset=_first(replace(config.dataset, settings=what)),
+        teacher={
+            name: RecordedTeacher(network=_first(one.network), checkpoint_key=one.checkpoint_key)
+            for name, one in config.teacher.items()
+        },
+    )
+
+
+def _first(node: Node) -> Node:
+    return Node.read(with_first_paths(node.spelt()))
 
 
 def with_first_paths(node: Any) -> Any:

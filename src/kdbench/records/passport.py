@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.schema.check import check_plain, convert
@@ -32,10 +33,13 @@ class Passport:
     source: str | None = None
     licence: str | None = None
 
+    def stated(self) -> dict[str, Any]:
+        """The facts that are known."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
     def filled_from(self, other: "Passport") -> "Passport":
         """Return this passport with its unknown facts taken from `other`."""
-        mine = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
-        return dataclasses.replace(other, **mine)
+        return dataclasses.replace(other, **self.stated())
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A run's record, the small committed file that every number comes from."""
+"""The files of records: they are found, read and written here."""
 
 import hashlib
 import json
@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.fields import check_fields
+from kdbench.records.contents import Record
 from kdbench.records.identity import canonical
+from kdbench.records.reading import record_of
 from kdbench.system.files import read_small, write_atomically
 
 RECORD_FILE = "record.json"
 FORMAT = 2
 
 
-Record = dict[str, Any]
-
-
 def write_record(record: Record, path: Path) -> None:
     """Write a record with its content checksum, whole or not at all."""
-    record = {**record, "checksum": checksum(record)}
-    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    content = {key: value for key, value in record.spelt().items() if key != "checksum"}
+    content["checksum"] = checksum(content)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_record(path: Path) -> Record:
@@ -32,27 +31,26 @@ def read_record(path: Path) -> Record:
         KdbenchError: the file is torn, altered, of another format or no record.
     """
     try:
-        record: Record = json.loads(read_small(path))
-        intact = record["checksum"] == checksum(record)
+        content: dict[str, Any] = json.loads(read_small(path))
+        intact = content["checksum"] == checksum(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
     if not intact:
         raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
-    if record.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise KdbenchError(
-            f"{path} is a record of format {record.get('format')}, this version reads {FORMAT}: "
+            f"{path} is a record of format {content.get('format')}, this version reads {FORMAT}: "
             "remove it and rerun, or use the version that wrote it"
         )
     try:
-        check_fields(record)
+        return record_of(content)
     except ConfigError as error:
         raise KdbenchError(f"{path} is not a record ({error}): remove it and rerun") from None
-    return record
 
 
-def checksum(record: Mapping[str, Any]) -> str:
+def checksum(content: Mapping[str, Any]) -> str:
     """Return the sha256 of a record's content."""
-    content = {key: value for key, value in record.items() if key != "checksum"}
+    content = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 

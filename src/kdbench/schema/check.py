@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from kdbench.errors import ConfigError, nearest
+from kdbench.schema.node import Node
 from kdbench.schema.plugins import packages
 
 # Words that Hydra's `instantiate` obeys wherever they stand: plain data may not hold them.
@@ -86,7 +87,7 @@ def check_node(
     given: Collection[str] = (),
     kind: type = object,
     listed: Collection[str] | None = None,
-) -> dict[str, Any]:
+) -> Node:
     """Check a node with a `_target_` against its target's signature; return it completed.
 
     Args:
@@ -108,20 +109,19 @@ def check_node(
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     hints = hints_of(path, node)
-    checked = {"_target_": node["_target_"]}
-    if "name" in node:
-        checked["name"] = convert(f"{path}.name", node["name"], str)
-    settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
-    valid = [name for name in parameters if name not in given]
+    name = convert(f"{path}.name", node["name"], str) if "name" in node else ""
+    settings = Node.read(node).settings
+    valid = [key for key in parameters if key not in given]
     refuse_unknown(path, settings, valid)
-    for name in valid:
-        if name not in hints:
-            raise ConfigError(f"{node['_target_']} must annotate {name}: its type is the schema")
-        default = parameters[name].default
-        if name not in settings and default is inspect.Parameter.empty:
-            raise ConfigError(f"{path}.{name} is missing: set it")
-        checked[name] = convert(f"{path}.{name}", settings.get(name, default), hints[name])
-    return checked
+    checked = {}
+    for key in valid:
+        if key not in hints:
+            raise ConfigError(f"{node['_target_']} must annotate {key}: its type is the schema")
+        default = parameters[key].default
+        if key not in settings and default is inspect.Parameter.empty:
+            raise ConfigError(f"{path}.{key} is missing: set it")
+        checked[key] = convert(f"{path}.{key}", settings.get(key, default), hints[key])
+    return Node(node["_target_"], checked, name)
 
 
 def hints_of(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,13 +152,15 @@ def convert(path: str, value: object, hint: Any) -> Any:
     Raises:
         ConfigError: it is of another type.
     """
+    if type(value) is hint and hint in _WORDS:  # as most values are
+        return value
     if hint is object:  # what a later look at it will tell
         return value
     if hint is Any:
         refuse_words(path, value)
         return value
     if inspect.isclass(hint) and _is_node_type(hint) and isinstance(value, Mapping):
-        return check_node(path, value, kind=hint)
+        return check_node(path, value, kind=hint).spelt()
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(path, value, arguments)

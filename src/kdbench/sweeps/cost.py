@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench.assembly.build import build_method, check_teachers
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.settings import TrainSettings
+from kdbench.schema.node import Node
 from kdbench.system.console import duration
 from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
@@ -34,7 +35,7 @@ SIZES = {  # of downloaded data sets: classes, training images, test images
 class Planned:
     """One run of the sweep."""
 
-    config: Config  # with the teachers that the method reads
+    config: TrainSettings  # with the teachers that the method reads
     name: str
     status: str
     why: str = ""  # reason for waiting
@@ -44,25 +45,26 @@ class Planned:
     @property
     def like(self) -> str:
         """A key that runs of equal duration share."""
-        schedule = {key: self.config["schedule"][key] for key in ("batch_size", "precision")}
-        networks = [node["network"] for node in self.config["teacher"].values()]
-        parts = [self.config["method"], self.config["student"], networks, schedule]
-        return canonical([*parts, self.config["dataset"]])
+        told = self.config.spelt()
+        schedule = {key: told["schedule"][key] for key in ("batch_size", "precision")}
+        networks = [node["network"] for node in told["teacher"].values()]
+        return canonical([told["method"], told["student"], networks, schedule, told["dataset"]])
 
     @property
     def company(self) -> str:
         """A key that runs share which can train side by side on the same teacher outputs."""
-        schedule = {key: self.config["schedule"][key] for key in ("batch_size", "epochs")}
-        views = 1 if self.cached else build_method(self.config["method"], 0).views
-        return canonical([self.cache, self.config["seed"], schedule, self.cached, views])
+        schedule = {key: self.config.schedule.settings[key] for key in ("batch_size", "epochs")}
+        views = 1 if self.cached else build_method(self.config.method, 0).views
+        return canonical([self.cache, self.config.seed, schedule, self.cached, views])
 
     @property
     def cache(self) -> str:
         """A key that runs share which read one output cache."""
-        return canonical([self.config["teacher"], self.config["dataset"]])
+        told = self.config.spelt()
+        return canonical([told["teacher"], told["dataset"]])
 
 
-def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) -> None:
+def estimate(configs: Sequence[TrainSettings], names: bool, say: Say, progress: Say) -> None:
     """Say which runs there are to do, and what they cost alone and side by side.
 
     Args:
@@ -74,16 +76,16 @@ def estimate(configs: Sequence[Config], names: bool, say: Say, progress: Say) ->
     Raises:
         KdbenchError: a configuration that could not be trained.
     """
-    if any("task" in config for config in configs):
+    if any(config.task != "classification" for config in configs):
         raise ConfigError("kdbench-estimate knows classifiers only: leave task=detection out")
-    runtime: Runtime = make(configs[0]["runtime"], "runtime")
+    runtime: Runtime = make(configs[0].runtime, "runtime")
     runtime.apply()
     datasets: dict[str, Dataset] = {}
     plans: dict[str, Planned] = {}
     for config in configs:
-        key = canonical(config["dataset"])
+        key = canonical(config.dataset.spelt())
         if key not in datasets:
-            datasets[key] = data_or_placeholder(config["dataset"], say)
+            datasets[key] = data_or_placeholder(config.dataset, say)
         for plan in planned(config, datasets[key]):
             plans.setdefault(plan.name, plan)
     runs = list(plans.values())
@@ -109,14 +111,14 @@ def time_each(
     known: Known = {}
     distinct = {run.like: run for run in reversed(runs)}
     for number, (like, run) in enumerate(reversed(distinct.items()), start=1):
-        name = run.config["method"]["name"]
+        name = run.config.method.name
         progress(f"timing {number} of {len(distinct)}, some {LIMIT:.0f} s each: {name}")
-        dataset = datasets[canonical(run.config["dataset"])]
+        dataset = datasets[canonical(run.config.dataset.spelt())]
         timings[like] = time_run(run.config, dataset, runtime, known)
     return timings
 
 
-def data_or_placeholder(node: Config, say: Say) -> Dataset:
+def data_or_placeholder(node: Node, say: Say) -> Dataset:
     """Make the data set, or a placeholder of random images where its files are missing.
 
     Raises:
@@ -127,35 +129,35 @@ def data_or_placeholder(node: Config, say: Say) -> Dataset:
     except ConfigError:
         raise
     except KdbenchError as error:
-        if node["name"] not in SIZES:
+        if node.name not in SIZES:
             raise
-        say(f"{error}\n{node['name']} is stood in for by random images: no run is known as done")
-    classes, train, test = SIZES[node["name"]]
-    kept = {key: node[key] for key in ("mean", "std", "pad", "flip", "val_split")}
+        say(f"{error}\n{node.name} is stood in for by random images: no run is known as done")
+    classes, train, test = SIZES[node.name]
+    kept = {key: node.settings[key] for key in ("mean", "std", "pad", "flip", "val_split")}
     return synthetic(classes, train, test, image_size=32, seed=0, **kept)
 
 
-def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
+def planned(config: TrainSettings, dataset: Dataset) -> Iterable[Planned]:
     """Yield the run that a configuration describes, after the teachers that it trains first."""
-    runs_dir = Path(config["runs_dir"])
-    method = build_method(config["method"], config["seed"])
-    teachers = dict(config["teacher"]) if method.num_teachers != 0 else {}
-    config = {**config, "teacher": teachers}
-    check_teachers(config["method"], method, list(teachers))
-    for name, node in teachers.items():
-        if node["checkpoint"] == "train":
-            (before,) = planned(self_teacher(config, node), dataset)
+    runs_dir = Path(config.runs_dir)
+    method = build_method(config.method, config.seed)
+    teachers = dict(config.teacher) if method.num_teachers != 0 else {}
+    check_teachers(config.method, method, list(teachers))
+    for name, teacher in teachers.items():
+        if teacher.checkpoint == "train":
+            (before,) = planned(self_teacher(config, teacher), dataset)
             yield before
             if before.status == DONE:
-                teachers[name] = {**node, "checkpoint": str(runs_dir / before.name)}
+                teachers[name] = replace(teacher, checkpoint=str(runs_dir / before.name))
+    config = replace(config, teacher=teachers)
     cached = bool(teachers) and not uncached([method], dataset.views)
     try:
         job = open_job(config, dataset, runs_dir)
     except KdbenchError as error:
-        labels = "+".join(teacher_label(name, node) for name, node in teachers.items())
-        parts = [dataset.name, labels, config["student"]["name"], config["method"]["name"]]
-        name = f"{'-'.join(parts)}-s{config['seed']}"
-        first = any(node["checkpoint"] == "train" for node in teachers.values())
+        labels = "+".join(teacher_label(name, one.network) for name, one in teachers.items())
+        parts = [dataset.name, labels, config.student.name, config.method.name]
+        name = f"{'-'.join(parts)}-s{config.seed}"
+        first = any(one.checkpoint == "train" for one in teachers.values())
         why = "it is trained first, by the run's own recipe" if first else str(error)
         yield Planned(config, name, WAITS, why, cached=cached)
         return
@@ -164,8 +166,8 @@ def planned(config: Config, dataset: Dataset) -> Iterable[Planned]:
         yield Planned(config, name, DONE, left=0.0)
         return
     found = checkpoint_paths(job.folder)
-    epochs, size = config["schedule"]["epochs"], config["schedule"]["batch_size"]
-    steps = epochs * math.ceil(len(dataset.train.labels) / size)
+    schedule = config.schedule.settings
+    steps = schedule["epochs"] * math.ceil(len(dataset.train.labels) / schedule["batch_size"])
     left = 1 - int(found[-1].stem.rpartition("-")[2]) / steps if found else 1.0
     yield Planned(config, name, RESUME if found else TODO, left=left, cached=cached)
 
@@ -191,7 +193,7 @@ def say_names(runs: Sequence[Planned], say: Say) -> None:
 
 def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
     """Return the seconds left of a run: the student's part, and the live teachers' part."""
-    schedule = run.config["schedule"]
+    schedule = run.config.schedule.settings
     steps = math.ceil(len(dataset.train.labels) / schedule["batch_size"])
     scored = sum(len(split.labels) for name, split in dataset.splits.items() if name != "train")
     epochs = run.left * schedule["epochs"]
@@ -201,7 +203,7 @@ def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, floa
 
 def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
     """Return the seconds to fill an empty output cache with all rows that the run reads."""
-    schedule, views = run.config["schedule"], dataset.views.count
+    schedule, views = run.config.schedule.settings, dataset.views.count
     asked = 1 - (1 - 1 / views) ** schedule["epochs"]
     images = len(dataset.train.labels) * views * asked
     return images * timings.teachers / min(schedule["batch_size"], len(dataset.train.labels))
@@ -220,8 +222,8 @@ def say_costs(
     per_step: dict[str, Timings] = {}
     shared: dict[str, float] = {}  # teacher forwards of a cohort, or the filling of a cache
     for run in runs:
-        name, found = run.config["method"]["name"], timings[run.like]
-        dataset = datasets[canonical(run.config["dataset"])]
+        name, found = run.config.method.name, timings[run.like]
+        dataset = datasets[canonical(run.config.dataset.spelt())]
         own, live = parts(run, found, dataset)
         number[name] = number.get(name, 0) + 1
         alone[name] = alone.get(name, 0.0) + own + live

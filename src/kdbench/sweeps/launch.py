@@ -11,12 +11,12 @@ from pathlib import Path
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import print_error
-from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.parallel.torchrun import place
 from kdbench.records.failures import failure, forget_failure
 from kdbench.records.identity import canonical
 from kdbench.records.notices import told
+from kdbench.records.settings import TrainSettings
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.sweeps.ray import RayExecutor
@@ -32,7 +32,7 @@ from kdbench.training.jobs import Job
 POLL = 0.1  # seconds between polls for cohorts that have ended
 
 
-def launch(configs: Sequence[Config], settings: Settings) -> None:
+def launch(configs: Sequence[TrainSettings], settings: Settings) -> None:
     """Train the runs that have no result yet, side by side where possible.
 
     A run or a process that fails is tried once more at the end; the others go on, unless
@@ -48,12 +48,12 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
             "a sweep starts its own processes: run it without torchrun, or with "
             "hydra/launcher=basic to train its runs one after the other on all ranks"
         )
-    if any("task" in config for config in configs):
+    if any(config.task != "classification" for config in configs):
         raise ConfigError(
             "detectors do not train side by side: hydra/launcher=basic trains them one by one"
         )
     started, console = time.monotonic(), Console()
-    runs_dir = Path(configs[0]["runs_dir"])
+    runs_dir = Path(configs[0].runs_dir)
     make_folder(runs_dir)
     executor = open_executor(configs, settings, runs_dir, sys.stdout.isatty())
     with stop_requests() as stop, closing(executor):
@@ -71,7 +71,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
 
 
 def open_executor(
-    configs: Sequence[Config], settings: Settings, runs_dir: Path, terminal: bool
+    configs: Sequence[TrainSettings], settings: Settings, runs_dir: Path, terminal: bool
 ) -> Executor:
     """Make the executor that the settings name.
 
@@ -84,10 +84,10 @@ def open_executor(
             check_kept(parent)
         folder = own_folder(private_folder(runs_dir, ".submitit") / secrets.token_hex(4), 0o700)
         return SubmititExecutor(folder, settings.submitit, settings.processes)
-    nodes = {canonical(config["runtime"]): config["runtime"] for config in configs}
+    nodes = {canonical(config.runtime.spelt()): config.runtime for config in configs}
     if settings.executor == "ray":
-        needs_gpu = any(node["device"] != "cpu" for node in nodes.values())
-        threads = max(node["threads"] or 1 for node in nodes.values())
+        needs_gpu = any(node.settings["device"] != "cpu" for node in nodes.values())
+        threads = max(node.settings["threads"] or 1 for node in nodes.values())
         return RayExecutor(settings.ray, needs_gpu, threads, settings.processes)
     runtimes: list[Runtime] = [make(node, "runtime") for node in nodes.values()]
     places = environments(runtimes, settings.processes)

@@ -15,7 +15,6 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import torch
 
-from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError
 from kdbench.sweeps.worker import Outcome
 from kdbench.system.files import open_own
@@ -39,14 +38,14 @@ class Task:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def configs(self) -> list[Config]:
-        """The runs to train."""
-        return [job.config for job in self.jobs]
+    def text(self) -> str:
+        """The runs to train, as another process gets them: a line of JSON."""
+        return json.dumps([job.config.spelt() for job in self.jobs])
 
     @property
     def epochs(self) -> int:
         """Epochs of all runs, as a measure of work."""
-        return sum(config["schedule"]["epochs"] for config in self.configs)
+        return sum(job.config.schedule.settings["epochs"] for job in self.jobs)
 
 
 class Ended(NamedTuple):
@@ -107,7 +106,7 @@ class Worker:
         task.log = self.log
         task.shown = self.log is None
         self.task, self._reply = task, b""
-        line = json.dumps(task.configs).encode() + b"\n"
+        line = task.text.encode() + b"\n"
         # A pipe holds 64 KiB; the process reads it once it has imported torch.
         threading.Thread(target=send, args=(self.process.stdin, line), daemon=True).start()
 

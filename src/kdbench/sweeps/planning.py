@@ -1,16 +1,17 @@
 """The plan of a sweep: which of its runs are done, named twice, to train, or hopeless."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.settings import TrainSettings
+from kdbench.schema.node import Node
 from kdbench.training.grouping import group_alike, reads_teachers
 from kdbench.training.jobs import Job, open_job
 from kdbench.training.together import self_teacher
@@ -61,7 +62,7 @@ def runs(count: int) -> str:
     return f"{count} run" if count == 1 else f"{count} runs"
 
 
-def plan(configs: Sequence[Config]) -> Plan:
+def plan(configs: Sequence[TrainSettings]) -> Plan:
     """Identify every run and read its status from its folder.
 
     Teachers that are to be trained first must be done by now: see `teachers_first`.
@@ -69,9 +70,9 @@ def plan(configs: Sequence[Config]) -> Plan:
     found, seen = Plan(), set()
     datasets: dict[str, Dataset | KdbenchError] = {}
     for config in configs:
-        runs_dir = Path(config["runs_dir"])
+        runs_dir = Path(config.runs_dir)
         try:
-            dataset = load(config["dataset"], datasets)
+            dataset = load(config.dataset, datasets)
             job = open_job(with_ready_teachers(config, dataset, runs_dir), dataset, runs_dir)
             if job.folder in seen:
                 found.repeated += 1
@@ -86,13 +87,13 @@ def plan(configs: Sequence[Config]) -> Plan:
     return found
 
 
-def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
+def load(node: Node, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
     """Load the data set of a node, once.
 
     Raises:
         KdbenchError: it cannot be loaded.
     """
-    key = canonical(node)
+    key = canonical(node.spelt())
     if key not in datasets:
         try:
             datasets[key] = make(node, "dataset")
@@ -104,41 +105,41 @@ def load(node: Config, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
     return dataset
 
 
-def teachers_first(configs: Sequence[Config]) -> list[Config]:
+def teachers_first(configs: Sequence[TrainSettings]) -> list[TrainSettings]:
     """Return the runs that train teachers, for configurations with the checkpoint "train"."""
     return [
-        self_teacher(config, node)
+        self_teacher(config, teacher)
         for config in configs
-        for node in config["teacher"].values()
-        if node["checkpoint"] == "train" and reads_teachers(config)
+        for teacher in config.teacher.values()
+        if teacher.checkpoint == "train" and reads_teachers(config)
     ]
 
 
-def with_ready_teachers(config: Config, dataset: Dataset, runs_dir: Path) -> Config:
+def with_ready_teachers(config: TrainSettings, dataset: Dataset, runs_dir: Path) -> TrainSettings:
     """Return the configuration with the teachers that the method reads, each with its checkpoint.
 
     Raises:
         KdbenchError: a teacher that was to be trained first has no result.
     """
-    teachers = dict(config["teacher"]) if reads_teachers(config) else {}
-    for name, node in teachers.items():
-        if node["checkpoint"] == "train":
-            before = open_job(self_teacher(config, node), dataset, runs_dir)
+    teachers = dict(config.teacher) if reads_teachers(config) else {}
+    for name, teacher in teachers.items():
+        if teacher.checkpoint == "train":
+            before = open_job(self_teacher(config, teacher), dataset, runs_dir)
             if before.record is None:
                 raise KdbenchError(f"its teacher {before.identity.run_id} has no result")
-            teachers[name] = {**node, "checkpoint": str(before.folder)}
-    return {**config, "teacher": teachers}
+            teachers[name] = replace(teacher, checkpoint=str(before.folder))
+    return replace(config, teacher=teachers)
 
 
-def label(config: Config) -> str:
+def label(config: TrainSettings) -> str:
     """Return a name for a run that could not be identified."""
-    teachers = [teacher_label(name, node) for name, node in config["teacher"].items()]
-    names = [config[key]["name"] for key in ("dataset", "student", "method")]
-    return "-".join([names[0], "+".join(teachers) or "none", *names[1:], f"s{config['seed']}"])
+    teachers = [teacher_label(name, one.network) for name, one in config.teacher.items()]
+    names = [config.dataset.name, "+".join(teachers) or "none", config.student.name]
+    return "-".join([*names, config.method.name, f"s{config.seed}"])
 
 
 def cohorts(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     """Group the jobs that train side by side, at most `size` in a group."""
-    by_config = {canonical(job.config): job for job in jobs}
+    by_config = {canonical(job.config.spelt()): job for job in jobs}
     groups = group_alike([job.config for job in jobs], size)
-    return [[by_config[canonical(config)] for config in group] for group in groups]
+    return [[by_config[canonical(config.spelt())] for config in group] for group in groups]

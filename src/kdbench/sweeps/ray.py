@@ -1,6 +1,5 @@
 """A sweep's cohorts as tasks of Ray."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from kdbench.errors import ConfigError, KdbenchError, first_line
 from kdbench.sweeps.clusters import checked, missing
 from kdbench.sweeps.local import Ended, Task
-from kdbench.sweeps.worker import Outcome, outcomes
+from kdbench.sweeps.worker import Outcome, outcomes, understood
 
 RAY = ("address", "num_cpus", "num_gpus", "object_store_memory", "namespace", "include_dashboard")
 
@@ -62,7 +61,7 @@ class RayExecutor:
         """Hand a cohort over; the first one starts Ray, or connects to it."""
         if self.remote is None:
             self._connect()
-        self.running[self.remote.remote(os.getcwd(), json.dumps(task.configs))] = task
+        self.running[self.remote.remote(os.getcwd(), task.text)] = task
 
     def _connect(self) -> None:
         ours: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -113,4 +112,4 @@ class RayExecutor:
 def ray_outcomes(folder: str, text: str) -> list[Outcome]:
     """Train a cohort in a process of Ray."""
     os.chdir(folder)
-    return outcomes(json.loads(text))
+    return outcomes(understood(text))

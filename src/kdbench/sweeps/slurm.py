@@ -1,18 +1,16 @@
 """A sweep's cohorts as jobs of Slurm."""
 
-import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, first_line
 from kdbench.sweeps.clusters import checked, is_line, missing
 from kdbench.sweeps.local import Ended, Task
-from kdbench.sweeps.worker import Outcome, outcomes, stop_on_sigterm
+from kdbench.sweeps.worker import Outcome, outcomes, stop_on_sigterm, understood
 from kdbench.system.signals import Preemption
 
 # What a configuration may ask of a cluster: amounts and names, nothing that would run there.
@@ -34,8 +32,8 @@ class Submission:
     runs go on from there.
     """
 
-    def __init__(self, folder: Path, configs: Sequence[Config]) -> None:
-        self.folder, self.text = str(folder), json.dumps(configs)
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder, self.text = str(folder), text
 
     def __call__(self) -> list[Outcome]:
         """Train the cohort."""
@@ -43,7 +41,7 @@ class Submission:
         stop_on_sigterm()
         preemption = Preemption()
         try:
-            return outcomes(json.loads(self.text))
+            return outcomes(understood(self.text))
         except KeyboardInterrupt:
             preemption.queue_again()
             raise
@@ -100,7 +98,7 @@ class SubmititExecutor:
 
     def start(self, task: Task) -> None:
         """Queue a job."""
-        job = self.executor.submit(Submission(Path.cwd(), task.configs))
+        job = self.executor.submit(Submission(Path.cwd(), task.text))
         task.log = job.paths.stdout
         self.running.append((task, job))
 

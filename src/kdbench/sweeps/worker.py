@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdbench.config.hydra_cli import INTERRUPTED
-from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError, DivergedError, KdbenchError
+from kdbench.records.settings import TrainSettings
 from kdbench.schema.secrets import masked
 from kdbench.system.signals import STOPS, is_free
 from kdbench.training.together import train_together
@@ -35,7 +35,12 @@ class Outcome(NamedTuple):
     final: bool = False  # another try would fail too
 
 
-def outcomes(configs: Sequence[Config]) -> list[Outcome]:
+def understood(text: str) -> list[TrainSettings]:
+    """The runs of a `kdbench.sweeps.local.Task`'s text."""
+    return [TrainSettings.read(spelt) for spelt in json.loads(text)]
+
+
+def outcomes(configs: Sequence[TrainSettings]) -> list[Outcome]:
     """Train these runs side by side.
 
     Raises:
@@ -91,7 +96,7 @@ class Tasks:
     def train(self) -> None:
         """Train one cohort after the other until the input ends."""
         while line := self.lines.get():
-            found = outcomes(json.loads(line))
+            found = outcomes(understood(line))
             with suppress(BrokenPipeError):  # the launcher is gone
                 print(json.dumps(found), file=self.replies, flush=True)
             with self.lock:

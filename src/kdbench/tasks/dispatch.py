@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from kdbench.config.run_config import Config
+from kdbench.records.settings import TrainSettings
 from kdbench.training.together import train as train_classifier
 
 
-def train(config: Config) -> Path:
+def train(config: TrainSettings) -> Path:
     """Train or resume the run of `config`, unless it is done already; return its folder.
 
     Raises:
         KdbenchError: something is wrong that the user can mend.
     """
-    if "task" in config:
+    if config.task == "detection":
         from kdbench.tasks.detection.run import train_detector  # slow to import
 
         return train_detector(config)

@@ -18,7 +18,9 @@ from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.identity import canonical
 from kdbench.records.passport import Passport, find_passport, sha256_of
+from kdbench.records.settings import TeacherSettings
 from kdbench.records.weights import find_checkpoint, load_weights
+from kdbench.schema.node import Node
 from kdbench.system.files import read_small, write_atomically
 from kdbench.system.private import is_sealed, private_folder, seal
 from kdbench.system.runtime import Runtime
@@ -31,7 +33,7 @@ class TeacherFile(NamedTuple):
     """A teacher's checkpoint, found and identified, not yet loaded."""
 
     name: str
-    node: Mapping[str, Any]  # configuration of the network
+    network: Node
     path: Path
     passport: Passport  # with the file's own sha256
     key: str | None = None  # the set of weights in the file, where there are several
@@ -52,25 +54,24 @@ class Teacher(NamedTuple):
     notices: tuple[str, ...] = ()  # lines for the users of the runs that it teaches
 
 
-def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherFile:
+def find_teacher(name: str, settings: TeacherSettings, runs_dir: Path) -> TeacherFile:
     """Find a teacher's checkpoint and its passport.
 
     Raises:
         ConfigError: no checkpoint is named.
         KdbenchError: the checkpoint is missing, or is not the file of its passport.
     """
-    if node["checkpoint"] is None:
+    if settings.checkpoint is None:
         raise ConfigError(f"teacher {name} has no checkpoint: set teacher.{name}.checkpoint=FILE")
     try:
-        path = find_checkpoint(node["checkpoint"], runs_dir)
+        path = find_checkpoint(settings.checkpoint, runs_dir)
     except KdbenchError as error:
-        network = node["network"]["name"]
         raise KdbenchError(
-            f"{error}. Train it with method=ce student={network}, or set "
+            f"{error}. Train it with method=ce student={settings.network.name}, or set "
             f"teacher.{name}.checkpoint=FILE"
         ) from None
     sha256 = sha256_of(path)
-    stated = Passport(**(node["passport"] or {}))
+    stated = settings.passport or Passport()
     passport = stated.filled_from(find_passport(path, sha256))
     if passport.sha256 not in (None, sha256):
         raise KdbenchError(
@@ -78,8 +79,8 @@ def find_teacher(name: str, node: Mapping[str, Any], runs_dir: Path) -> TeacherF
             f"{passport.sha256[:12]}...; fetch it again"
         )
     passport = dataclasses.replace(passport, sha256=sha256)
-    further = node.get("checkpoint_key"), node.get("allow_chance", False)
-    return TeacherFile(name, node["network"], path, passport, *further)
+    further = settings.checkpoint_key, settings.allow_chance
+    return TeacherFile(name, settings.network, path, passport, *further)
 
 
 def load_teacher(
@@ -98,7 +99,7 @@ def load_teacher(
         ConfigError: it scores at chance, and is not allowed to.
     """
     check_passport(file, dataset)
-    network = build_network(file.node, dataset)
+    network = build_network(file.network, dataset)
     option = f"teacher.{file.name}.checkpoint_key"
     notices = load_weights(network, file.path, file.name, file.key, option)
     network.requires_grad_(False).eval()
@@ -122,7 +123,7 @@ def load_teacher(
 
 def measurement_key(file: TeacherFile, dataset: Dataset) -> str:
     """Return a key of everything that a teacher's score depends on."""
-    facts = [*file.contents, file.node, dataset.fingerprint, dataset.mean, dataset.std]
+    facts = [*file.contents, file.network.spelt(), dataset.fingerprint, dataset.mean, dataset.std]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 

@@ -4,11 +4,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from kdbench.errors import writing
+from kdbench.records.contents import Record
 from kdbench.records.identity import Identity
-from kdbench.records.record import Record
+from kdbench.records.settings import TrainSettings
 from kdbench.system.files import open_own, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
@@ -24,7 +24,7 @@ def lines(history: Sequence[Row]) -> bytes:
 class RunLogger:
     """A listener to a run's events; this base class, `logger=none`, does nothing."""
 
-    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
+    def open(self, identity: Identity, config: TrainSettings, folder: Path) -> None:
         """Take note that a run is about to train."""
 
     def start(self, history: Sequence[Row]) -> None:

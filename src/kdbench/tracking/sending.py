@@ -14,9 +14,9 @@ from kdbench.errors import KdbenchError
 from kdbench.ledger.formats import numbers
 from kdbench.ledger.ledger import Ledger, open_ledger
 from kdbench.ledger.published import usual
-from kdbench.records.fields import detects, task_of
+from kdbench.records.contents import ClassifierRecord, DetectorRecord, Done, Record
 from kdbench.records.identity import Identity
-from kdbench.records.record import RECORD_FILE, Record, checksum, read_record, record_files
+from kdbench.records.record import RECORD_FILE, checksum, read_record, record_files
 from kdbench.system.files import read_small, write_atomically
 from kdbench.tracking.run_logger import METRICS_FILE
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, describe, log_table
@@ -82,13 +82,13 @@ def sync(
     for name, path in by_run(paths).items():
         try:
             record = read_record(path)
-            if only not in (None, record["status"]):
+            if only not in (None, record.status):
                 continue
-            if state.has(name, record["checksum"]):
+            if state.has(name, record.checksum):
                 known += 1
                 continue
             send(record, path, target)
-            state.keep(name, record["checksum"])
+            state.keep(name, record.checksum)
             sent += 1
         except UnreachableError as error:
             refused.append(error)
@@ -146,18 +146,18 @@ def send(record: Record, path: Path, target: Target) -> None:
         KdbenchError: its files are damaged.
         Exception: W&B raises many types.
     """
-    identity = Identity(record["cell"], record["hash"], record["seed"])
+    identity = Identity(record.cell, record.hash, record.seed)
     folder = path.parent if path.name == RECORD_FILE else None
     rows = history(record, folder)
-    config = read_config(folder) if folder is not None else None
+    checkpoints = [] if folder is None else read_checkpoints(folder)
     forget(identity.run_id, target)
-    mirror = Mirror(target, identity, record["config"], live=False)
+    mirror = Mirror(target, identity, record.config, live=False)
     try:
         for row in rows:
             mirror.epoch(row)
-        mirror.record(record, folder, config)
+        mirror.record(record, folder, checkpoints)
     finally:
-        mirror.finish(int(record["status"] != "done"))
+        mirror.finish(int(not isinstance(record, Done)))
 
 
 def forget(run_id: str, target: Target) -> None:
@@ -177,7 +177,7 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
     """
     path = None if folder is None else folder / METRICS_FILE
     if path is None or not path.is_file():
-        curve = record.get("curve", {})
+        curve = (record.curve if isinstance(record, Done) else None) or {}
         values = zip(*curve.values(), strict=True)
         return [  # a detector's has a line of steps
             {**({} if "step" in curve else {"epoch": epoch}), **dict(zip(curve, row, strict=True))}
@@ -188,11 +188,10 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
         rows = [json.loads(text) for text in content.decode().splitlines()]
         whole = counted(rows, record)
         whole &= all(isinstance(value, int | float) for row in rows for value in row.values())
-        if record["status"] == "done":
-            expected = record.get("metrics_sha256")  # older records have none
-            whole &= expected in (None, hashlib.sha256(content).hexdigest())
-            headline = task_of(record).headline
-            whole &= rows[-1][headline] == record[f"{headline.removeprefix('test/')}_last"]
+        if isinstance(record, Done):
+            # Older records have none.
+            whole &= record.metrics_sha256 in (None, hashlib.sha256(content).hexdigest())
+            whole &= rows[-1][record.task.headline] == record.headline
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         whole = False
     if not whole:
@@ -204,30 +203,31 @@ def history(record: Record, folder: Path | None) -> list[dict[str, float]]:
 
 def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
     """Return whether rows are consecutive to the record's end, by epoch or by a detector's step."""
-    done = record["status"] == "done"
-    if detects(record):
+    if record.detects:
         steps = [row["step"] for row in rows]
-        return steps == sorted(set(steps)) and (not done or steps[-1] == record["steps"])
-    whole = [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
-    return whole and (not done or len(rows) == record["epochs"])
+        ended = not isinstance(record, DetectorRecord) or steps[-1] == record.steps
+        return steps == sorted(set(steps)) and ended
+    ended = not isinstance(record, ClassifierRecord) or len(rows) == record.epochs
+    return ended and [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the whole configuration of a run.
+def read_checkpoints(folder: Path) -> list[str]:
+    """Read the paths of a run's teachers' weights from its configuration.
 
     Raises:
         KdbenchError: it is damaged.
     """
     try:
-        config: dict[str, Any] = json.loads(read_small(folder / CONFIG_FILE))
-        whole = all("checkpoint" in node for node in config["teacher"].values())
+        config = json.loads(read_small(folder / CONFIG_FILE))
+        checkpoints = [node["checkpoint"] for node in config["teacher"].values()]
+        whole = all(isinstance(name, str) for name in checkpoints)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise KdbenchError(
             f"{folder / CONFIG_FILE} is missing or torn: the run's command writes it again"
         )
-    return config
+    return checkpoints
 
 
 def unfinished(paths: Iterable[Path]) -> list[Path]:

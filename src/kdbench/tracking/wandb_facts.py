@@ -1,13 +1,13 @@
 """The facts about a run that Weights & Biases gets besides its curves."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KdbenchError
+from kdbench.records.contents import Record, RecordedSettings
 from kdbench.records.identity import teacher_label
-from kdbench.records.record import Record
 from kdbench.records.weights import find_checkpoint
 
 # These fields of a record describe how the run was made. They go to W&B's configuration, by which
@@ -16,31 +16,32 @@ MADE = ("data", "commit", "versions", "hardware")
 NAMES = ("format", "run_id", "cell", "hash", "seed", "protocol", *MADE)
 
 
-def pair_of(config: Mapping[str, Any]) -> str:
+def pair_of(config: RecordedSettings) -> str:
     """Return teachers and student in one name, as in `conf/pair`."""
-    labels = [teacher_label(name, node) for name, node in config["teacher"].items()]
-    return f"{'+'.join(labels) or 'none'}_{config['student']['name']}"
+    labels = [teacher_label(name, one.network) for name, one in config.teacher.items()]
+    return f"{'+'.join(labels) or 'none'}_{config.student.name}"
 
 
 def summary(record: Record) -> dict[str, Any]:
     """Return a record's results that are single values, with agreement and top-1 by teacher."""
+    content = record.spelt()
     values = {
         key: value
-        for key, value in record.items()
+        for key, value in content.items()
         if key not in NAMES and isinstance(value, int | float | str)
     }
-    agreement = record.get("agreement", {})
+    agreement = content.get("agreement", {})
     values |= {f"agreement/{name}": value for name, value in agreement.items()}
-    measured = {one["name"]: one.get("top1") for one in record.get("teachers", ())}
+    measured = {one["name"]: one.get("top1") for one in content["teachers"]}
     return values | {
         f"teacher_top1/{name}": top1 for name, top1 in measured.items() if top1 is not None
     }
 
 
-def teacher_files(config: Mapping[str, Any], runs_dir: Path) -> list[Path]:
-    """Return the files of a whole configuration's teachers that still exist."""
+def teacher_files(checkpoints: Sequence[str], runs_dir: Path) -> list[Path]:
+    """Return the files of a configuration's teachers that still exist."""
     found = []
-    for node in config["teacher"].values():
+    for name in checkpoints:
         with suppress(KdbenchError):
-            found.append(find_checkpoint(node["checkpoint"], runs_dir))
+            found.append(find_checkpoint(name, runs_dir))
     return found

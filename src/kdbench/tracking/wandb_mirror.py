@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import wandb
 
 from kdbench.errors import KdbenchError
-from kdbench.records.fields import task_of
+from kdbench.records.contents import TASKS, Record, RecordedSettings
 from kdbench.records.identity import Identity, recorded
 from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.protocol import protocol_of
-from kdbench.records.record import Record
+from kdbench.records.settings import TrainSettings
 from kdbench.records.weights import STUDENT_FILE
 from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
@@ -92,25 +92,25 @@ class Mirror:
     """
 
     def __init__(
-        self, target: Target, identity: Identity, config: Mapping[str, Any], live: bool
+        self, target: Target, identity: Identity, config: RecordedSettings, live: bool
     ) -> None:
-        pair, protocol = pair_of(config), protocol_of(config)
-        names = config["dataset"]["name"], pair, config["method"]["name"], protocol
+        pair, protocol = pair_of(config), protocol_of(config.dataset, config.schedule)
+        names = config.dataset.name, pair, config.method.name, protocol
         self._mode = target.mode
         self._run = target.start(
             identity.run_id,
             live,
             group=safe(identity.cell),
-            job_type="distil" if config["teacher"] else "train",
+            job_type="distil" if config.teacher else "train",
             tags=list(dict.fromkeys(name[:TAG_LENGTH] for name in names)),
             config={
-                **masked_node(config),
+                **masked_node(config.spelt()),
                 "hash": identity.hash,
                 "pair": pair,
                 "protocol": protocol,
             },
         )
-        task = task_of({"config": config})
+        task = TASKS[config.task]
         self._axis = task.length.removesuffix("s")  # epoch, or step
         self._run.define_metric(self._axis)
         self._run.define_metric("*", step_metric=self._axis)
@@ -120,27 +120,28 @@ class Mirror:
         """Log one row; its epoch, or a detector's step, is W&B's step."""
         self._run.log(dict(row), step=int(row[self._axis]))
 
-    def record(self, record: Record, folder: Path | None, config: Mapping[str, Any] | None) -> None:
+    def record(self, record: Record, folder: Path | None, checkpoints: Sequence[str]) -> None:
         """Log a record's facts, apart from its curve, and the lineage of the weights.
 
         Args:
             record: the record of a run that is done or has failed.
             folder: the run's folder, with its weights; None where there is none.
-            config: the run's whole configuration, which has the paths of its teachers' weights.
+            checkpoints: the paths of its teachers' weights, from its configuration.
         """
-        made = {key: record[key] for key in MADE}
-        facts = {teacher["name"]: teacher for teacher in record["teachers"]}
+        content = record.spelt()
+        made = {key: content[key] for key in MADE}
+        facts = {teacher["name"]: teacher for teacher in content["teachers"]}
         self._run.config.update(masked_node({**made, "teachers": facts}))
         self._run.summary.update(masked_node(summary(record)))
         if folder is None:
             return
-        if config is not None and self._mode == "online":  # W&B takes no inputs offline
-            known = {teacher["sha256"] for teacher in record["teachers"]}
-            for teacher in teacher_files(config, folder.parent):
+        if self._mode == "online":  # W&B takes no inputs offline
+            known = {teacher.sha256 for teacher in record.teachers}
+            for teacher in teacher_files(checkpoints, folder.parent):
                 if sha256_of(teacher) in known:  # a foreign configuration may name any file
                     self._run.use_artifact(model_artifact(teacher))
         weights = folder / STUDENT_FILE
-        if weights.is_file() and sha256_of(weights) == record.get("student_sha256"):
+        if weights.is_file() and sha256_of(weights) == content.get("student_sha256"):
             self._run.log_artifact(model_artifact(weights))
 
     def finish(self, exit_code: int) -> None:
@@ -166,11 +167,13 @@ class WandbLogger(RunLogger):
         self._folder = Path()  # the run's
         self._mirror: Mirror | None = None
         self._name = ""
-        self._config: dict[str, Any] = {}
+        self._checkpoints: list[str] = []  # its teachers'
 
-    def open(self, identity: Identity, config: dict[str, Any], folder: Path) -> None:
+    def open(self, identity: Identity, config: TrainSettings, folder: Path) -> None:
         """Start the W&B run under the run's own id."""
-        self._folder, self._name, self._config = folder, identity.run_id, config
+        self._folder, self._name = folder, identity.run_id
+        named = [teacher.checkpoint for teacher in config.teacher.values()]
+        self._checkpoints = [name for name in named if name is not None]
         if self._target.mode == "disabled":
             return
         self._target = self._target._replace(folder=folder_of(None, folder))
@@ -190,7 +193,7 @@ class WandbLogger(RunLogger):
 
     def record(self, record: Record) -> None:
         """Log the results, the weights and their teachers."""
-        self._try(lambda mirror: mirror.record(record, self._folder, self._config))
+        self._try(lambda mirror: mirror.record(record, self._folder, self._checkpoints))
 
     def finish(self, exit_code: int) -> None:
         """Close the W&B run."""

@@ -31,7 +31,7 @@ def sweep(arguments: Sequence[str]) -> dict[str, Any]:
     if not parameters:
         raise ConfigError("nothing is swept: give a key several values, such as seed=0,1,2")
     fixed = [values[0] for values in by_key.values() if len(values) == 1]
-    logger = configs[0]["logger"]
+    logger = configs[0].logger.settings
     project, entity = place_of(logger["project"], logger["entity"])
     return {
         "program": "kdbench.train",

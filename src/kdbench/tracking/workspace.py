@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from kdbench.records.record import Record
+from kdbench.records.contents import Record
 from kdbench.tracking.sending import LEDGER
 from kdbench.tracking.wandb_facts import pair_of
 
@@ -107,4 +107,4 @@ def quoted(text: str) -> str:
 
 def pairs_of(records: Iterable[Record]) -> list[tuple[str, str]]:
     """Return the pairs and protocols of records, each once, in order."""
-    return sorted({(pair_of(record["config"]), record["protocol"]) for record in records})
+    return sorted({(pair_of(record.config), record.protocol) for record in records})

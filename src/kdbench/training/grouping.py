@@ -1,12 +1,13 @@
 """Grouping of runs that can share batches and teachers into cohorts."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kdbench.assembly.build import build_method
-from kdbench.config.run_config import Config
 from kdbench.errors import ConfigError
 from kdbench.records.identity import canonical
+from kdbench.records.settings import TrainSettings
 from kdbench.training.member import Member
 
 # These are equal for all runs of a cohort, besides teachers and some keys of the schedule.
@@ -14,26 +15,28 @@ SHARED = ("dataset", "runtime", "seed", "runs_dir")
 SHARED_SCHEDULE = ("epochs", "batch_size", "micro_batches", "precision", "table_precision")
 
 
-def check_alike(configs: Sequence[Config]) -> None:
+def check_alike(configs: Sequence[TrainSettings]) -> None:
     """Refuse runs that cannot train side by side.
 
     Raises:
         ConfigError: names the first key that differs.
     """
+    told = [config.spelt() for config in configs]
     for key in SHARED:
-        _check_one(key, (config[key] for config in configs))
+        _check_one(key, (spelt[key] for spelt in told))
     for key in SHARED_SCHEDULE:
-        _check_one(f"schedule.{key}", (config["schedule"][key] for config in configs))
-    _check_one("teacher", (config["teacher"] for config in configs if config["teacher"]))
+        _check_one(f"schedule.{key}", (spelt["schedule"][key] for spelt in told))
+    _check_one("teacher", (spelt["teacher"] for spelt in told if spelt["teacher"]))
 
 
-def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
+def group_alike(configs: Sequence[TrainSettings], size: int) -> list[list[TrainSettings]]:
     """Group runs that can train side by side into groups of at most `size`, in order."""
-    groups: list[list[Config]] = []
-    open_groups: dict[str, list[list[Config]]] = {}
+    groups: list[list[TrainSettings]] = []
+    open_groups: dict[str, list[list[TrainSettings]]] = {}
     for config in configs:
-        seen = {**config, "teacher": config["teacher"] if reads_teachers(config) else {}}
-        common = [seen[key] for key in SHARED] + [seen["schedule"][key] for key in SHARED_SCHEDULE]
+        seen = config if reads_teachers(config) else replace(config, teacher={})
+        told = seen.spelt()
+        common = [told[key] for key in SHARED] + [told["schedule"][key] for key in SHARED_SCHEDULE]
         beside = open_groups.setdefault(canonical(common), [])
         group = next((one for one in beside if _teachers_fit(one, seen)), None)
         if group is None:
@@ -46,15 +49,15 @@ def group_alike(configs: Sequence[Config], size: int) -> list[list[Config]]:
     return groups
 
 
-def _teachers_fit(group: Sequence[Config], config: Config) -> bool:
+def _teachers_fit(group: Sequence[TrainSettings], config: TrainSettings) -> bool:
     """Return whether a run's teachers are the group's; a run without teachers fits any group."""
-    found = [one["teacher"] for one in (*group, config) if one["teacher"]]
+    found = [one.teacher for one in (*group, config) if one.teacher]
     return all(teacher == found[0] for teacher in found)
 
 
-def reads_teachers(config: Config) -> bool:
+def reads_teachers(config: TrainSettings) -> bool:
     """Return whether the method uses teachers; if not, the run fits any cohort."""
-    return build_method(config["method"], config["seed"]).num_teachers != 0
+    return build_method(config.method, config.seed).num_teachers != 0
 
 
 def _check_one(key: str, values: Iterable[Any]) -> None:

@@ -1,16 +1,17 @@
 """Runs to do: each is identified, and locked while it trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench.assembly.build import build_method, check_task, check_teachers
-from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError, writing
 from kdbench.methods.base import Method
+from kdbench.records.contents import Done
 from kdbench.records.identity import Identity, identify
 from kdbench.records.passport import sha256_of
-from kdbench.records.record import RECORD_FILE, Record, read_record
+from kdbench.records.record import RECORD_FILE, read_record
+from kdbench.records.settings import TrainSettings
 from kdbench.records.weights import find_checkpoint
 from kdbench.system.files import own_folder, remove_leftovers
 from kdbench.system.locks import RunLock
@@ -23,7 +24,7 @@ from kdbench.training.member import Member
 class Job:
     """A run to do: its checked configuration, and everything derived from it before training."""
 
-    config: Config
+    config: TrainSettings
     method: Method
     files: list[TeacherFile]
     identity: Identity
@@ -35,11 +36,11 @@ class Job:
     error: Exception | None = None  # the reason for having no result
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> Done | None:
         """The run's record, if it is done."""
         path = self.folder / RECORD_FILE
         record = read_record(path) if path.is_file() else None
-        return record if record is not None and record["status"] == "done" else None
+        return record if isinstance(record, Done) else None
 
     def hold(self) -> None:
         """Lock the run against other processes, and remove files a killed one left half written.
@@ -59,33 +60,33 @@ class Job:
             self.lock.release()
 
 
-def open_job(config: Config, dataset: Dataset, runs_dir: Path) -> Job:
+def open_job(config: TrainSettings, dataset: Dataset, runs_dir: Path) -> Job:
     """Identify a run and find its teachers' files.
 
     Raises:
         KdbenchError: the method and the teachers do not fit, or a checkpoint is missing.
     """
-    method = build_method(config["method"], config["seed"])
-    check_task(config["method"], method, "classification")
-    check_teachers(config["method"], method, list(config["teacher"]))
-    files = [find_teacher(name, node, runs_dir) for name, node in config["teacher"].items()]
+    method = build_method(config.method, config.seed)
+    check_task(config.method, method, "classification")
+    check_teachers(config.method, method, list(config.teacher))
+    files = [find_teacher(name, node, runs_dir) for name, node in config.teacher.items()]
     config = with_start(config, runs_dir)
     sha256 = {file.name: str(file.passport.sha256) for file in files}
     identity = identify(config, dataset.name, dataset.fingerprint, sha256)
     return Job(config, method, files, identity, runs_dir / identity.run_id)
 
 
-def with_start(config: Config, runs_dir: Path) -> Config:
+def with_start(config: TrainSettings, runs_dir: Path) -> TrainSettings:
     """Return the configuration with the sha256 of its student's initial weights, if it names any.
 
     Raises:
         KdbenchError: the weights are missing.
     """
-    if "start" not in config:
+    if config.start is None:
         return config
     try:
-        path = find_checkpoint(config["start"]["checkpoint"], runs_dir)
+        path = find_checkpoint(config.start.checkpoint, runs_dir)
     except KdbenchError as error:
         raise KdbenchError(f"{error}. Set student.checkpoint=FILE") from None
-    start = {**config["start"], "checkpoint": str(path), "sha256": sha256_of(path)}
-    return {**config, "start": start}
+    start = replace(config.start, checkpoint=str(path), sha256=sha256_of(path))
+    return replace(config, start=start)

@@ -4,19 +4,19 @@ import dataclasses
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.assembly.build import build_method, build_network, build_student, set_up
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import images_of
 from kdbench.records.identity import canonical
+from kdbench.records.settings import TrainSettings
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import WARM_UP
 from kdbench.system.runtime import Runtime
@@ -63,14 +63,14 @@ Known = dict[str, float]  # seconds of parts that runs have in common, by what t
 
 
 def time_run(
-    config: Config, dataset: Dataset, runtime: Runtime, known: Known | None = None
+    config: TrainSettings, dataset: Dataset, runtime: Runtime, known: Known | None = None
 ) -> Timings:
     """Time a run's parts; its teachers have random weights, and are not compiled.
 
     Parts in `known` were timed for earlier runs and are not timed again; new ones are added to it.
     """
     known = {} if known is None else known
-    schedule: Schedule = make(config["schedule"], "schedule")
+    schedule: Schedule = make(config.schedule, "schedule")
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     data = piece(dataset, schedule.batch_size)
     images = images_of(data, runtime.device)
@@ -79,23 +79,24 @@ def time_run(
     sample = images.batch(*(torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device),) * 2)
     given = sample, schedule.precision, runtime, 0, console.message
     live = LiveTeachers([freeze(n, *given) for n in networks.values()], runtime, console.message)
-    method = build_method(config["method"], config["seed"])
-    own = build_student(config["student"], data, config["seed"])
-    student = set_up(method, own, networks, data, config["seed"])
-    run = Run("timing", config["seed"], student, method, data, schedule, runtime, Path())
+    method = build_method(config.method, config.seed)
+    own = build_student(config.student, data, config.seed)
+    student = set_up(method, own, networks, data, config.seed)
+    run = Run("timing", config.seed, student, method, data, schedule, runtime, Path())
     member = Member(run, console, [])
     cohort = Cohort([member], OutputsAtHand(live), images, console)
     cohort.each(lambda one: one.start_epoch(1))
     _, views = next(next(cohort.steps(1, threading.Event())).parts)
     first = views[method.views]
     step = _median(lambda: _one_step(cohort), runtime.device)
-    common = [config["dataset"], schedule.batch_size, schedule.precision]
-    key = canonical(["teachers", *common, config["teacher"], method.views])
+    told = config.spelt()
+    common = [told["dataset"], schedule.batch_size, schedule.precision]
+    key = canonical(["teachers", *common, told["teacher"], method.views])
     if networks and key not in known:
         known[key] = _median(lambda: live.outputs(first), runtime.device)
     forward = known[key] if networks else 0.0
-    changed = None if student is own else config["method"]
-    key = canonical(["evaluation", *common, config["student"], changed])
+    changed = None if student is own else told["method"]
+    key = canonical(["evaluation", *common, told["student"], changed])
     if key not in known:
         known[key] = _median(lambda: member.score(data.test), runtime.device)
     return Timings(step, forward, known[key] / len(data.test.labels))
@@ -114,12 +115,11 @@ def first(split: Split, count: int) -> Split:
     return Split(split.images.narrow(0, 0, count), split.labels[:count])
 
 
-def teachers_of(config: Config, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
+def teachers_of(config: TrainSettings, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
     """Make the run's teachers as the training loop does, but with random weights."""
-    nodes: Mapping[str, Any] = config["teacher"]
     found = {}
-    for name, node in nodes.items():
-        network = build_network(node["network"], dataset).eval().requires_grad_(False)
+    for name, teacher in config.teacher.items():
+        network = build_network(teacher.network, dataset).eval().requires_grad_(False)
         found[name] = network.to(runtime.device).to(memory_format=runtime.memory_format)
     return found
 

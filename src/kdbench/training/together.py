@@ -1,19 +1,21 @@
 """Training from configurations to finished runs, one by one or side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from kdbench.assembly.build import build_method, build_student, set_up
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError, RankError
 from kdbench.parallel.ranks import Ranks
 from kdbench.records.notices import tell
+from kdbench.records.settings import Start, TeacherSettings, TrainSettings
 from kdbench.records.weights import load_weights
+from kdbench.schema.node import Node
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
@@ -22,17 +24,18 @@ from kdbench.teachers.loading import load_teacher
 from kdbench.teachers.outputs import Use, choose_outputs
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
-from kdbench.training.finish import cache_facts, close_job, summary, write_facts
+from kdbench.training.finish import close_job, write_facts
 from kdbench.training.grouping import by_step, check_alike
 from kdbench.training.jobs import Job, open_job
 from kdbench.training.member import Member, Run
 from kdbench.training.micro_batches import Cutting
+from kdbench.training.recording import cache_facts
 from kdbench.training.schedule import Schedule
 
 TEACHER_SEED = 1000  # of teachers trained first; students of benchmark tables have small seeds
 
 
-def train(config: Config) -> Path:
+def train(config: TrainSettings) -> Path:
     """Train or resume the run of `config`, unless it is done already; return its folder.
 
     Raises:
@@ -44,7 +47,7 @@ def train(config: Config) -> Path:
     return outcome
 
 
-def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
+def train_together(configs: Sequence[TrainSettings]) -> list[Path | Exception]:
     """Train or resume these runs side by side, except those that are done already.
 
     Returns:
@@ -56,14 +59,14 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
         KdbenchError: something that all of them need is wrong.
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1; the runs can be resumed.
     """
-    runtime: Runtime = make(configs[0]["runtime"], "runtime")
+    runtime: Runtime = make(configs[0].runtime, "runtime")
     runtime.apply()
     ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
-    runs_dir = Path(configs[0]["runs_dir"])
+    runs_dir = Path(configs[0].runs_dir)
     ranks.by_first(lambda: make_folder(runs_dir))
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
-    dataset: Dataset = ranks.in_turn(lambda: make(configs[0]["dataset"], "dataset"))
+    dataset: Dataset = ranks.in_turn(lambda: make(configs[0].dataset, "dataset"))
     jobs: list[Job | KdbenchError] = []
     try:
         for config in configs:
@@ -79,7 +82,7 @@ def train_together(configs: Sequence[Config]) -> list[Path | Exception]:
 
 
 def try_job(
-    config: Config, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
+    config: TrainSettings, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
 ) -> Job | KdbenchError:
     """Open the job of a configuration, and lock it unless it is done; or return the error."""
     try:
@@ -87,7 +90,7 @@ def try_job(
         job.done = ranks.any(job.record is not None)
         if not job.done:
             # The check comes before there is a folder.
-            check_cutting(make(config["schedule"], "schedule"), dataset, ranks)
+            check_cutting(make(config.schedule, "schedule"), dataset, ranks)
             ranks.by_first(job.hold)  # another process may have finished it until now
             job.done = ranks.any(job.record is not None)
     except RankError:
@@ -95,11 +98,11 @@ def try_job(
     except KdbenchError as error:
         return error
     if job.record is not None:
-        console.message(f"{job.identity.run_id} is done: {summary(job.record)}")
+        console.message(f"{job.identity.run_id} is done: {job.record.summary}")
     return job
 
 
-def with_teachers(config: Config) -> Config:
+def with_teachers(config: TrainSettings) -> TrainSettings:
     """Return the configuration with the teachers that the method reads, each with its checkpoint.
 
     Teachers are dropped where the method reads none. A teacher whose checkpoint is "train" is
@@ -107,22 +110,26 @@ def with_teachers(config: Config) -> Config:
     seed that is the same for all students. So students share one teacher, and none starts from the
     teacher's initial weights.
     """
-    teachers = dict(config["teacher"])
-    if build_method(config["method"], config["seed"]).num_teachers == 0:
+    teachers = dict(config.teacher)
+    if build_method(config.method, config.seed).num_teachers == 0:
         teachers = {}
-    for name, node in teachers.items():
-        if node["checkpoint"] == "train":
-            folder = train(self_teacher(config, node))
-            teachers[name] = {**node, "checkpoint": str(folder)}
-    return {**config, "teacher": teachers}
+    for name, teacher in teachers.items():
+        if teacher.checkpoint == "train":
+            folder = train(self_teacher(config, teacher))
+            teachers[name] = replace(teacher, checkpoint=str(folder))
+    return replace(config, teacher=teachers)
 
 
-def self_teacher(config: Config, node: Config) -> Config:
-    """Return the configuration that trains the teacher of `node`, whose checkpoint is "train"."""
-    method = {"_target_": "kdbench.methods.ce.CE", "name": "ce"}
-    alone = {"method": method, "teacher": {}, "student": node["network"]}
-    kept = {key: value for key, value in config.items() if key != "start"}  # the student's
-    return {**kept, **alone, "seed": TEACHER_SEED}
+def self_teacher(config: TrainSettings, teacher: TeacherSettings) -> TrainSettings:
+    """Return the configuration that trains a teacher whose checkpoint is "train"."""
+    return replace(
+        config,
+        method=Node("kdbench.methods.ce.CE", {}, "ce"),
+        teacher={},
+        student=teacher.network,
+        seed=TEACHER_SEED,
+        start=None,  # the student's
+    )
 
 
 def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
@@ -178,16 +185,16 @@ def open_member(
     console: Console,
 ) -> Member:
     """Prepare the job's run to train from its newest checkpoint."""
-    config, seed = job.config, job.config["seed"]
+    config, seed = job.config, job.config.seed
     networks = {file.name: teachers[file.name] for file in job.files}
-    student = build_student(config["student"], dataset, seed)
-    if "start" in config:
-        say([job], start_from(config, student), console)
-    schedule: Schedule = make(config["schedule"], "schedule")
+    student = build_student(config.student, dataset, seed)
+    if config.start is not None:
+        say([job], start_from(config.start, student, config.student.name), console)
+    schedule: Schedule = make(config.schedule, "schedule")
     student = set_up(job.method, student, networks, dataset, seed)
     name = job.identity.run_id
     run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
-    logger: RunLogger = make(config["logger"], "logger") if runtime.ranks.first else RunLogger()
+    logger: RunLogger = make(config.logger, "logger") if runtime.ranks.first else RunLogger()
     loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
     member = Member(run, console, loggers)
     member.resume()
@@ -197,16 +204,14 @@ def open_member(
     return member
 
 
-def start_from(config: Config, student: nn.Module) -> list[str]:
+def start_from(start: Start, student: nn.Module, name: str) -> list[str]:
     """Load a student's initial weights; return lines for the user.
 
     Raises:
         KdbenchError: the weights belong to another network.
     """
-    start, name = config["start"], config["student"]["name"]
-    option = "student.checkpoint_key"
-    path, key = Path(start["checkpoint"]), start.get("checkpoint_key")
-    return load_weights(student, path, name, key, option, new_head=True)
+    key, option = start.checkpoint_key, "student.checkpoint_key"
+    return load_weights(student, Path(start.checkpoint), name, key, option, new_head=True)
 
 
 def say(jobs: Sequence[Job], lines: Sequence[str], console: Console) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
+from kdbench.records.contents import DetectorTeacher
 from kdbench.records.identity import canonical, teacher_label
-from kdbench.records.record import Record
 from kdbench.records.weights import load_weights
 from kdbench.schema.secrets import masked
 from kdbench.system.runtime import Runtime
@@ -38,7 +38,7 @@ def load_teacher(
             passport's.
     """
     check_passport(file, data)
-    network: Detector = make(file.node, "network", num_classes=data.num_classes)
+    network: Detector = make(file.network, "network", num_classes=data.num_classes)
     option = f"teacher.{file.name}.checkpoint_key"
     for line in load_weights(network, file.path, file.name, file.key, option):
         report(line)
@@ -63,7 +63,7 @@ def load_teacher(
 def measurement_key(file: TeacherFile, data: DetectionData) -> str:
     """Return a key of everything that a teacher's scores depend on."""
     sizes = [data.test_size, data.max_size]
-    facts = [*file.contents, file.node, data.fingerprint, data.mean, data.std, sizes]
+    facts = [*file.contents, file.network.spelt(), data.fingerprint, data.mean, data.std, sizes]
     return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
@@ -89,13 +89,13 @@ def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) ->
         )
 
 
-def teacher_facts(file: TeacherFile, scores: Scores) -> Record:
+def teacher_entry(file: TeacherFile, scores: Scores) -> DetectorTeacher:
     """Return a teacher's entry in a record."""
     passport = file.passport
-    return {
-        "name": teacher_label(file.name, {"network": file.node}),
-        "sha256": passport.sha256,
-        "ap": scores.ap,
-        "passport_ap": passport.ap,
-        "source": passport.source and masked(passport.source),
-    }
+    return DetectorTeacher(
+        name=teacher_label(file.name, file.network),
+        sha256=str(passport.sha256),
+        ap=scores.ap,
+        passport_ap=passport.ap,
+        source=passport.source and masked(passport.source),
+    )
