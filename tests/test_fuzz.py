@@ -37,6 +37,7 @@ from kdbench.records.contents import Record
 from kdbench.records.passport import read_passport
 from kdbench.records.reading import record_of
 from kdbench.records.record import RECORD_FILE, checksum
+from kdbench.records.settings import TrainSettings
 from kdbench.records.weight_files import read_content
 from kdbench.tracking.sending import history, read_checkpoints
 from support.fuzzing import TEXT, VALUES, fuzz, quick_and_long, words
@@ -168,8 +169,8 @@ def composing(monkeypatch, tmp_path, capsys):
     """A command up to where it would train; what it said is one line or nothing."""
     monkeypatch.chdir(tmp_path)
 
-    def task(config: dict[str, Any]) -> None:
-        json.dumps(config)
+    def task(config: TrainSettings) -> None:
+        json.dumps(config.spelt())
 
     def check(arguments: list[str]) -> None:
         monkeypatch.setattr(sys, "argv", ["kdbench-train", *arguments])

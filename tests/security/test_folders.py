@@ -27,6 +27,7 @@ from kdbench.tracking.sending import State
 from kdbench.tracking.wandb_mirror import Target
 from support.hostile import soon
 from support.records import record_at
+from support.runs import config
 
 SMALL = ["dataset=synthetic", "dataset.num_train=40", "dataset.num_test=20", "runtime=cpu"]
 SMALL += ["schedule.epochs=1", "schedule.milestones=[]", "student=resnet8"]
@@ -68,12 +69,12 @@ def test_a_cohort_reaches_its_process_through_a_pipe_and_no_file(here, monkeypat
     sweeps = Path("runs", ".sweeps")
     sweeps.mkdir(parents=True)
     worker = Worker(sweeps, {}, shown=False)
-    given = {"runs_dir": "x", "schedule": {"epochs": 1}}
+    given = config("runs_dir=x")
     worker.give(Task(1, [SimpleNamespace(config=given)]))
     with soon():
         while not worker.process.stdin.getvalue().endswith(b"\n"):
             pass
-    assert json.loads(worker.process.stdin.getvalue()) == [given]
+    assert json.loads(worker.process.stdin.getvalue()) == [given.spelt()]
     assert [path.name for path in sweeps.iterdir()] == ["1.log"]
     worker.close()
 

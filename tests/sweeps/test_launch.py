@@ -446,9 +446,9 @@ def test_what_is_no_event_is_none(tmp_path):
 
 
 def fake_job(name: str, epochs: int) -> Job:
-    return SimpleNamespace(
-        config={"schedule": {"epochs": epochs}}, identity=SimpleNamespace(run_id=name), record=None
-    )
+    schedule = Node("Schedule", {"epochs": epochs})
+    own = SimpleNamespace(schedule=schedule)
+    return SimpleNamespace(config=own, identity=SimpleNamespace(run_id=name), record=None)
 
 
 def test_time_left_goes_by_what_was_finished():

@@ -98,7 +98,7 @@ def test_tf32_is_off_unless_the_run_asks_for_it(tmp_path, monkeypatch):
         assert {one for found in seen.values() for one in found} == {False, on}, "the teacher's"
         seen.clear()
         command = config(*settings, "teacher=self")
-        time_run(command, make(command["dataset"]), make(command["runtime"]))
+        time_run(command, make(command.dataset), make(command.runtime))
         assert seen.pop("training") == {on}, "timed as it trains"
         assert seen.pop("scoring 20") == {on}, "the test set"
         assert not any(switch.allow_tf32 for switch in switches)

@@ -207,8 +207,8 @@ def counted(rows: Sequence[dict[str, float]], record: Record) -> bool:
         steps = [row["step"] for row in rows]
         ended = not isinstance(record, DetectorRecord) or steps[-1] == record.steps
         return steps == sorted(set(steps)) and ended
-    ended = not isinstance(record, ClassifierRecord) or len(rows) == record.epochs
-    return ended and [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    whole = [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    return whole and (not isinstance(record, ClassifierRecord) or len(rows) == record.epochs)
 
 
 def read_checkpoints(folder: Path) -> list[str]:
