@@ -34,7 +34,7 @@ class Passport:
     licence: str | None = None
 
     def stated(self) -> dict[str, Any]:
-        """The facts that are known."""
+        """Return the facts that are known."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def filled_from(self, other: "Passport") -> "Passport":

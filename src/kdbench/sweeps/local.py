@@ -39,7 +39,7 @@ class Task:
 
     @property
     def text(self) -> str:
-        """The runs to train, as another process gets them: a line of JSON."""
+        """Return the runs to train as another process gets them, a line of JSON."""
         return json.dumps([job.config.spelt() for job in self.jobs])
 
     @property

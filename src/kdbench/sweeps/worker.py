@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def understood(text: str) -> list[TrainSettings]:
-    """The runs of a `kdbench.sweeps.local.Task`'s text."""
+    """Read the runs of a `kdbench.sweeps.local.Task` from its text."""
     return [TrainSettings.read(spelt) for spelt in json.loads(text)]
 
 
