@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdbench.assembly.build import build_method
-from kdbench.assembly.probes import check_taps, probe_network
+from kdbench.assembly.probes import check_taps, probe_network, training_set
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node
@@ -42,7 +42,7 @@ DATASET = synthetic(
 
 @cache
 def probe_of(name: str) -> NetworkProbe:
-    return probe_network(constructor(name)(num_classes=10), DATASET)
+    return probe_network(constructor(name)(num_classes=10), training_set(DATASET))
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
-from kdbench.assembly.probes import probe_network
+from kdbench.assembly.probes import probe_network, training_set
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError
 from kdbench.networks.adapters import last_stage, map_classifier
@@ -98,14 +98,17 @@ def test_a_copy_makes_class_maps_with_its_own_weights():
 
 
 def reused(student: nn.Module, projection: nn.Module, side: int = 8) -> ReusedHead:
-    probe = probe_network(student, DATASET)
+    probe = probe_network(student, training_set(DATASET))
     classifier = Affine(torch.ones(CLASSES, 64), torch.zeros(CLASSES))
     return ReusedHead(student, probe.image, "stage3", projection, side, classifier)
 
 
 def test_a_perfect_projection_gives_the_classifiers_own_logits():
     teacher = frozen("resnet8")
-    student, probe = copy.deepcopy(teacher).requires_grad_(), probe_network(teacher, DATASET)
+    student, probe = (
+        copy.deepcopy(teacher).requires_grad_(),
+        probe_network(teacher, training_set(DATASET)),
+    )
     head = ReusedHead(student, probe.image, "stage3", nn.Identity(), 8, probe.classifier)
     torch.testing.assert_close(head.eval()(IMAGES).logits, teacher(IMAGES).logits)
 

@@ -20,6 +20,7 @@ WINGS = [
     "records",
     "config",
     "assembly",
+    "distillation",
     "ledger",
     "teachers",
     "tracking",

@@ -7,9 +7,11 @@ from torch import nn
 
 from kdbench.assembly.make import make
 from kdbench.assembly.probes import (
+    TrainingSet,
     check_taps,
     probe_network,
     run_blank,
+    training_set,
 )
 from kdbench.data.augmentation.strong import check_views
 from kdbench.data.base import Dataset
@@ -31,7 +33,7 @@ def build_network(node: Node, dataset: Dataset) -> nn.Module:
         node, "network", num_classes=dataset.num_classes, in_channels=shape[0]
     )
     try:
-        output: object = run_blank(network, dataset)
+        output: object = run_blank(network, shape)
     except Exception as error:  # a network may raise anything
         said = " ".join(str(error).split()) or type(error).__name__
         size = " x ".join(map(str, shape[1:]))
@@ -66,6 +68,17 @@ def set_up(
     dataset: Dataset,
     seed: int,
 ) -> nn.Module:
+    """Let a method build what it needs from these networks and a data set; as `fit`."""
+    return fit(method, student, teachers, training_set(dataset), seed)
+
+
+def fit(
+    method: Method,
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module],
+    training: TrainingSet,
+    seed: int,
+) -> nn.Module:
     """Let a method build what it needs from these networks.
 
     Returns:
@@ -76,12 +89,12 @@ def set_up(
             network lacks.
     """
     check_views(method.views)
-    probes = {name: probe_network(teacher, dataset) for name, teacher in teachers.items()}
+    probes = {name: probe_network(teacher, training) for name, teacher in teachers.items()}
     probe = Probe(
-        student=probe_network(student, dataset),
+        student=probe_network(student, training),
         teachers=tuple(probes.values()),
-        num_classes=dataset.num_classes,
-        labels=dataset.train.labels,
+        num_classes=training.num_classes,
+        labels=training.labels,
     )
     check_taps(method, {"the student": probe.student, **probes})
     torch.manual_seed(derive(seed, "setup"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,46 @@ from kdbench.types import Affine, NetworkProbe, Output
 EVALUATION_BATCH = 500
 
 
-def run_blank(network: nn.Module, dataset: Dataset) -> Output:
-    """Return a network's output on one blank image, in eval mode; its own mode is restored."""
+class TrainingSet(NamedTuple):
+    """What a method may know of the images that a student is trained on."""
+
+    shape: torch.Size  # [C, H, W] of an image
+    num_classes: int
+    labels: Tensor  # [N] int64 on the CPU
+    images: Callable[[Tensor], Tensor]  # rows [B] -> [B, C, H, W], unaugmented, as networks take
+
+
+def training_set(dataset: Dataset) -> TrainingSet:
+    """That of a data set of conf."""
+    images, labels = dataset.train
+
+    def normalised(rows: Tensor) -> Tensor:
+        return normalise(images[rows], dataset.mean, dataset.std)
+
+    return TrainingSet(images.shape[1:], dataset.num_classes, labels, normalised)
+
+
+def run_blank(network: nn.Module, shape: torch.Size) -> Output:
+    """The output for one blank image [C, H, W], in eval mode; the network is left as it was."""
     training = network.training
     parameter = next(network.parameters())
     with torch.no_grad(), arithmetic("fp32"):
-        blank = torch.zeros(1, *dataset.train.images.shape[1:]).to(parameter)
-        output: Output = network.eval()(blank)
+        output: Output = network.eval()(torch.zeros(1, *shape).to(parameter))
     network.train(training)
     return output
 
 
-def probe_network(network: nn.Module, dataset: Dataset) -> NetworkProbe:
+def probe_network(network: nn.Module, training: TrainingSet) -> NetworkProbe:
     """Run the network on one blank image to find its taps' shapes, and read what it declares."""
-    output = run_blank(network, dataset)
+    output = run_blank(network, training.shape)
     norms: Callable[[], Iterable[nn.BatchNorm2d]] = getattr(network, "stage_norms", tuple)
     return NetworkProbe(
         taps={name: tap.shape[1:] for name, tap in output.taps.items()},
-        classifier=_classifier(network, dataset.num_classes),
+        classifier=_classifier(network, training.num_classes),
         stage_norms=tuple(_affine(norm) for norm in norms()),
-        image=dataset.train.images.shape[1:],
-        class_means=partial(class_means, network, dataset),
-        class_features=partial(class_features, network, dataset),
+        image=training.shape,
+        class_means=partial(class_means, network, training),
+        class_features=partial(class_features, network, training),
         network=network,
     )
 
@@ -54,15 +73,15 @@ def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
     return Affine(module.weight.detach().cpu().clone(), module.bias.detach().cpu().clone())
 
 
-def class_means(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
+def class_means(network: nn.Module, training: TrainingSet, tap: str) -> Tensor:
     """Return a tap's mean over each class's unaugmented training images: [K, D] on the CPU."""
     sums = torch.zeros(0)
-    labels = dataset.train.labels
-    for rows, feature in unaugmented(network, dataset, tap, torch.arange(len(labels))):
+    labels = training.labels
+    for rows, feature in unaugmented(network, training, tap, torch.arange(len(labels))):
         if not sums.numel():
-            sums = torch.zeros(dataset.num_classes, feature.shape[1], dtype=torch.float64)
+            sums = torch.zeros(training.num_classes, feature.shape[1], dtype=torch.float64)
         sums.index_add_(0, labels[rows], feature.double())
-    counts = torch.bincount(labels, minlength=dataset.num_classes).clamp(min=1)
+    counts = torch.bincount(labels, minlength=training.num_classes).clamp(min=1)
     return (sums / counts[:, None]).float()
 
 
@@ -79,27 +98,26 @@ def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
 
 
 def unaugmented(
-    network: nn.Module, dataset: Dataset, tap: str, chosen: Tensor
+    network: nn.Module, training: TrainingSet, tap: str, chosen: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of the training images `chosen`: their rows, and a tap [B, D] on the CPU."""
     parameter = next(network.parameters())
     for rows in chosen.split(EVALUATION_BATCH) if len(chosen) else ():
-        images = dataset.train.images[rows].to(parameter.device)
+        images = training.images(rows).to(parameter.device)
         with torch.no_grad(), arithmetic("fp32"):
-            output: Output = network(normalise(images, dataset.mean, dataset.std))
+            output: Output = network(images)
         yield rows, output.taps[tap].cpu()
 
 
-def class_features(network: nn.Module, dataset: Dataset, tap: str) -> Tensor:
+def class_features(network: nn.Module, training: TrainingSet, tap: str) -> Tensor:
     """Return a tap of each class's first training images, unaugmented: [K, N, D] on the CPU.
 
     N is the size of the smallest class, which is 0 where one has no image.
     """
-    labels = dataset.train.labels
-    count = int(torch.bincount(labels, minlength=dataset.num_classes).min())
-    firsts = [(labels == label).nonzero()[:count, 0] for label in range(dataset.num_classes)]
-    chosen = torch.cat(firsts)
-    found = [feature for _, feature in unaugmented(network, dataset, tap, chosen)]
+    labels, classes = training.labels, training.num_classes
+    count = int(torch.bincount(labels, minlength=classes).min())
+    chosen = torch.cat([(labels == label).nonzero()[:count, 0] for label in range(classes)])
+    found = [feature for _, feature in unaugmented(network, training, tap, chosen)]
     if not found:
-        return torch.zeros(dataset.num_classes, 0, 1)
-    return torch.cat(found).unflatten(0, (dataset.num_classes, count))
+        return torch.zeros(classes, 0, 1)
+    return torch.cat(found).unflatten(0, (classes, count))

@@ -23,6 +23,14 @@ Plain = dict[str, Any]  # a node as the files have it
 OVER = "override "  # the beginning of a default that replaces one of a file above
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no annotations
+    """Reads 1e-4 as a number, as OmegaConf does; in YAML 1.1 it is text without a point."""
+
+
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+
+
 class Departure(NamedTuple):
     """A setting that differs from conf's."""
 
@@ -153,8 +161,8 @@ def targets(node: object) -> tuple[object, ...]:
 @cache
 def reconstructed(method: str, pair: str | None) -> bool:
     """Return whether any of a method's settings, in general or for a pair, is from no source."""
-    text = _text("method", method)
-    head = [HEAD.fullmatch(line.removeprefix("# ")) for line in (text or "").splitlines()[:2]]
+    lines = (text("method", method) or "").splitlines()[:2]
+    head = [HEAD.fullmatch(line.removeprefix("# ")) for line in lines]
     if any(match is not None and match[2] == "reconstructed" for match in head):
         return True
     tuned = (read(f"tuned/{method}", pair) or {}).get("method") or {}
@@ -262,12 +270,13 @@ def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
 @cache
 def read(group: str, name: str | None) -> Plain | None:
     """Read one file of conf, uncomposed."""
-    text = _text(group, name)
-    node = None if text is None else yaml.safe_load(text)
+    content = text(group, name)
+    node = None if content is None else yaml.load(content, _Loader)
     return node if isinstance(node, dict) else None
 
 
-def _text(group: str, name: str | None) -> str | None:
+def text(group: str, name: str | None) -> str | None:
+    """A file of conf as it is written; None where there is none of that name."""
     if name is None or not NAME.fullmatch(name):
         return None
     for folder in _folders():

@@ -42,7 +42,7 @@ def deepkd_losses(
 
 
 class DeepKD(Method):
-    """DKD whose three gradients have momentum buffers of their own (`kdbench.training.streams`).
+    """DKD whose three gradients have momentum buffers each (`kdbench.distillation.streams`).
 
     L = ce_weight CE + min(epoch / warmup_epochs, 1) (tckd_weight TCKD + nckd_weight NCKD). With m
     the schedule's momentum, "intended" is m + 0.075 for the label, m - 0.075 for TCKD and m + 0.05

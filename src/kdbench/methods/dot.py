@@ -11,7 +11,7 @@ class DOT(Wrapper):
     """The inner recipe's terms, trained with one momentum buffer for labels and one for teachers.
 
     The label loss has momentum m - momentum_gap, the distillation loss m + momentum_gap; the rule
-    and its equations are in `kdbench.training.streams`. The step differentiates twice.
+    and its equations are in `kdbench.distillation.streams`. The step differentiates twice.
 
     Departures: none known; the released code matches parameters to gradients by a linear search,
     ours by position.

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from kdbench.distillation.divergence import Guard
+from kdbench.distillation.streams import MomentumStreams
 from kdbench.methods.base import Method
-from kdbench.training.divergence import Guard
 from kdbench.training.schedule import Schedule
-from kdbench.training.streams import MomentumStreams
 from kdbench.types import Losses
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.distillation.divergence import Guard
 from kdbench.errors import ConfigError
-from kdbench.training.divergence import Guard
 from kdbench.types import Stream
 
 

@@ -1,0 +1,127 @@
+"""Any `nn.Module` that classifies, with the features that recipes read.
+
+Forward hooks collect the features; the module itself stays what its author made it.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.distillation.tap_plan import TapPlan, channels_of, logits_of, plan_taps
+from kdbench.errors import ConfigError
+from kdbench.types import Output
+
+
+def with_outputs(
+    network: nn.Module, taps: Mapping[str, str] | None, example: Tensor, role: str
+) -> nn.Module:
+    """The network as one that returns `Output`: itself, if it is one of kdbench's.
+
+    Args:
+        network: any classifier.
+        taps: canonical names to module paths; None: those that are known of it (`known_paths`).
+        example: images [B, C, H, W] that it takes.
+        role: what it is called in error lines.
+
+    Raises:
+        ConfigError: a path names no module, or the network returns no logits.
+    """
+    plan = plan_taps(network, taps, example, role)
+    return network if plan is None else AnyNetwork(network, plan, role)
+
+
+class AnyNetwork(nn.Module):
+    """A classifier of anybody's, which returns `Output`: logits [B, K] and taps.
+
+    A tap is what the module at a path returns, [B, C, H, W] or [B, D]. Tokens [B, N, D] that form a
+    square grid become [B, D, H, W], the class token apart, and so do maps [B, H, W, C].
+
+    Args:
+        network: returns logits, a tuple or list with logits, a mapping or an object with "logits".
+        plan: where its taps come from.
+        role: what it is called in error lines.
+    """
+
+    def __init__(self, network: nn.Module, plan: TapPlan, role: str) -> None:
+        super().__init__()
+        self.network, self.plan, self.role = network, plan, role
+        self.channels = channels_of(network)
+        self.prefix = int(getattr(network, "num_prefix_tokens", 0))  # of tokens, as timm counts
+        self.captured: dict[str, Tensor] = {}
+        self.hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def forward(self, images: Tensor) -> Output:
+        """[B, C, H, W] -> logits [B, K] and taps."""
+        self.attach()
+        self.captured.clear()
+        logits = logits_of(self.network(images), self.role)
+        taps = {name: self._tap(name, path) for name, path in self.plan.outputs.items()}
+        taps |= {name: self._tap(name, path) for name, path in self.plan.inputs.items()}
+        taps |= {name: taps[other] for name, other in self.plan.aliases.items()}
+        self.captured.clear()
+        return Output(logits, taps)
+
+    def attach(self) -> None:
+        """Put the hooks on, where they are not."""
+        if self.hooks:
+            return
+        modules = dict(self.network.named_modules())
+        for name, path in self.plan.outputs.items():
+            keep = partial(_keep_output, self.captured, name)
+            self.hooks.append(modules[path].register_forward_hook(keep))
+        for name, path in self.plan.inputs.items():
+            keep = partial(_keep_input, self.captured, name)
+            self.hooks.append(modules[path].register_forward_pre_hook(keep))
+
+    def detach(self) -> nn.Module:
+        """Take the hooks off; returns the network as it was given."""
+        while self.hooks:
+            self.hooks.pop().remove()
+        self.captured.clear()
+        return self.network
+
+    def _tap(self, name: str, path: str) -> Tensor:
+        if name not in self.captured:
+            raise ConfigError(f"{self.role} does not run '{path}', the module of tap '{name}'")
+        tap = self.captured[name]
+        if not isinstance(tap, Tensor):
+            kind = type(tap).__name__
+            raise ConfigError(
+                f"tap '{name}' of {self.role} is a {kind}: name a module that returns a tensor"
+            )
+        if name == "pooled":  # [B, D, 1, 1] where the classifier is a convolution
+            return tap.flatten(1)
+        return as_map(tap, self.prefix, self.channels.get(path))
+
+
+def _keep_output(
+    captured: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor
+) -> None:
+    # A copy: what follows may work in place, as a += or a ReLU(inplace=True) does.
+    captured[name] = output.clone() if isinstance(output, Tensor) else output
+
+
+def _keep_input(
+    captured: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    captured[name] = inputs[0].clone()
+
+
+def as_map(tap: Tensor, prefix: int, channels: int | None) -> Tensor:
+    """A tap as recipes read it; see `AnyNetwork`.
+
+    Args:
+        tap: what a module returns.
+        prefix: tokens before those of the grid.
+        channels: C where it is known.
+    """
+    if tap.ndim == 4 and channels not in (None, tap.shape[1]) and channels == tap.shape[3]:
+        return tap.permute(0, 3, 1, 2)
+    if tap.ndim == 3:
+        side = math.isqrt(tap.shape[1] - prefix)
+        if side * side == tap.shape[1] - prefix:
+            return tap[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+    return tap

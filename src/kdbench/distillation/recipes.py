@@ -1,0 +1,49 @@
+"""A recipe by its name in conf/method, for people with a loop of their own."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kdbench.assembly.make import make
+from kdbench.config import recipes
+from kdbench.errors import ConfigError, nearest
+from kdbench.methods.base import Method
+
+
+class MethodInfo(NamedTuple):
+    """What a method of conf is."""
+
+    name: str
+    kind: str  # such as "logits" or "features"
+    paper: str
+
+
+def list_methods() -> list[MethodInfo]:
+    """Every method of conf and of installed packages, by name."""
+    return [_info(name) for name in sorted(recipes.names("method"))]
+
+
+def _info(name: str) -> MethodInfo:
+    lines = [*(recipes.text("method", name) or "").splitlines(), "", ""]
+    paper, head = lines[0].removeprefix("# "), recipes.HEAD.fullmatch(lines[1].removeprefix("# "))
+    return MethodInfo(name, head.group(1) if head else "", paper)
+
+
+def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
+    """The method that a name and settings describe; of a wrapper, `inner` holds those of its inner.
+
+    Raises:
+        ConfigError: no method is called so, or a setting is unknown or ill-typed.
+    """
+    if isinstance(method, Method):
+        if settings:
+            raise ConfigError(
+                f"{next(iter(settings))}=... is for a method that is named: give the Method its "
+                "settings when you make it"
+            )
+        return method
+    known = recipes.compose("method", method)
+    if known is None:
+        raise ConfigError(f"unknown method '{method}': {nearest(method, recipes.names('method'))}")
+    node = recipes.merged(recipes.without_inferred(known), settings)
+    made: Method = make(node, "method")
+    return made
