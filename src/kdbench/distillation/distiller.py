@@ -231,9 +231,9 @@ class Distiller(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for teacher in self._teachers:
-            teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            teacher._apply(fn, recurse)
         return self
 
 
@@ -241,7 +241,7 @@ class BatchWithoutEpoch(Batch):
     """A batch of a loop that has not said which epoch it is in."""
 
     @property
-    def epoch(self) -> Tensor:  # type: ignore[override]  # read by recipes that change with it
+    def epoch(self) -> Tensor:
         """Is not there.
 
         Raises:
@@ -273,8 +273,9 @@ def teachers_of(teacher: nn.Module | Sequence[nn.Module] | None) -> list[nn.Modu
     """The teachers as a list."""
     if teacher is None:
         return []
-    single = isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList)
-    return [teacher] if single else list(teacher)
+    if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
+        return [teacher]
+    return list(teacher)
 
 
 def check_count(name: str, method: Method, found: int) -> None:
