@@ -87,6 +87,7 @@ class Distiller(nn.Module):
             self.method.to(example.device)
         self._generator: torch.Generator | None = None
         self._seed = seed
+        self.logits: Tensor | None = None  # [B, K] of the last forward pass, detached
         self._losses: Losses | None = None  # of the last forward pass, for recipes with streams
         self._optimized = False
 
@@ -155,6 +156,7 @@ class Distiller(nn.Module):
                     "distiller.optimizer(lr=...), and leave loss.backward() out"
                 )
             self._losses = found.losses
+        self.logits = found.logits
         values = {"loss": found.total, **found.means, **found.curves}
         logs = {name: value.detach().float().mean() for name, value in values.items()}
         return found.losses.total(), logs
