@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  { echo "kdbench needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
 quickstart: setup  ## Train a teacher and nine students on digits, print the table (1 1/4 minutes on two idle cores)

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -34,6 +36,13 @@ def test_configuration_and_passports_travel(wheel):
     assert {f"kdbench/ledger/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert any(name.endswith("resnet32_cifar100.passport.json") for name in names)
     assert len(names) == len(set(names)), "nothing travels twice"
+
+
+def test_every_command_is_there_and_has_its_libraries():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for command, place in project["scripts"].items():
+        assert callable(resolve_name(place)), command
+    assert {"torch", "numpy"} <= {name.partition(">")[0] for name in project["dependencies"]}
 
 
 @pytest.mark.slow

@@ -97,6 +97,21 @@ def test_terms_are_per_sample_or_couple_the_batch(method, pair):
         assert term.isfinite().all(), name
 
 
+def test_a_method_says_whether_it_reads_the_epoch(case):
+    """A loop of somebody's own is asked for the epoch where it matters, and there alone."""
+    read = []
+
+    class Watched(Batch):
+        @property
+        def epoch(self):
+            read.append(True)
+            return self[3]
+
+    case.terms(Watched(*case.batch()))
+    parts = [part for part in case.method.modules() if isinstance(part, Method)]
+    assert bool(read) == any(part.reads_epoch for part in parts)
+
+
 def test_a_per_sample_term_reads_its_own_sample_only(case):
     whole, part = case.terms(case.batch()), case.terms(case.batch(slice(0, 4)))
     for name, term in whole.items():

@@ -23,7 +23,8 @@ class TrainingSet(NamedTuple):
     shape: torch.Size  # [C, H, W] of an image
     num_classes: int
     labels: Tensor  # [N] int64 on the CPU
-    images: Callable[[Tensor], Tensor]  # rows [B] -> [B, C, H, W], unaugmented, as networks take
+    # Rows [B] -> [B, C, H, W], unaugmented, as networks take them; None: they are not at hand.
+    images: Callable[[Tensor], Tensor] | None
 
 
 def training_set(dataset: Dataset) -> TrainingSet:
@@ -75,6 +76,7 @@ def _affine(module: nn.Linear | nn.BatchNorm2d) -> Affine:
 
 def class_means(network: nn.Module, training: TrainingSet, tap: str) -> Tensor:
     """Return a tap's mean over each class's unaugmented training images: [K, D] on the CPU."""
+    check_at_hand(training)
     sums = torch.zeros(0)
     labels = training.labels
     for rows, feature in unaugmented(network, training, tap, torch.arange(len(labels))):
@@ -83,6 +85,19 @@ def class_means(network: nn.Module, training: TrainingSet, tap: str) -> Tensor:
         sums.index_add_(0, labels[rows], feature.double())
     counts = torch.bincount(labels, minlength=training.num_classes).clamp(min=1)
     return (sums / counts[:, None]).float()
+
+
+def check_at_hand(training: TrainingSet) -> None:
+    """Refuse a method that looks at training images where there are none to look at.
+
+    Raises:
+        ConfigError: says what to pass.
+    """
+    if training.images is None:
+        raise ConfigError(
+            "the method reads features of the training images: pass train_labels=LABELS [N] and "
+            "train_images=FUNCTION, rows [B] -> images [B, C, H, W]"
+        )
 
 
 def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
@@ -101,9 +116,10 @@ def unaugmented(
     network: nn.Module, training: TrainingSet, tap: str, chosen: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of the training images `chosen`: their rows, and a tap [B, D] on the CPU."""
-    parameter = next(network.parameters())
+    parameter, images_at = next(network.parameters()), training.images
+    assert images_at is not None
     for rows in chosen.split(EVALUATION_BATCH) if len(chosen) else ():
-        images = training.images(rows).to(parameter.device)
+        images = images_at(rows).to(parameter.device)
         with torch.no_grad(), arithmetic("fp32"):
             output: Output = network(images)
         yield rows, output.taps[tap].cpu()
@@ -114,6 +130,7 @@ def class_features(network: nn.Module, training: TrainingSet, tap: str) -> Tenso
 
     N is the size of the smallest class, which is 0 where one has no image.
     """
+    check_at_hand(training)
     labels, classes = training.labels, training.num_classes
     count = int(torch.bincount(labels, minlength=classes).min())
     chosen = torch.cat([(labels == label).nonzero()[:count, 0] for label in range(classes)])

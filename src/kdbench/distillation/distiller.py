@@ -72,7 +72,7 @@ class Distiller(nn.Module):
             self.name = method if isinstance(method, str) else type(method).__name__
             check_count(self.name, self.method, len(teachers))
             parts = [part for part in self.method.modules() if isinstance(part, Method)]
-            self._banks = any(part.banks for part in parts)
+            self._parts = tuple(parts)  # the method, and those that it wraps
             own = with_outputs(student, student_taps, example, "the student")
             roles = [f"teacher {i}" if len(teachers) > 1 else "the teacher"
                      for i in range(1, len(teachers) + 1)]  # fmt: skip
@@ -102,21 +102,13 @@ class Distiller(nn.Module):
         with torch.no_grad(), as_in_evaluation(student):
             classes = student(example).logits.shape[1]
 
-        def missing(rows: Tensor) -> Tensor:
-            raise ConfigError(
-                f"{self.name} needs features of the training set: pass train_images=FUNCTION, rows "
-                "[B] -> images [B, C, H, W], and train_labels=LABELS"
-            )
-
-        if images is None or labels is None:
-            images = missing
-        if labels is None and self._banks:
+        if labels is None and any(part.banks for part in self._parts):
             raise ConfigError(
                 f"{self.name} keeps a row for each training image: pass train_labels=LABELS [N]"
             )
-        # A meta tensor: whoever reads it is told so by torch.
-        known = torch.empty(0, device="meta") if labels is None else labels.cpu()
-        return TrainingSet(example.shape[1:], classes, known, images)
+        if labels is None:  # a meta tensor: whoever reads it is told so by torch
+            return TrainingSet(example.shape[1:], classes, torch.empty(0, device="meta"), None)
+        return TrainingSet(example.shape[1:], classes, labels.cpu(), images)
 
     def forward(
         self,
@@ -179,12 +171,13 @@ class Distiller(nn.Module):
                 if wanted
                 else f"{self.name} reads one view of each image: leave views out"
             )
-        if index is None and self._banks:
+        if index is None and any(part.banks for part in self._parts):
             raise ConfigError(
                 f"{self.name} keeps a row for each training image: pass index=ROWS [B] of the batch"
             )
-        kind = Batch if epoch is not None else BatchWithoutEpoch
-        batch = kind(
+        if epoch is None and any(part.reads_epoch for part in self._parts):
+            raise ConfigError(f"{self.name} changes with the epoch: pass epoch=NUMBER, from 1")
+        batch = Batch(
             images if not more else torch.stack([images, *more]),
             labels,
             torch.zeros_like(labels) if index is None else index.to(device),
@@ -233,23 +226,10 @@ class Distiller(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
         for teacher in self._teachers:
             teacher._apply(fn, recurse)
         return self
-
-
-class BatchWithoutEpoch(Batch):
-    """A batch of a loop that has not said which epoch it is in."""
-
-    @property
-    def epoch(self) -> Tensor:
-        """Is not there.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("this method changes with the epoch: pass epoch=NUMBER, from 1")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ class ABDKD(Method):
     here each has its analytic form.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -29,6 +29,7 @@ class Method(nn.Module):
     batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
     banks: tuple[str, ...] = ()  # buffers with a row for each training sample, of which `forward`
     #                              changes those of its batch and no other
+    reads_epoch: ClassVar[bool] = False  # whether `forward` changes with `batch.epoch`
     ce_weight: float = 1.0
     streams: tuple[Stream, ...] = ()  # parts of the loss with a momentum buffer each, none left out
 

@@ -26,6 +26,7 @@ class CAMKD(Method):
     feature term runs through v_t too (`detach_feature_weight` true: it does not).
     """
 
+    reads_epoch = True
     num_teachers = None
 
     def __init__(

@@ -43,6 +43,8 @@ class CTKD(Method):
     already, and so do we.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         ce_weight: float = 0.1,

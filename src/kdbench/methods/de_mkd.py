@@ -63,6 +63,7 @@ class DEMKD(Method):
     distillation, is ours and marked INFERRED in the configuration. `divide_by_k` adds CA-MKD's 1/T.
     """
 
+    reads_epoch = True
     num_teachers = None
 
     def __init__(

@@ -58,6 +58,8 @@ class DeepKD(Method):
     the masks multiply scalars of the batch.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         momenta: Literal["intended", "released"] = "intended",

@@ -16,6 +16,8 @@ class DKD(Method):
     classes instead of log(softmax) and a mask of -1000; equal to 1e-9 in float64.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -52,6 +52,8 @@ class DTKD(Method):
     infinite; ours uses 0.01 there.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -47,6 +47,8 @@ class FCFD(Method):
     every mixed path, which nothing reads in training.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -21,6 +21,7 @@ class GKL(Method):
     Departures: the sum over K x K pairs is computed as a variance under c, which is equal.
     """
 
+    reads_epoch = True
     batch_terms = ("margin",)
     memory: ClassMemory | None
 

@@ -20,6 +20,7 @@ class IKL(Method):
     Departures: the sum over K x K pairs is computed as a variance under c, which is equal.
     """
 
+    reads_epoch = True
     memory: ClassMemory | None
 
     def __init__(

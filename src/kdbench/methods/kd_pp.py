@@ -35,6 +35,7 @@ class KDPlusPlus(Method):
     benchmark's schedules have none.
     """
 
+    reads_epoch = True
     taps = ("pooled",)
     directions: Tensor
 

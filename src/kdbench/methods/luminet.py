@@ -28,6 +28,7 @@ class LumiNet(Method):
     gradient, `matched_kd`.
     """
 
+    reads_epoch = True
     batch_terms = ("luminet",)
 
     def __init__(

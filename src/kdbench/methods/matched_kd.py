@@ -22,6 +22,7 @@ class MatchedKD(Wrapper):
     to depart from.
     """
 
+    reads_epoch = True
     inner_norm: Tensor  # [], summed over the first epoch
     kd_norm: Tensor  # []
 

@@ -76,6 +76,7 @@ class ReviewKD(Method):
     MobileNetV1, and `student_preactivation`.
     """
 
+    reads_epoch = True
     taps = ("pooled",)
 
     def __init__(

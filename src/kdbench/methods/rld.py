@@ -48,6 +48,8 @@ class RLD(Method):
     command sets both equal (--same-t): we follow the command.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -32,6 +32,7 @@ class SLD(Method):
     Departures: none known in the loss. The strong view is this benchmark's (data/randaugment).
     """
 
+    reads_epoch = True
     views = 2
 
     def __init__(

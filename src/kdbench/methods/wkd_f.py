@@ -24,6 +24,8 @@ class WKDF(Method):
     cell of one pixel has no variance (the released code gives NaN): refused.
     """
 
+    reads_epoch = True
+
     def __init__(
         self,
         tap: str = "map",

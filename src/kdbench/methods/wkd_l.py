@@ -30,6 +30,7 @@ class WKDL(Method):
     iterations have no guard of 1e-8 in their denominators and the costs none of 1e-8 either.
     """
 
+    reads_epoch = True
     costs: Tensor  # [K, K]
 
     def __init__(

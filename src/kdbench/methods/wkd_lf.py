@@ -26,6 +26,7 @@ class WKDLF(Method):
     Departures: as of `wkd_l` and `wkd_f`.
     """
 
+    reads_epoch = True
     costs: Tensor  # [K, K]
 
     def __init__(

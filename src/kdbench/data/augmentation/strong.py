@@ -6,6 +6,7 @@ the first view of a method of two views is that of every other method.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from kdbench.data.augmentation.randaugment import (
     randaugment,
 )
 from kdbench.data.augmentation.views import TrainImages, epoch_words
-from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import ConfigError
+
+if TYPE_CHECKING:  # who passes its own views needs no decoders
+    from kdbench.data.streaming.streamed import StreamedImages
 
 FIRST_WORD = 2  # earlier words are epoch_plan's
 MOST_VIEWS = 2
@@ -59,7 +62,7 @@ def strong_plan(
 class StrongView:
     """The second view of an epoch's images."""
 
-    def __init__(self, images: TrainImages | StreamedImages, seed: int, epoch: int) -> None:
+    def __init__(self, images: "TrainImages | StreamedImages", seed: int, epoch: int) -> None:
         self.images = images
         size = (images.height, images.width)
         view, draws = strong_plan(len(images), images.views.count, *size, seed, epoch)
