@@ -60,7 +60,7 @@ def ran(tmp_path_factory):
         assert not failed
         network = resnet14(num_classes=10)
         load_weights(network, teacher / "student.safetensors", "resnet14")
-        data = make(configs[0]["dataset"], "dataset")
+        data = make(configs[0].dataset, "dataset")
         found = {
             n: load_file(f / "student.safetensors") for n, f in zip(names, folders, strict=True)
         }
