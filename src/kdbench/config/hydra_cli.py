@@ -241,8 +241,14 @@ def explain(error: Exception, arguments: list[str], config_name: str, check: Che
         return str(mistake)
     except Exception:  # from this second attempt; the first error is reported
         pass
-    first_lines = str(error).split("\nSee ")[0].split("\n")[:2]
+    first_lines = text_of(error).split("\nSee ")[0].split("\n")[:2]
     return " ".join(" ".join(first_lines).split())
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, or else the first of its causes that says something."""
+    cause = error.__cause__ or error.__context__
+    return str(error).strip() or (text_of(cause) if cause else type(error).__name__)
 
 
 def misspelt(error: Exception, config_name: str, overrides: list[str]) -> str | None:

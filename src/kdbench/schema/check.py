@@ -9,12 +9,12 @@ equally however they were written.
 
 import inspect
 import math
-import pkgutil
 import types
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from kdbench.errors import ConfigError, nearest
+from kdbench.errors import ConfigError, first_line, nearest
 from kdbench.schema.node import Node
 from kdbench.schema.plugins import packages
 
@@ -52,17 +52,18 @@ def locate(
         ConfigError: the target may not be named, does not exist or makes something else.
     """
     where = f"{path}._target_"
-    outside = f"{where}={target} is not allowed: name something in {', '.join(allowed())}"
+    shown = target if isinstance(target, str) and target.isprintable() else repr(target)
+    outside = f"{where}={shown} is not allowed: name something in {', '.join(allowed())}"
     if not isinstance(target, str) or not is_allowed(target):
         raise ConfigError(outside)
     ours = target.startswith("kdbench.")
     try:
-        found = pkgutil.resolve_name(target)
+        found = resolve(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}={target} does not exist: {error}") from None
+        raise ConfigError(f"{where}={shown} does not exist: {first_line(error)}") from None
     except Exception as error:  # of a module of others, while it is imported
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{where}={target} cannot be imported: {said}") from error
+        raise ConfigError(f"{where}={shown} cannot be imported: {said}") from error
     home = f"{getattr(found, '__module__', None)}.".partition(".")[0]
     if not callable(found) or home != target.partition(".")[0]:
         raise ConfigError(outside)
@@ -71,14 +72,38 @@ def locate(
     made = found if inspect.isclass(found) else get_type_hints(found).get("return")
     if not (inspect.isclass(made) and issubclass(made, kind)):
         raise ConfigError(
-            f"{where}={target} is not allowed: name a {kind.__name__}, or a function annotated "
+            f"{where}={shown} is not allowed: name a {kind.__name__}, or a function annotated "
             "to return one"
         )
     if ours and not (inspect.isclass(found) if listed is None else target in listed):
         raise ConfigError(
-            f"{where}={target} is not allowed: name a {kind.__name__} of kdbench's own files"
+            f"{where}={shown} is not allowed: name a {kind.__name__} of kdbench's own files"
         )
     return cast(Callable[..., Any], found)
+
+
+def resolve(target: str) -> object:
+    """Return what a dotted name names, by its own package's modules alone.
+
+    A name that leads into a module which one of them has imported, as `kdbench.seeds.torch.jit`, is
+    not followed: that would import what it names.
+
+    Raises:
+        ImportError, AttributeError, ValueError: it names nothing.
+    """
+    package, *rest = target.split(".")
+    found: object = import_module(package)
+    for part in rest:
+        if not isinstance(found, types.ModuleType):
+            found = getattr(found, part)
+            continue
+        inner = f"{found.__name__}.{part}"
+        if not hasattr(found, part):
+            import_module(inner)
+        found = getattr(found, part)
+        if isinstance(found, types.ModuleType) and found.__name__ != inner:
+            raise ImportError(f"{inner} is a module of others")
+    return found
 
 
 def check_node(
