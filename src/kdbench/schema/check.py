@@ -83,10 +83,10 @@ def locate(
 
 
 def resolve(target: str) -> object:
-    """Return what a dotted name names, by its own package's modules alone.
+    """Return what a dotted name names, by its own package's modules alone; None if others'.
 
-    A name that leads into a module which one of them has imported, as `kdbench.seeds.torch.jit`, is
-    not followed: that would import what it names.
+    A name that leads into a module which one of them has imported, as `kdbench.losses.torch.jit`,
+    is not followed: that would import what it names.
 
     Raises:
         ImportError, AttributeError, ValueError: it names nothing.
@@ -102,7 +102,7 @@ def resolve(target: str) -> object:
             import_module(inner)
         found = getattr(found, part)
         if isinstance(found, types.ModuleType) and found.__name__ != inner:
-            raise ImportError(f"{inner} is a module of others")
+            return None
     return found
 
 

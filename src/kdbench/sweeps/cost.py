@@ -1,6 +1,7 @@
 """Estimates of what a sweep costs on this machine, before anything starts."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,11 +109,13 @@ def time_each(
 ) -> dict[str, Timings]:
     """Time each distinct configuration, by `Planned.like`."""
     timings: dict[str, Timings] = {}
-    known: Known = {}
+    known, started = Known(), time.monotonic()
     distinct = {run.like: run for run in reversed(runs)}
     for number, (like, run) in enumerate(reversed(distinct.items()), start=1):
         name = run.config.method.name
-        progress(f"timing {number} of {len(distinct)}, some {LIMIT:.0f} s each: {name}")
+        each = (time.monotonic() - started) / (number - 1) if number > 1 else 2 * LIMIT
+        left = duration(each * (len(distinct) - number + 1))
+        progress(f"timing {number} of {len(distinct)}, about {left} left: {name}")
         dataset = datasets[canonical(run.config.dataset.spelt())]
         timings[like] = time_run(run.config, dataset, runtime, known)
     return timings

@@ -5,14 +5,16 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.build import build_method, build_network, build_student, set_up
+from kdbench.assembly.build import build_method, build_network, build_student, fit
 from kdbench.assembly.make import make
+from kdbench.assembly.probes import TrainingSet, training_set
 from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import images_of
 from kdbench.records.identity import canonical
@@ -59,7 +61,12 @@ class OutputsAtHand:
         return self.kept[views]
 
 
-Known = dict[str, float]  # seconds of parts that runs have in common, by what these depend on
+@dataclass
+class Known:
+    """What runs have in common, by what it depends on: made or timed for the first of them."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    teachers: dict[str, tuple[dict[str, nn.Module], LiveTeachers]] = field(default_factory=dict)
 
 
 def time_run(
@@ -69,19 +76,25 @@ def time_run(
 
     Parts in `known` were timed for earlier runs and are not timed again; new ones are added to it.
     """
-    known = {} if known is None else known
+    known = known or Known()
     schedule: Schedule = make(config.schedule, "schedule")
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     data = piece(dataset, schedule.batch_size)
     images = images_of(data, runtime.device)
     console = Console()
-    networks = teachers_of(config, data, runtime)
-    sample = images.batch(*(torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device),) * 2)
-    given = sample, schedule.precision, runtime, 0, console.message
-    live = LiveTeachers([freeze(n, *given) for n in networks.values()], runtime, console.message)
+    told = config.spelt()
+    common = [told["dataset"], schedule.batch_size, schedule.precision]
+    key = canonical([*common, told["teacher"]])
+    if key not in known.teachers:
+        networks = teachers_of(config, data, runtime)
+        rows = torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device)
+        given = images.batch(rows, rows), schedule.precision, runtime, 0, console.message
+        frozen = [freeze(network, *given) for network in networks.values()]
+        known.teachers[key] = networks, LiveTeachers(frozen, runtime, console.message)
+    networks, live = known.teachers[key]
     method = build_method(config.method, config.seed)
     own = build_student(config.student, data, config.seed)
-    student = set_up(method, own, networks, data, config.seed)
+    student = fit(method, own, networks, of_every_class(data), config.seed)
     run = Run("timing", config.seed, student, method, data, schedule, runtime, Path())
     member = Member(run, console, [])
     cohort = Cohort([member], OutputsAtHand(live), images, console)
@@ -89,17 +102,24 @@ def time_run(
     _, views = next(next(cohort.steps(1, threading.Event())).parts)
     first = views[method.views]
     step = _median(lambda: _one_step(cohort), runtime.device)
-    told = config.spelt()
-    common = [told["dataset"], schedule.batch_size, schedule.precision]
     key = canonical(["teachers", *common, told["teacher"], method.views])
-    if networks and key not in known:
-        known[key] = _median(lambda: live.outputs(first), runtime.device)
-    forward = known[key] if networks else 0.0
+    if networks and key not in known.seconds:
+        known.seconds[key] = _median(lambda: live.outputs(first), runtime.device)
+    forward = known.seconds[key] if networks else 0.0
     changed = None if student is own else told["method"]
     key = canonical(["evaluation", *common, told["student"], changed])
-    if key not in known:
-        known[key] = _median(lambda: member.score(data.test), runtime.device)
-    return Timings(step, forward, known[key] / len(data.test.labels))
+    if key not in known.seconds:
+        known.seconds[key] = _median(lambda: member.score(data.test), runtime.device)
+    return Timings(step, forward, known.seconds[key] / len(data.test.labels))
+
+
+def of_every_class(data: Dataset) -> TrainingSet:
+    """Return what a method sees of a piece as if it had two images of every class, as all data."""
+    known, count = training_set(data), len(data.train.labels)
+    labels = torch.arange(max(2 * data.num_classes, count)) % data.num_classes
+    images = known.images
+    assert images is not None
+    return known._replace(labels=labels, images=lambda rows: images(rows % count))
 
 
 def piece(dataset: Dataset, batch: int) -> Dataset:
