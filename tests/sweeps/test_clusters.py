@@ -1,6 +1,7 @@
 """What a sweep asks of Slurm and of Ray, and how a job leaves that Slurm wants to end."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,12 +14,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdbench.config.hydra_cli import compose_head
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.sweeps.local import Task
+from kdbench.sweeps.local import Ended, Task
 from kdbench.sweeps.planning import plan
-from kdbench.sweeps.ray import RayExecutor
+from kdbench.sweeps.ray import TASK, RayExecutor
 from kdbench.sweeps.slurm import Submission, SubmititExecutor
+from kdbench.sweeps.watching import CANCELLED
+from kdbench.sweeps.worker import Outcome
+from kdbench.system.signals import STOPS, stop_requests
 from kdbench.training.together import train
 from support.runs import config, runs, same, weights
 
@@ -52,7 +56,7 @@ def launcher(*overrides: str) -> dict:
 
 def submit(parameters: dict) -> SubmititExecutor:
     executor = SubmititExecutor(Path("runs", ".submitit"), parameters, None)
-    executor.start(Task(1, plan([config("method=ce", *LONG)]).todo))
+    executor.start([Task(1, plan([config("method=ce", *LONG)]).todo)])
     return executor
 
 
@@ -86,6 +90,52 @@ def test_the_preset_of_slurm_reaches_the_jobs_script(slurm):
     assert executor.executor._executor.max_num_timeout == 100
 
 
+def test_what_slurm_refuses_is_one_line(slurm, capfd):
+    refusal = "echo sbatch: error: invalid partition specified: x >&2; exit 1"
+    Path("bin/sbatch").write_text(f"#!/bin/sh\n{refusal}\n")
+    with pytest.raises(KdbenchError, match=r"Slurm takes no job: invalid partition specified: x$"):
+        submit({"cluster": "slurm"})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_refused_waits_while_others_run(slurm):
+    """MaxSubmitJobs counts an array's elements: fewer are tried, then one, then none."""
+    scripts = {
+        "sbatch": 'echo "$1" >> asked; grep -q array "$1" && exit 1; test -e full && exit 1; '
+        "touch full; echo Submitted batch job 12",
+        "scontrol": "echo MaxArraySize = 3",
+        "squeue": "echo '12|RUNNING'",
+    }
+    for name, script in scripts.items():
+        Path("bin", name).write_text(f"#!/bin/sh\n{script}\n")
+        Path("bin", name).chmod(0o755)
+    executor = SubmititExecutor(Path("runs", ".submitit"), {"cluster": "slurm"}, None)
+    tasks = [Task(number, plan([config("method=ce")]).todo) for number in range(4)]
+    assert executor.start(tasks) == 1
+    assert len(Path("asked").read_text().splitlines()) == 3, "arrays of 3 and 2, then one job"
+    assert executor.start(tasks[1:2]) == 0
+    assert executor.room() == 0
+    (job,) = [job for _, job in executor.running]
+    job.paths.result_pickle.write_bytes(pickle.dumps(("success", [Outcome()])))
+    (ended,) = executor.ended()
+    assert ended == Ended(tasks[0], [Outcome()])
+    assert executor.start(tasks[1:2]) == 0, "it may still count, though its result is there"
+    assert executor.room() == 0
+
+
+def test_a_job_inherits_nothing_of_the_launchers_own_job(slurm, monkeypatch):
+    Path("bin/sbatch").write_text("#!/bin/sh\nenv > env.txt; echo Submitted batch job 12\n")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/here.conf")
+    submit({"cluster": "slurm"})
+    assert "SBATCH_ACCOUNT=lab" in Path("env.txt").read_text(), "what a user has set stays"
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    submit({"cluster": "slurm"})
+    found = [line for line in Path("env.txt").read_text().splitlines() if line.startswith("SLURM")]
+    assert found == ["SLURM_CONF=/etc/slurm/here.conf"]
+
+
 @pytest.mark.parametrize("group", ["cohort_slurm", "cohort_ray"])
 @pytest.mark.parametrize("sweep", [IMAGENET, "+experiments=quickstart"])
 def test_a_preset_wins_over_what_a_sweeps_file_chooses(sweep, group):
@@ -95,7 +145,8 @@ def test_a_preset_wins_over_what_a_sweeps_file_chooses(sweep, group):
     assert set(chosen) == set(plain)
 
 
-def test_the_preset_of_ray_gives_each_cohort_a_gpu(monkeypatch):
+@pytest.mark.parametrize("kind", [{}, {"accelerator_type": "A100"}])
+def test_the_preset_of_ray_gives_each_cohort_a_gpu(monkeypatch, kind):
     asked = []
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     ray = SimpleNamespace(
@@ -104,10 +155,12 @@ def test_the_preset_of_ray_gives_each_cohort_a_gpu(monkeypatch):
         remote=lambda **given: lambda _: asked.append(given) or SimpleNamespace(remote=tuple),
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    settings = launcher(IMAGENET, "hydra/launcher=cohort_ray")
+    given = [f"hydra.launcher.ray.{key}={value}" for key, value in kind.items()]
+    settings = launcher(IMAGENET, "hydra/launcher=cohort_ray", *given)
     RayExecutor(settings["ray"], needs_gpu=True, threads=8, processes=None)._connect()
     assert asked[0]["address"] == "auto"
-    assert asked[1] == {"num_cpus": 8, "num_gpus": 1, "max_retries": 0}
+    assert TASK not in asked[0]
+    assert asked[1] == {"num_cpus": 8, "num_gpus": 1, "max_retries": 0, **kind}
 
 
 @pytest.mark.parametrize(
@@ -145,10 +198,8 @@ def interrupted(monkeypatch, tmp_path) -> Iterator[Submission]:
     """A job whose training is interrupted; the signals' handlers are as before afterwards."""
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kdbench.sweeps.slurm.stop_on_sigterm", lambda: None)
     monkeypatch.setattr("kdbench.sweeps.slurm.outcomes", interrupt)
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, *STOPS)}
     yield Submission(tmp_path, "[]")
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -163,15 +214,46 @@ def test_a_job_that_was_not_asked_to_leave_ends_at_once(interrupted):
         interrupted()
 
 
-def test_a_job_that_is_asked_leaves_by_submitits_own_way(interrupted, monkeypatch):
+def ask_twice(configs: list) -> None:
+    """As where the signal comes while what SIGTERM has stopped is still on its way out."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "outcomes", [lambda _: signal.raise_signal(signal.SIGUSR2), ask_twice], ids=["once", "twice"]
+)
+def test_a_job_that_is_asked_leaves_by_submitits_own_way(interrupted, monkeypatch, outcomes):
     came = []
     signal.signal(signal.SIGUSR2, lambda number, frame: came.append(number))
-    monkeypatch.setattr(
-        "kdbench.sweeps.slurm.outcomes", lambda _: signal.raise_signal(signal.SIGUSR2)
-    )
+    monkeypatch.setattr("kdbench.sweeps.slurm.outcomes", outcomes)
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert came == [signal.SIGUSR2], "once, after the runs had ended"
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_the_runs_of_a_job_hear_what_asks_them_to_stop(interrupted, monkeypatch, number):
+    def outcomes(configs: list) -> None:
+        with stop_requests() as stop:
+            signal.raise_signal(number)
+            assert stop.is_set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdbench.sweeps.slurm.outcomes", outcomes)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+def test_a_job_that_its_launcher_has_cancelled_does_not_wait(interrupted, monkeypatch, tmp_path):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda _: (tmp_path / CANCELLED).touch())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def start_job() -> subprocess.Popen:
@@ -180,6 +262,11 @@ def start_job() -> subprocess.Popen:
     command = [sys.executable, "-u", "-m", "submitit.core._submit", "runs/.submitit"]
     with Path("job.log").open("a") as log:
         return subprocess.Popen(command, env={**os.environ, **job}, stdout=log, stderr=log)
+
+
+def lines(path: Path) -> int:
+    """How many lines a file has; none where there is no file."""
+    return path.read_text().count("\n") if path.is_file() else 0
 
 
 @pytest.mark.slow
@@ -191,7 +278,7 @@ def test_a_preempted_job_writes_checkpoints_is_queued_again_and_ends_alike(slurm
     (folder,) = [job.folder for task, _ in executor.running for job in task.jobs]
     process = start_job()
     try:
-        while not (folder / "metrics.jsonl").is_file():
+        while not lines(folder / "metrics.jsonl"):  # before the first epoch no one listens yet
             assert process.poll() is None, Path("job.log").read_text()
             time.sleep(0.05)
         for name in signals:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -367,9 +367,9 @@ def test_what_ray_does_not_do_is_one_line(monkeypatch, starts):
     task = Task(1, [])
     if not starts:
         with pytest.raises(KdbenchError, match=r"ray: Ray does not start: no head$"):
-            executor.start(task)
+            executor.start([task])
         return
-    executor.start(task)
+    executor.start([task])
     reason = "its Ray task ended without a result: the node is gone"
     assert executor.ended() == [Ended(task, None, reason)]
 
@@ -397,11 +397,13 @@ class OneByOne:
     def __init__(self, script: Iterator[list[Outcome] | None], log: Path) -> None:
         self.script, self.log, self.task = script, log, None
 
-    def room(self) -> bool:
-        return self.task is None
+    def room(self) -> int:
+        return int(self.task is None)
 
-    def start(self, task: Task) -> None:
-        self.task, task.log = task, self.log
+    def start(self, tasks: Sequence[Task]) -> int:
+        (self.task,) = tasks
+        self.task.log = self.log
+        return 1
 
     def ended(self) -> list[Ended]:
         found, ended = next(self.script), self.task
@@ -461,7 +463,11 @@ def test_time_left_goes_by_what_was_finished():
     assert sweep.left() == pytest.approx(5 * 30)
     sweep.running.append(sweep.waiting.popleft())
     sweep.running[0].started -= 20
-    assert sweep.left() == pytest.approx((50 - 20 + 100) / 2, abs=1), "two at a time"
+    assert sweep.left() == pytest.approx(100, abs=1), "two at a time: the longer one's"
+    sweep.add([fake_job("run2", 20)])
+    assert sweep.left() == pytest.approx((50 - 20 + 200) / 2, abs=1)
+    sweep.running[0].started -= 60
+    assert sweep.left() is None, "it takes longer than was thought, and no one knows how long"
 
 
 def test_jobs_of_submitit(command):

@@ -20,6 +20,7 @@ from kdbench.records.settings import TrainSettings
 from kdbench.sweeps.local import Ended, Executor, LocalExecutor, Task, environments
 from kdbench.sweeps.planning import Failure, Plan, cohorts, plan, runs, teachers_first
 from kdbench.sweeps.ray import RayExecutor
+from kdbench.sweeps.remaining import time_left
 from kdbench.sweeps.settings import Settings
 from kdbench.sweeps.slurm import SubmititExecutor
 from kdbench.system.console import Console, duration
@@ -130,8 +131,8 @@ class Sweep:
         while self.waiting or self.running:
             if self.stop.is_set():
                 self.interrupt()
-            while self.waiting and self.executor.room():
-                self.begin(self.waiting.popleft())
+            while self.begin():
+                pass
             for task in self.running:
                 self.listen(task)
             for ended in self.executor.ended():
@@ -156,16 +157,20 @@ class Sweep:
         self.number += 1
         self.waiting.append(Task(self.number, jobs, again))
 
-    def begin(self, task: Task) -> None:
-        """Start a cohort, and say so."""
-        task.started = time.monotonic()
-        for job in task.jobs:
-            forget_failure(job.folder)
-        self.executor.start(task)
-        self.running.append(task)
-        again = "tried once more, " if task.again else ""
-        log = f"; output in {task.log}" if task.log is not None else ""
-        self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
+    def begin(self) -> bool:
+        """Start the cohorts that there is room for, and say so; return whether any was started."""
+        tasks = list(self.waiting)[: self.executor.room()]
+        for task in tasks:
+            task.started = time.monotonic()
+            for job in task.jobs:
+                forget_failure(job.folder)
+        started = self.executor.start(tasks) if tasks else 0
+        for task in tasks[:started]:
+            self.running.append(self.waiting.popleft())
+            again = "tried once more, " if task.again else ""
+            log = f"; output in {task.log}" if task.log is not None else ""
+            self.console.message(f"cohort {task.number} starts: {again}{names(task.jobs)}{log}")
+        return started > 0
 
     def listen(self, task: Task) -> None:
         """Report the notices of a cohort's runs, and runs that fail while the others train on."""
@@ -224,14 +229,11 @@ class Sweep:
         return again
 
     def left(self) -> float | None:
-        """Estimate the seconds left from the ended cohorts; None at the end, or without any."""
+        """Estimate the seconds left from the ended cohorts; None at the end, or if unknown."""
         if not self.epochs or not (self.waiting or self.running):
             return None
-        per_epoch, now = self.seconds / self.epochs, time.monotonic()
-        rest = sum(per_epoch * task.epochs for task in self.waiting)
-        rest += sum(max(0.0, per_epoch * t.epochs - (now - t.started)) for t in self.running)
-        # The one that has just ended makes room for another.
-        return rest / (len(self.running) + min(1, len(self.waiting)))
+        per_epoch = self.seconds / self.epochs
+        return time_left(per_epoch, self.running, self.waiting, time.monotonic())
 
     def interrupt(self) -> None:
         """Let the training cohorts write checkpoints, and leave.

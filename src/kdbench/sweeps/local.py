@@ -59,11 +59,15 @@ class Ended(NamedTuple):
 class Executor(Protocol):
     """An executor trains cohorts and reports their ends; its methods never wait."""
 
-    def room(self) -> bool:
-        """Return whether another cohort may start now."""
+    def room(self) -> int:
+        """Return how many more cohorts may start now."""
 
-    def start(self, task: Task) -> None:
-        """Start training a cohort, and set its `log`."""
+    def start(self, tasks: Sequence[Task]) -> int:
+        """Start cohorts, no more than there is room for, and set each one's `log`.
+
+        Returns:
+            The number of started cohorts, the first of those given.
+        """
 
     def ended(self) -> list[Ended]:
         """The cohorts that have ended since the last call."""
@@ -150,18 +154,20 @@ class LocalExecutor:
         self.environments = environments
         self.workers: dict[int, Worker] = {}  # by place
 
-    def room(self) -> bool:
-        """Return whether a place is free."""
-        return len(self._busy()) < len(self.environments)
+    def room(self) -> int:
+        """Return the number of free places."""
+        return len(self.environments) - len(self._busy())
 
-    def start(self, task: Task) -> None:
-        """Hand the cohort to the first free place."""
+    def start(self, tasks: Sequence[Task]) -> int:
+        """Hand each cohort to the first free place."""
         busy = self._busy()
-        place = next(i for i in range(len(self.environments)) if i not in busy)
-        if place not in self.workers:
-            environment = self.environments[place]
-            self.workers[place] = Worker(self.sweeps, environment, self.shown)
-        self.workers[place].give(task)
+        free = [place for place in range(len(self.environments)) if place not in busy]
+        for place, task in zip(free, tasks, strict=False):
+            if place not in self.workers:
+                environment = self.environments[place]
+                self.workers[place] = Worker(self.sweeps, environment, self.shown)
+            self.workers[place].give(task)
+        return len(tasks)
 
     def ended(self) -> list[Ended]:
         """Return the cohorts that have ended; replace processes that died or trained for long."""

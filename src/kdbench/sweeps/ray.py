@@ -1,7 +1,8 @@
 """A sweep's cohorts as tasks of Ray."""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.errors import ConfigError, KdbenchError, first_line
@@ -9,14 +10,19 @@ from kdbench.sweeps.clusters import checked, missing
 from kdbench.sweeps.local import Ended, Task
 from kdbench.sweeps.worker import Outcome, outcomes, understood
 
-RAY = ("address", "num_cpus", "num_gpus", "object_store_memory", "namespace", "include_dashboard")
+TASK = "accelerator_type"  # asked of the node that a task is given to, and not of `ray.init`
+RAY = (
+    *("address", "num_cpus", "num_gpus", "object_store_memory", "namespace", "include_dashboard"),
+    TASK,
+)
 
 
 class RayExecutor:
     """Cohorts as Ray tasks, with a GPU each where there are any.
 
     Args:
-        parameters: the arguments of `ray.init`.
+        parameters: the arguments of `ray.init`, and accelerator_type, Ray's name for the GPUs of
+            the nodes to train on.
         needs_gpu: the runs use a GPU where the cluster has one.
         threads: the CPUs of a cohort.
         processes: cohorts at a time; None: as many as the cluster has room for.
@@ -48,20 +54,24 @@ class RayExecutor:
         except ModuleNotFoundError:
             raise missing("ray", "ray") from None
         self.ray, self.named = ray, named
-        self.parameters = {key: value for key, value in parameters.items() if value is not None}
+        given = {key: value for key, value in parameters.items() if value is not None}
+        self.kind = given.pop(TASK, None)
+        self.parameters = given
         self.needs_gpu, self.threads, self.processes = needs_gpu, threads, processes
         self.running: dict[Any, Task] = {}
         self.remote: Any = None
 
-    def room(self) -> bool:
-        """Return whether another task may be handed over; Ray queues what it has no room for."""
-        return self.processes is None or len(self.running) < self.processes
+    def room(self) -> int:
+        """Return how many more tasks may be handed over; Ray queues what it has no room for."""
+        return (self.processes or sys.maxsize) - len(self.running)
 
-    def start(self, task: Task) -> None:
-        """Hand a cohort over; the first one starts Ray, or connects to it."""
+    def start(self, tasks: Sequence[Task]) -> int:
+        """Hand cohorts over; the first one starts Ray, or connects to it."""
         if self.remote is None:
             self._connect()
-        self.running[self.remote.remote(os.getcwd(), task.text)] = task
+        for task in tasks:
+            self.running[self.remote.remote(os.getcwd(), task.text)] = task
+        return len(tasks)
 
     def _connect(self) -> None:
         ours: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -79,6 +89,8 @@ class RayExecutor:
             "num_gpus": int(self.needs_gpu and found.get("GPU", 0) > 0),
             "max_retries": 0,
         }
+        if self.kind is not None:
+            options[TASK] = self.kind
         self.remote = self.ray.remote(**options)(ray_outcomes)
 
     def ended(self) -> list[Ended]:
