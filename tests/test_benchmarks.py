@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import streamed
+from benchmarks import decoding, streamed
 from support.commands import ROOT
 from support.photographs import real
 
@@ -61,3 +61,8 @@ def test_streamed_images_are_compared_out_of_every_layout(tmp_path):
     for one in (*found["ratios"].values(), *found["images_per_cpu_second"].values()):
         assert 0 < one["min"] <= one["median"] <= one["max"]
     assert all(value > 0 for value in found["read_ms"].values())
+
+
+def test_decoding_is_measured_both_ways_at_each_number():
+    assert list(decoding.ways(6)) == [(1, 1), (1, 2), (1, 4), (2, 1), (4, 1)]
+    assert list(decoding.ways(1)) == [(1, 1)]
