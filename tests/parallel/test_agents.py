@@ -17,7 +17,7 @@ from support.ports import free_ports
 from support.runs import config, runs
 from support.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 # A newcomer waits for an address that the first agent gives only once, unless torchrun is told to
 # make a store for each round (dynamic_rendezvous.py, `next_rendezvous`, PyTorch 2.15.0).
 STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

@@ -135,7 +135,7 @@ def test_a_sweep_is_one_array_of_jobs(cluster, launch):
 
 @pytest.mark.parametrize(
     "place",
-    ["training", *(pytest.param(n, marks=pytest.mark.slow) for n in ("scoring", "checkpoint"))],
+    ["training", *(pytest.param(n, marks=pytest.mark.long) for n in ("scoring", "checkpoint"))],
 )
 def test_a_preempted_job_is_queued_again_to_the_same_bits(cluster, launch, place):
     hold(place)
@@ -187,7 +187,7 @@ def in_front(cluster: SlurmCluster) -> str:
     return job
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_that_someone_cancels_is_tried_once_more(cluster, launch):
     hold("training")
     launcher = launch(*LONG, "method=ce")
@@ -201,7 +201,7 @@ def test_a_job_that_someone_cancels_is_tried_once_more(cluster, launch):
     assert "sweep: 1 done, 0 done before, 0 failed" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["-D", "n1"], ids=["controller", "node"])
 def test_the_daemons_may_be_killed_and_started_again(cluster, launch, name):
     hold("training")
@@ -220,7 +220,7 @@ def test_the_daemons_may_be_killed_and_started_again(cluster, launch, name):
     assert "tried once more" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_that_is_drained_ends_its_jobs_first(cluster, launch):
     hold("training")
     launcher = launch(*LONG, "method=ce", "hydra.launcher.submitit.slurm_partition=both")
@@ -236,7 +236,7 @@ def test_a_node_that_is_drained_ends_its_jobs_first(cluster, launch):
     assert "sweep: 1 done, 0 done before, 0 failed" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_fewer_jobs_may_be_submitted_the_others_wait(cluster, launch):
     """MaxSubmitJobs is accounting's; here sbatch is replaced by one that counts."""
     Path("bin").mkdir()
@@ -259,7 +259,7 @@ PATH=${PATH#*:} exec sbatch "$@"
     assert "sweep: 3 done, 0 done before, 0 failed" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_launcher_that_is_killed_leaves_its_jobs_and_is_typed_again(cluster, launch):
     hold("training")
     first = launch(*LONG, "method=ce")
@@ -276,7 +276,7 @@ def test_a_launcher_that_is_killed_leaves_its_jobs_and_is_typed_again(cluster, l
     assert "1 run: 1 done before" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_launcher_may_itself_be_a_job(cluster, launch, monkeypatch):
     """What its job has in its environment is not handed to theirs."""
     inside = {"SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "100", "SLURM_MEM_PER_NODE": "1000"}
@@ -306,7 +306,7 @@ def test_a_time_limit_queues_a_job_again(cluster, launch):
     assert "cohort 2" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_srun_starts_an_agent_of_torchrun_on_each_node(cluster):
     """As docs/distributed.md has it, on two nodes with a rank each."""
     train_one = [*SMALL, *TWO_EPOCHS, "student=resnet8", "method=ce", "schedule.micro_batches=2"]
