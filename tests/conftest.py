@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support import finished
 from support.commands import SHARED, Command, Result
 
 # Nothing in a test may reach a network, and the W&B of the person who runs it stays untouched.
@@ -22,9 +23,9 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Run an entry of kdbench as the shell would, in this process and in an empty folder."""
-    from kdbench import estimate, evaluate, report, table, train
+    from kdbench import analyse, estimate, evaluate, export, report, table, train
 
-    modules = (train, evaluate, table, estimate, report)
+    modules = (train, evaluate, table, estimate, report, analyse, export)
     entries = {module.__name__.split(".")[1]: module.main for module in modules}
     monkeypatch.chdir(tmp_path)
 
@@ -48,3 +49,15 @@ def cifar100_root() -> Path:
     if not (root / "cifar-100-python" / "train").is_file():
         pytest.skip(f"no CIFAR-100 in {root}: set KDBENCH_DATA to a folder that holds it")
     return root
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this session keeps what `trained` has trained."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def trained(command: Command, finished_runs: Path) -> Path:
+    """A copy of `support.finished`'s runs in this test's folder."""
+    return finished.train(command, finished_runs)

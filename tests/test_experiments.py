@@ -11,6 +11,7 @@ import pytest
 from kdbench.config import hydra_cli
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.run_config import check_train
+from kdbench.records.protocol import protocol_of
 from support.commands import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -40,7 +41,8 @@ def test_every_job_composes_and_is_told_apart(path):
             composed = hydra.compose("config", [f"+experiments={path.stem}", *job])
             config = check_train(hydra_cli.plain(composed))
             names = [config.dataset.name, config.student.name, config.method.name]
-            rows.add((*names, *config.teacher, config.seed))
+            protocol = protocol_of(config.dataset, config.schedule)
+            rows.add((*names, *config.teacher, protocol, config.seed))
     assert len(rows) == len(found), "two jobs would share a row of the table"
 
 

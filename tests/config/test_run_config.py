@@ -18,7 +18,7 @@ FILES = sorted(
     for path in (ROOT / "conf").glob("*/*.yaml")
     if path.parent.name not in ("experiments", "tuned")
 )
-NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "image_folder", "parquet"} | {
+NEEDS_DATA = {"cifar10", "cifar100", "fashion_mnist", "stl10", "image_folder", "parquet"} | {
     *("tiny_imagenet", "imagenet", "coco")
 }
 DETECTORS = ("fasterrcnn_", "coco")  # how names of `task=detection` begin

@@ -27,6 +27,8 @@ WINGS = [
     "training",
     "tasks",
     "sweeps",
+    "analysis",
+    "exporting",
 ]
 # The one place of each outside library.
 DOORS = {
@@ -35,19 +37,21 @@ DOORS = {
     "wandb": {"tracking.wandb_mirror"},
     "wandb_workspaces": {"tracking.workspace"},
     "rich": {"system.console"},
-    "timm": {"networks"},
-    "sklearn": {"data"},
-    "torchvision": {"data", "networks", "tasks.detection"},
+    "timm": {"networks", "exporting.keys"},
+    "sklearn": {"data", "analysis.embedding"},
+    "torchvision": {"data", "networks", "tasks.detection", "analysis.robustness", "exporting.keys"},
     "pycocotools": {"tasks.detection"},
-    "safetensors": {"records"},
-    "PIL": {"data"},
+    "safetensors": {"records", "exporting"},
+    "onnxruntime": {"exporting.graphs"},
+    "huggingface_hub": {"exporting.card"},
+    "PIL": {"data", "analysis.robustness"},
     "nvidia": {"data"},
     "pyarrow": {"data"},
     "submitit": {"sweeps.slurm"},
     "ray": {"sweeps.ray"},
-    "scipy": {"ledger.significance"},
+    "scipy": {"ledger.significance", "analysis.agreement"},
     "statsmodels": {"ledger.significance"},
-    "matplotlib": {"ledger.svg", "ledger.charts"},
+    "matplotlib": {"ledger.svg", "ledger.charts", "analysis.drawings", "analysis.result"},
     "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.recipes"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

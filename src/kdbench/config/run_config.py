@@ -1,4 +1,4 @@
-"""The keys of a whole configuration: those of `conf/config.yaml` and `conf/evaluate.yaml`."""
+"""The keys of a whole configuration: those of the files that commands start from."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,7 +27,19 @@ OWN = {  # keys that stand in no node
     "runs_dir": str,
     "checkpoint": str | None,
     "checkpoint_key": str | None,
+    "root": str | None,
+    "out": str,
+    "run": str | None,
+    "licence": str | None,
+    "teacher_file": str | None,
 }
+MEASURES = ["correlation", "entropy", "calibration", "embedding", "similarity", "agreement"]
+Measure = Literal[  # the last three take long, or are of one machine: they are not of "all"
+    "correlation", "entropy", "calibration", "embedding", "similarity", "agreement",
+    "transfer", "robustness", "cost",
+]  # fmt: skip
+
+Format = Literal["torch_export", "onnx", "torchscript", "safetensors", "hub"]
 
 
 def check_train(raw: Mapping[str, Any]) -> TrainSettings:
@@ -71,6 +83,60 @@ def check_evaluate(raw: Mapping[str, Any]) -> EvaluateSettings:
         "runs_dir": _typed(OWN["runs_dir"]),
     }
     return EvaluateSettings(**_check_keys(raw, keys))
+
+
+def check_analyse(raw: Mapping[str, Any]) -> Config:
+    """An analysis' configuration, complete and normalised; several runs and measures as lists.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    several = {key: listed_words(raw.get(key)) for key in ("runs", "what")}
+    if several["what"] == ["all"]:
+        several["what"] = MEASURES
+    return _check_keys(
+        {"dataset": None, "transfer": None, **raw, **several},
+        {
+            "runs": _typed(list[str]),
+            "what": _typed(list[Measure]),
+            "dataset": _node_or_none,
+            "transfer": _node_or_none,
+            "corrupted": _typed(str | None),
+            "runtime": _node,
+            **{key: _typed(OWN[key]) for key in ("root", "teacher_file", "out", "runs_dir")},
+        },
+    )
+
+
+def check_export(raw: Mapping[str, Any]) -> Config:
+    """An export's configuration, complete and normalised.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    return _check_keys(
+        {"dataset": None, **raw},
+        {
+            "format": _typed(Format),
+            "keys": _typed(Literal["repdistiller", "timm", "torchvision"]),
+            "pixels": _typed(bool),
+            "opset": _typed(int),
+            "dataset": _node_or_none,
+            **{key: _typed(OWN[key]) for key in ("run", "licence", "root", "out", "runs_dir")},
+        },
+    )
+
+
+def listed_words(value: object) -> object:
+    """One word as a list of it; a list as it is."""
+    return [value] if isinstance(value, str) else value
+
+
+def _node_or_none(path: str, node: Any) -> Config | None:
+    if node is None:
+        return None
+    return _named(path, check_node(path, node, kind=kind_of(path, "dataset", node, False),
+                                   listed=listed("dataset")))  # fmt: skip
 
 
 def takes_text(config: Mapping[str, Any], key: str) -> bool:

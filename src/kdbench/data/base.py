@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.augmentation.views import AnyViews, Views
+from kdbench.data.regimes import kept_rows
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.system.files import named_path
 
@@ -118,15 +119,32 @@ def assemble(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Make a data set from its two splits and the settings that every configuration file has.
+
+    Images are held out before some are left out: a smaller training set has the same ones.
 
     Raises:
         ConfigError: a setting does not fit the images.
         KdbenchError: a split is empty or a label is not one of the classes.
     """
     train, val = hold_out(train, val_split, num_classes)
+    train = fewer(train, num_classes, fraction, long_tail)
     return Dataset(name, num_classes, train, test, val, tuple(mean), tuple(std), Views(pad, flip))
+
+
+def fewer(train: Split, num_classes: int, fraction: float, long_tail: float) -> Split:
+    """What is kept of the training images, as `kdbench.data.regimes` says.
+
+    Raises:
+        ConfigError: a setting makes no sense, or leaves a class without images.
+    """
+    if (fraction, long_tail) == (1, 1):
+        return train
+    rows = kept_rows(train.labels, num_classes, fraction, long_tail)
+    return Split(train.images[rows], train.labels[rows])
 
 
 def hold_out(train: Split, val_split: int, num_classes: int) -> tuple[Split, Split | None]:

@@ -6,10 +6,12 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -21,37 +23,65 @@ HUES = [f"#0000e{i}" for i in range(7)]  # more could not be told apart
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "rule", PAPER: "paper"}
 VARIABLES |= {hue: f"hue{i}" for i, hue in enumerate(HUES)}
 
-SETTINGS: Any = {  # matplotlib's annotation spells every key out
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",  # matplotlib's own, with the same widths on every machine
-    "font.size": 12,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
-    "axes.labelcolor": SOFT,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": "none",
-    "lines.solid_capstyle": "round",
-}
+
+class Palette(NamedTuple):
+    """What a drawing is drawn in."""
+
+    ink: str
+    soft: str
+    grid: str
+    paper: str
+    hues: tuple[str, ...]
+
+
+ON_PAGE = Palette(INK, SOFT, GRID, PAPER, tuple(HUES))
+
+
+def sheet() -> str:
+    """Read the page's style sheet."""
+    return (files("kdbench.ledger") / "page.css").read_text(encoding="utf-8")
+
+
+def light() -> Palette:
+    """Return the colours of the page in light mode."""
+    found = dict(re.findall(r"--(\w+): (#\w+)", sheet().partition("@media")[0]))
+    ink, soft, grid, paper, *hues = (found[name] for name in VARIABLES.values())
+    return Palette(ink, soft, grid, paper, tuple(hues))
+
+
+def settings(palette: Palette) -> Any:  # matplotlib's annotation spells every key out
+    """Return matplotlib's settings for a drawing in these colours."""
+    return {
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",  # matplotlib's own, with the same widths on every machine
+        "font.size": 12,
+        "text.color": palette.ink,
+        "text.parse_math": False,
+        "axes.edgecolor": palette.grid,
+        "axes.facecolor": "none",
+        "axes.labelcolor": palette.soft,
+        "axes.linewidth": 1,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.formatter.useoffset": False,
+        "axes.axisbelow": True,
+        "grid.color": palette.grid,
+        "grid.linewidth": 0.7,
+        "xtick.color": palette.grid,
+        "ytick.color": palette.grid,
+        "xtick.labelcolor": palette.soft,
+        "ytick.labelcolor": palette.ink,
+        "figure.facecolor": "none",
+        "lines.solid_capstyle": "round",
+    }
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Use matplotlib's defaults, whatever the user has configured."""
+def style(palette: Palette = ON_PAGE) -> Iterator[None]:
+    """Use matplotlib's defaults and these colours, whatever the user has configured."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
+        mpl.rcParams.update(settings(palette))
         # The reader's fonts draw the letters; matplotlib's only measure them.
         warnings.filterwarnings("ignore", message="Glyph ")
         yield
@@ -110,3 +140,25 @@ def tidy(figure: Figure, titles: Sequence[str], label: str, prefix: str) -> str:
     return (
         f'<svg viewBox="0 0 {WIDTH} {round(figure.get_figheight() * 72)}" {words}>{text.strip()}\n'
     )
+
+
+def alone(svg: str) -> str:
+    """Make a file of an element of `tidy`; its colours follow the viewer's light or dark mode."""
+    rules = re.findall(r"(@media \(prefers[^{]*\{\s*)?:root \{(.*?)\}", sheet(), re.DOTALL)
+    colours = [f"{media}svg {{{body}}}{'}' if media else ''}" for media, body in rules]
+    text = "svg { background: var(--paper); font: 12px system-ui, sans-serif; }"
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head, rest = svg.split(">", 1)
+    styled = f"<style>{' '.join([*colours, text])}</style>"
+    return f"{head} {names}>{' '.join(styled.split())}{rest}"
+
+
+def png(figure: Figure, palette: Palette) -> bytes:
+    """Save a figure drawn under `style(palette)` as PNG, at 144 dots an inch."""
+    figure.patch.set(visible=True, facecolor=palette.paper)
+    file = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(
+        file, format="png", dpi=144, facecolor=palette.paper, metadata={"Software": None}
+    )
+    return file.getvalue()

@@ -34,7 +34,20 @@ FIRST_PATHS = {
 }
 # Settings that came later, by what they are of (its first path), and the value that all earlier
 # runs had: at that value they are left out of the hash, so that earlier runs keep their names.
+REGIMES = {"fraction": 1.0, "long_tail": 1.0}  # of the data sets that are held in memory
+IN_MEMORY = (
+    "digits.digits",
+    "image_folder.image_folder",
+    "parquet.parquet",
+    "synthetic.synthetic",
+    "tiny_imagenet.tiny_imagenet",
+    "torchvision_sets.cifar10",
+    "torchvision_sets.cifar100",
+    "torchvision_sets.fashion_mnist",
+    "torchvision_sets.stl10",
+)
 LATER: dict[str, dict[str, Any]] = {
+    **{f"kdbench.data.{name}": REGIMES for name in IN_MEMORY},
     "kdbench.optim.Schedule": {
         "precision": "fp32",
         "table_precision": "fp32",

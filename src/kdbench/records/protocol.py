@@ -15,9 +15,9 @@ def protocol_of(dataset: Node, schedule: Node) -> str:
     """Return a run's protocol, such as "cifar100-240ep-b64-last" or "coco-180000steps-b8-last".
 
     The parts are the data set, epochs or steps, the batch size, and "last" for the epoch that is
-    scored. Further parts show precision other than fp32, training images that were scaled down or
-    decoded differently, and held-out images. Learning rate, milestones and weight decay may be
-    tuned for the method and the student, so they are in the record and its hash alone.
+    scored. Further parts show precision other than fp32, training images that were scaled down,
+    decoded differently or left out, and held-out images. Learning rate, milestones and weight decay
+    may be tuned for the method and the student, so they are in the record and its hash alone.
     """
     data, pace = dataset.settings, schedule.settings
     length = f"{pace['steps']}steps" if "steps" in pace else f"{pace['epochs']}ep"
@@ -30,6 +30,10 @@ def protocol_of(dataset: Node, schedule: Node) -> str:
         parts.append(f"resized{data['resized']}")
     if data.get("decoder", "pillow") != "pillow":
         parts.append(data["decoder"])
+    if data.get("fraction", 1) != 1:
+        parts.append(f"fraction{data['fraction']:g}")
+    if data.get("long_tail", 1) != 1:
+        parts.append(f"lt{data['long_tail']:g}")
     if data.get("val_split"):
         parts.append(f"val{data['val_split']}")
     return "-".join([*parts, "last"])

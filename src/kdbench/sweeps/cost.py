@@ -12,7 +12,7 @@ from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.identity import REGIMES, canonical, teacher_label
 from kdbench.records.settings import TrainSettings
 from kdbench.schema.node import Node
 from kdbench.system.console import duration
@@ -136,7 +136,7 @@ def data_or_placeholder(node: Node, say: Say) -> Dataset:
             raise
         say(f"{error}\n{node.name} is stood in for by random images: no run is known as done")
     classes, train, test = SIZES[node.name]
-    kept = {key: node.settings[key] for key in ("mean", "std", "pad", "flip", "val_split")}
+    kept = {key: node.settings[key] for key in ("mean", "std", "pad", "flip", "val_split", *REGIMES)}
     return synthetic(classes, train, test, image_size=32, seed=0, **kept)
 
 

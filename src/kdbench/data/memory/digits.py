@@ -9,7 +9,15 @@ TEST = 360  # 36 a class
 SCALE = 4  # 8 x 8 pixels become 32 x 32
 
 
-def digits(mean: list[float], std: list[float], pad: int, flip: bool, val_split: int) -> Dataset:
+def digits(
+    mean: list[float],
+    std: list[float],
+    pad: int,
+    flip: bool,
+    val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
+) -> Dataset:
     """Load 1,797 images of 8 x 8 in 10 classes as uint8 [3, 32, 32]; 1,437 train, 360 test.
 
     The library has no split of its own; this one is fixed and balanced over the classes. Grey
@@ -22,5 +30,15 @@ def digits(mean: list[float], std: list[float], pad: int, flip: bool, val_split:
     train, test = hold_out(Split(images, torch.from_numpy(bundled.target).long()), TEST, 10)
     assert test is not None
     return assemble(
-        "digits", 10, train, test, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
+        "digits",
+        10,
+        train,
+        test,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )

@@ -19,6 +19,8 @@ def image_folder(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Load the images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
@@ -60,4 +62,6 @@ def image_folder(
         pad=pad,
         flip=flip,
         val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )

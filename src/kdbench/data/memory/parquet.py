@@ -43,6 +43,8 @@ def parquet(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Load the images of `root`, or of `root`/data, as uint8 [3, S, S], S = `image_size`.
 
@@ -83,6 +85,8 @@ def parquet(
         pad=pad,
         flip=flip,
         val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )
 
 

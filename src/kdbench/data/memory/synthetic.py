@@ -20,6 +20,8 @@ def synthetic(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Make a data set in which an image is its class's coarse 4 x 4 colour pattern plus noise.
 
@@ -54,6 +56,8 @@ def synthetic(
         pad=pad,
         flip=flip,
         val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from kdbench.data.augmentation.rotation import Rotations
-from kdbench.data.base import Dataset, Split, hold_out
+from kdbench.data.base import Dataset, Split, fewer, hold_out
 from kdbench.data.decoding.decode import Depth, allocate, decode_rows
 from kdbench.data.layout import Files, check_classes, entries_of, find_layout, image_files, scan
 from kdbench.data.passed_over import PassedOver, printable
@@ -28,6 +28,8 @@ def tiny_imagenet(
     rotation: float,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Load 100,000 training and 10,000 test images [3, 64, 64], if the set is complete.
 
@@ -53,6 +55,7 @@ def tiny_imagenet(
         for name, files in (("train", train), ("val", val))
     ]
     kept, held = hold_out(splits[0], val_split, len(classes))
+    kept = fewer(kept, len(classes), fraction, long_tail)
     scales = tuple(mean), tuple(std)
     views = Rotations(rotation, flip)
     return Dataset("tiny_imagenet", len(classes), kept, splits[1], held, *scales, views)

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and Fashion-MNIST through torchvision's own classes."""
+"""CIFAR-10, CIFAR-100, Fashion-MNIST and STL-10 through torchvision's own classes."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kdbench.data.base import Dataset, Split, assemble
@@ -28,11 +28,23 @@ def cifar10(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """CIFAR-10: 50,000 + 10,000 images [3, 32, 32] in 10 classes; see `_cifar` for errors."""
     train, test = _cifar(CIFAR10, root, download)
     return assemble(
-        "cifar10", 10, train, test, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
+        "cifar10",
+        10,
+        train,
+        test,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )
 
 
@@ -44,11 +56,23 @@ def cifar100(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """CIFAR-100: 50,000 + 10,000 images [3, 32, 32] in 100 classes; see `_cifar` for errors."""
     train, test = _cifar(CIFAR100, root, download)
     return assemble(
-        "cifar100", 100, train, test, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
+        "cifar100",
+        100,
+        train,
+        test,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )
 
 
@@ -60,6 +84,8 @@ def fashion_mnist(
     pad: int,
     flip: bool,
     val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> Dataset:
     """Fashion-MNIST: 60,000 + 10,000 grey images in 10 classes, as [3, 32, 32].
 
@@ -93,7 +119,58 @@ def fashion_mnist(
         images = images[:, None].repeat(1, 3, 1, 1)
         splits.append(Split(images, read_label_file(str(labels_file))))
     return assemble(
-        "fashion_mnist", 10, *splits, mean=mean, std=std, pad=pad, flip=flip, val_split=val_split
+        "fashion_mnist",
+        10,
+        *splits,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
+    )
+
+
+def stl10(
+    root: str,
+    download: bool,
+    mean: list[float],
+    std: list[float],
+    pad: int,
+    flip: bool,
+    val_split: int,
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
+) -> Dataset:
+    """STL-10: 5,000 + 8,000 labelled images [3, 96, 96] in 10 classes; see `_cifar` for errors.
+
+    Its 100,000 unlabelled images are not read, but torchvision asks for their file too.
+    """
+    base = _parent_of(root, STL10.base_folder, STL10.train_list[0][0])
+    names = [name for name, _ in (*STL10.train_list, *STL10.test_list)]
+    folder = base / STL10.base_folder
+    _check_files([base / STL10.filename, *(folder / name for name in names)])
+    splits = []
+    for part in ("train", "test"):
+        try:
+            data = STL10(base, split=part, download=download)
+        except (RuntimeError, OSError, HTTPException) as error:
+            if download:
+                raise _no_download("STL10", folder, error) from None
+            raise _what_is_wrong(STL10, folder, error) from None
+        splits.append(Split(torch.from_numpy(data.data), torch.from_numpy(data.labels).long()))
+    return assemble(
+        "stl10",
+        10,
+        *splits,
+        mean=mean,
+        std=std,
+        pad=pad,
+        flip=flip,
+        val_split=val_split,
+        fraction=fraction,
+        long_tail=long_tail,
     )
 
 
@@ -145,10 +222,13 @@ def _cifar(source: type[CIFAR10], root: str, download: bool) -> tuple[Split, Spl
     return splits[0], splits[1]
 
 
-def _what_is_wrong(source: type[CIFAR10], folder: Path, error: Exception) -> KdbenchError:
-    """Distinguish a missing file from an altered one; torchvision has one error for both."""
+def _what_is_wrong(
+    source: type[CIFAR10] | type[STL10], folder: Path, error: Exception
+) -> KdbenchError:
+    """Tells a missing file from an altered one; torchvision has one error for both."""
     checksums = dict([*source.train_list, *source.test_list])
-    checksums[source.meta["filename"]] = source.meta["md5"]
+    if issubclass(source, CIFAR10):
+        checksums[source.meta["filename"]] = source.meta["md5"]
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():

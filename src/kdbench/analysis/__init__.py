@@ -1,0 +1,1 @@
+"""What trained students have learned, as numbers and figures."""

@@ -1,0 +1,169 @@
+"""How a student does where its teacher is sure, and where it is not.
+
+That samples of high teacher entropy are the ones to learn from is the claim of ER-KD and EA-KD
+(arXiv 2311.13621); that a teacher's wrong answers are to be mended is that of DR-KD (2201.11319).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from kdbench.analysis.drawings import Line, lines
+from kdbench.analysis.result import Drawing, Result, Table, fixed
+from kdbench.analysis.subjects import Subject, first_seeds
+from kdbench.errors import ConfigError
+from kdbench.methods.dr_kd import is_wrong, rectify
+
+BINS = 10  # of equally many images
+
+
+class Outputs(NamedTuple):
+    """Logits of one student and its teacher on the same images, float64 [n, K]; labels [n]."""
+
+    student: np.ndarray
+    teacher: np.ndarray
+    labels: np.ndarray
+
+    def at(self, rows: np.ndarray) -> "Outputs":
+        """Those of some images."""
+        return Outputs(self.student[rows], self.teacher[rows], self.labels[rows])
+
+
+class Scores(NamedTuple):
+    """A student beside its teacher on `n` images; every number is a mean over them."""
+
+    n: int
+    accuracy: float  # percent
+    teacher_accuracy: float  # percent
+    agreement: float  # percent of images for which both choose one class
+    loss: float  # nats, against the labels
+    divergence: float  # KL(teacher || student) in nats, temperature 1
+    rectified_divergence: float  # the same from the teacher whose wrong answers are mended
+
+
+class Bin(NamedTuple):
+    """The images between two entropies of the teacher, nats."""
+
+    low: float
+    high: float
+    scores: Scores
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, K] of logits [n, K]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def entropy(logits: np.ndarray) -> np.ndarray:
+    """Shannon entropy [n] in nats of the softmax of logits [n, K], temperature 1."""
+    logs = log_softmax(logits)
+    return -(np.exp(logs) * logs).sum(axis=1)
+
+
+def divergence(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """KL(softmax(teacher) || softmax(student)) [n] in nats, of logits [n, K]."""
+    logs = log_softmax(teacher)
+    return (np.exp(logs) * (logs - log_softmax(student))).sum(axis=1)
+
+
+def scores(outputs: Outputs) -> Scores:
+    """What a student scores on the images, of which there is at least one."""
+    student, teacher, labels = outputs
+    ours, theirs = student.argmax(axis=1), teacher.argmax(axis=1)
+    mended = rectify(torch.from_numpy(teacher), torch.from_numpy(labels)).numpy()
+    rows = np.arange(len(labels))
+    return Scores(
+        n=len(labels),
+        accuracy=percent(ours == labels),
+        teacher_accuracy=percent(theirs == labels),
+        agreement=percent(ours == theirs),
+        loss=float(-log_softmax(student)[rows, labels].mean()),
+        divergence=float(divergence(teacher, student).mean()),
+        rectified_divergence=float(divergence(mended, student).mean()),
+    )
+
+
+def by_entropy(outputs: Outputs, bins: int = BINS) -> list[Bin]:
+    """Scores on bins of equally many images, give or take one, from sure to unsure.
+
+    Images of equal entropy keep their order; with fewer images than bins there are fewer bins.
+    """
+    found = entropy(outputs.teacher)
+    order = np.argsort(found, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return [Bin(found[part[0]], found[part[-1]], scores(outputs.at(part))) for part in parts]
+
+
+def by_answer(outputs: Outputs) -> dict[str, Scores]:
+    """Scores on the images that the teacher gets right, and on those that it gets wrong.
+
+    DR-KD rectifies the wrong ones. A tie with the label counts as right, as there.
+    """
+    wrong = is_wrong(torch.from_numpy(outputs.teacher), torch.from_numpy(outputs.labels)).numpy()
+    parts = {"right": np.flatnonzero(~wrong), "wrong": np.flatnonzero(wrong)}
+    return {name: scores(outputs.at(rows)) for name, rows in parts.items() if len(rows)}
+
+
+def percent(hits: np.ndarray) -> float:
+    """The share of what is true, in percent."""
+    return 100 * float(hits.mean())
+
+
+HEADS = ["network", "images", "n", "top-1, %", "teacher's, %", "agreement, %", "loss", "KL",
+         "KL, rectified"]  # fmt: skip
+
+
+def measure(subjects: Sequence[Subject]) -> Result:
+    """Each student by bins of its teacher's entropy and by its answers.
+
+    Raises:
+        ConfigError: none has a teacher.
+    """
+    if all(one.teacher_logits is None for one in subjects):
+        raise ConfigError("entropy is the teacher's: name a run with a teacher, as of method=kd")
+    numbers: dict[str, object] = {}
+    rows, curves = [], {}
+    for one in subjects:
+        if one.teacher_logits is None:
+            continue
+        found = Outputs(one.logits, one.teacher_logits, one.labels)
+        bins, answers = by_entropy(found), by_answer(found)
+        numbers[one.name] = {"bins": bins, "answers": answers}
+        rows += [_row(one.name, f"teacher {name}", part) for name, part in answers.items()]
+        rows.append(_row(one.name, "all", scores(found)))
+        curves[one.name] = bins
+    shown = [one.name for one in first_seeds(subjects) if one.name in curves]
+    table = Table(
+        "Where the teacher is right and where it is wrong; loss and divergences (teacher to "
+        "student, temperature 1) in nats. Rectified: from the teacher whose label's and largest "
+        "logit are exchanged where it is wrong (DR-KD).",
+        HEADS,
+        rows,
+    )
+    return Result(numbers, [table], [_drawing(key, shown, curves) for key in ("accuracy", "loss")])
+
+
+def _row(name: str, images: str, part: Scores) -> list[str]:
+    percents = [fixed(value) for value in part[1:4]]
+    return [name, images, str(part.n), *percents, *(fixed(value, 3) for value in part[4:])]
+
+
+def _drawing(key: str, shown: Sequence[str], curves: dict[str, list[Bin]]) -> Drawing:
+    label = {"accuracy": "top-1, %", "loss": "loss, nats"}[key]
+
+    def line(name: str) -> Line:
+        bins = curves[name]
+        middles = [(one.low + one.high) / 2 for one in bins]
+        return Line(name, middles, [getattr(one.scores, key) for one in bins])
+
+    return Drawing(
+        f"entropy-{key}",
+        f"{label.partition(',')[0].capitalize()} by the teacher's entropy",
+        f"{BINS} bins of equally many test images; each point at the middle of its bin.",
+        lambda palette: lines(
+            palette, [line(name) for name in shown], "entropy of the teacher, nats", label
+        ),
+    )

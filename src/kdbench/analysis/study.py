@@ -1,0 +1,212 @@
+"""From what a user asks to an analysis' files: numbers, figures, and the page."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdbench.analysis import (
+    agreement,
+    calibration,
+    correlation,
+    cost,
+    embedding,
+    entropy,
+    robustness,
+    similarity,
+    transfer,
+)
+from kdbench.analysis.page import render, svg_of
+from kdbench.analysis.result import Drawing, Result, Table, fixed, plain
+from kdbench.analysis.subjects import Report, Subject, open_subjects
+from kdbench.assembly.make import make
+from kdbench.config.run_config import Config
+from kdbench.errors import KdbenchError
+from kdbench.ledger.svg import alone, light, png, style
+from kdbench.records.record import Record, checksum, code_version, write_record
+from kdbench.system.escapes import as_markdown
+from kdbench.system.files import read_small, write_atomically
+from kdbench.system.hardware import hardware, versions
+from kdbench.system.runtime import Runtime
+
+NUMBERS, PAGE = "analysis.json", "index.html"
+Measure = Callable[[Sequence[Subject]], Result]
+
+
+class Asked(NamedTuple):
+    """A checked configuration of `conf/analyse.yaml`."""
+
+    runs: Sequence[str]
+    what: Sequence[str]
+    dataset: Mapping[str, Any] | None
+    transfer: Mapping[str, Any] | None
+    corrupted: str | None
+    runtime: Mapping[str, Any]
+    root: str | None
+    teacher_file: str | None
+    out: str
+    runs_dir: str
+
+
+def measures(asked: Asked) -> dict[str, Measure]:
+    """What can be asked for, by name."""
+    return {
+        "correlation": correlation.measure,
+        "entropy": entropy.measure,
+        "calibration": calibration.measure,
+        "embedding": embedding.measure,
+        "similarity": similarity.measure,
+        "agreement": agreement.measure,
+        "transfer": partial(transfer.measure, node=asked.transfer),
+        "robustness": partial(robustness.measure, folder=asked.corrupted),
+        "cost": cost.measure,
+    }
+
+
+def analyse(config: Config, report: Report) -> list[Path]:
+    """Measure and write; returns the files.
+
+    Args:
+        config: checked, of `conf/analyse.yaml`.
+        report: is told what a user should see meanwhile.
+
+    Raises:
+        KdbenchError: something is wrong that the user can mend; no file is written then.
+    """
+    asked = Asked(**config)
+    runtime: Runtime = make(asked.runtime, "runtime")
+    runtime.apply()
+    places = Path(asked.runs_dir), asked.dataset, asked.root, asked.teacher_file
+    subjects = open_subjects(asked.runs, runtime, *places, report)
+    results = {name: measures(asked)[name](subjects) for name in asked.what}
+    out = Path(asked.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KdbenchError(f"cannot write to {out} ({error.strerror}): set out=DIR") from None
+    return write(out, subjects, results, runtime)
+
+
+def write(
+    out: Path, subjects: Sequence[Subject], results: Mapping[str, Result], runtime: Runtime
+) -> list[Path]:
+    """Write figures, numbers and the page; returns the files."""
+    files: list[Path] = []
+    for result in results.values():
+        for drawing in result.drawings:
+            files += write_drawing(out, drawing)
+        for folder, records in result.records.items():
+            files += write_records(out / folder, records, runtime)
+    data = data_facts(subjects[0])
+    record = {
+        "data": data,
+        "networks": {one.name: facts_of(one) for one in subjects},
+        "measures": {name: plain(result.numbers) for name, result in results.items()},
+        **conditions(runtime),
+    }
+    write_record(record, out / NUMBERS)
+    what = f"{len(subjects)} networks on the {data['test']:,} test images of {data['name']}"
+    words = "; ".join(f"{name} {version}" for name, version in versions().items())
+    page = render(results, table_of(subjects), f"{what} (sha256 {data['sha256'][:12]}).", words)
+    write_atomically(out / PAGE, page.encode())
+    return [*files, out / NUMBERS, out / PAGE]
+
+
+def conditions(runtime: Runtime) -> dict[str, Any]:
+    """By what, and on what, numbers were computed."""
+    where = hardware(runtime.device)
+    return {"commit": code_version(), "versions": versions(), "hardware": where}
+
+
+def write_records(
+    folder: Path, records: Mapping[str, Mapping[str, Any]], runtime: Runtime
+) -> list[Path]:
+    """A file for each record, and FOLDER.md, the table of all that are there from then on.
+
+    Raises:
+        KdbenchError: a record that was there is damaged.
+    """
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{name}.json" for name in records]
+    for path, record in zip(files, records.values(), strict=True):
+        write_record({**plain(dict(record)), **conditions(runtime)}, path)
+    table = folder.with_name(f"{folder.name}.md")
+    write_atomically(table, markdown(transfer.table_of(read_probes(folder))).encode())
+    return [*files, table]
+
+
+def read_probes(folder: Path) -> list[Record]:
+    """The records of a folder of probes.
+
+    Raises:
+        KdbenchError: one is damaged.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record: Record = json.loads(read_small(path))
+            intact = record["checksum"] == checksum(record) and record["top1"] is not None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            intact = False
+        if not intact:
+            raise KdbenchError(f"{path} is damaged: remove it, or restore it")
+        found.append(record)
+    return found
+
+
+def markdown(table: Table) -> str:
+    """A table for people who read text."""
+    rows = [[as_markdown(cell) for cell in row] for row in (table.heads, *table.rows)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    rule = "|" + "---|" * len(table.heads)
+    return "\n".join([table.caption, "", lines[0], rule, *lines[1:]]) + "\n"
+
+
+def write_drawing(out: Path, drawing: Drawing) -> list[Path]:
+    """A figure as SVG, light or dark as its viewer is, and as PNG."""
+    svg, raster = (out / f"{drawing.name}.{kind}" for kind in ("svg", "png"))
+    write_atomically(svg, alone(svg_of(drawing, "")).encode())
+    palette = light()
+    with style(palette):
+        write_atomically(raster, png(drawing.draw(palette), palette))
+    return [svg, raster]
+
+
+def data_facts(one: Subject) -> dict[str, Any]:
+    """What was scored on."""
+    data = one.dataset
+    return {"name": data.name, "sha256": data.fingerprint, "test": len(data.test.labels)}
+
+
+def facts_of(one: Subject) -> dict[str, Any]:
+    """Which network it is, and what it scores here."""
+    source = one.source
+    record = source.record or {}
+    return {
+        "name": source.name,
+        "network": source.network["name"],
+        "method": source.method,
+        "seed": source.seed,
+        "sha256": source.sha256,
+        "data": one.dataset.fingerprint,
+        "protocol": record.get("protocol"),
+        "teachers": {facts["name"]: facts["sha256"] for facts in record.get("teachers", [])},
+        "compared_with": list(one.teachers),
+        "top1": round(top1(one), 4),
+    }
+
+
+def top1(one: Subject) -> float:
+    """Percent."""
+    return 100 * float((one.logits.argmax(axis=1) == one.labels).mean())
+
+
+def table_of(subjects: Sequence[Subject]) -> Table:
+    """The networks for people."""
+    rows = [
+        [one.name, one.source.name, one.taught_by, fixed(top1(one)), one.source.sha256[:12]]
+        for one in subjects
+    ]
+    heads = ["network", "run or file", "compared with", "top-1, %", "sha256 of its weights"]
+    return Table("Top-1 as measured for this page.", heads, rows)

@@ -1,0 +1,271 @@
+"""Finished runs, and checkpoints of others, as networks on their data sets."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from kdbench.assembly.build import build_method, build_network, set_up
+from kdbench.assembly.make import make
+from kdbench.config.hydra_cli import compose_group
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, KdbenchError, nearest
+from kdbench.methods.base import Method, Wrapper
+from kdbench.records.fields import detects
+from kdbench.records.identity import canonical
+from kdbench.records.passport import Passport, find_passport, sha256_of
+from kdbench.records.record import RECORD_FILE, Record, read_record
+from kdbench.records.weights import STUDENT_FILE, load_weights
+from kdbench.system.files import read_small
+
+CONFIG_FILE = "config.json"
+TOLERANCE = 0.1  # points of top-1, or one image: the spread of evaluation over machines
+
+
+class Source(NamedTuple):
+    """Where a network comes from, before anything is built."""
+
+    name: str  # a run's id, or what a user called
+    path: Path  # of the weights
+    sha256: str
+    network: Mapping[str, Any]  # the node that makes it
+    dataset: Mapping[str, Any] | None  # the node of its data; None where nobody said
+    passport: Passport
+    config: Mapping[str, Any] | None = None  # of a run: what it was trained under
+    record: Record | None = None  # of a run
+
+    @property
+    def folder(self) -> Path:
+        """A run's folder, or that of the file."""
+        return self.path.parent
+
+    @property
+    def method(self) -> str | None:
+        """What a run was trained with."""
+        return None if self.record is None else str(self.record["config"]["method"]["name"])
+
+    @property
+    def cell(self) -> str | None:
+        """What a run has in common with its other seeds: its cell and the hash."""
+        return None if self.record is None else f"{self.record['cell']}-{self.record['hash']}"
+
+    @property
+    def seed(self) -> int | None:
+        """A run's seed."""
+        return None if self.record is None else int(self.record["seed"])
+
+    @property
+    def top1(self) -> float | None:
+        """What it should score, percent."""
+        return self.passport.top1
+
+    @property
+    def teachers(self) -> dict[str, Mapping[str, Any]]:
+        """The nodes of a run's teachers, by name."""
+        return {} if self.config is None else dict(self.config["teacher"])
+
+
+def find_sources(
+    names: Sequence[str], runs_dir: Path, dataset: Mapping[str, Any] | None, root: str | None
+) -> list[Source]:
+    """What a user names: runs, cells, folders of runs, and NETWORK:FILE for a checkpoint.
+
+    Args:
+        names: as a user gives them.
+        runs_dir: where runs are looked for.
+        dataset: the data for checkpoints; None: those of the runs beside them.
+        root: where the data lie now; None: where the runs found them.
+
+    Raises:
+        ConfigError: nothing is named, or a name is nobody's.
+        KdbenchError: a file is damaged, a run has failed, or a passport is of another file.
+    """
+    if not names:
+        raise ConfigError("no run is named: set runs=[RUN,...], a run's folder or name each")
+    found: dict[Path, Source] = {}
+    for name in names:
+        network, colon, file = name.partition(":")
+        if colon and not Path(name).exists():
+            source = _checkpoint(name, network, Path(os.path.expanduser(file)))
+            found[source.path] = source
+            continue
+        for folder in find_runs(name, runs_dir):
+            found[folder] = _run(folder)
+    sources = list(found.values())
+    default = dataset or next((one.dataset for one in sources if one.dataset is not None), None)
+    return [one._replace(dataset=_moved(one.dataset or default, root)) for one in sources]
+
+
+def find_runs(name: str, runs_dir: Path) -> list[Path]:
+    """The folders of the finished runs that a name means.
+
+    Raises:
+        KdbenchError: there is none, or the seeds of several configurations bear the name.
+    """
+    path = Path(os.path.expanduser(name))
+    if (path / RECORD_FILE).is_file():
+        return [path]
+    if inside := sorted(file.parent for file in path.glob(f"*/{RECORD_FILE}")):
+        return inside
+    if path.parent != Path("."):  # a folder of runs, and the name of one in it
+        runs_dir, name = path.parent, path.name
+    folders = sorted(file.parent for file in runs_dir.glob(f"*/{RECORD_FILE}"))
+    for cut in (r"", r"-[0-9a-f]{8}$", r"-s\d+-[0-9a-f]{8}$"):  # a run, a seed, a cell
+        runs = [folder for folder in folders if re.sub(cut, "", folder.name) == name]
+        if len({folder.name.rpartition("-")[2] for folder in runs}) > 1:
+            choices = ", ".join(folder.name for folder in runs)
+            raise KdbenchError(f"several configurations are called {name}: name of {choices}")
+        if runs:
+            return runs
+    known = {re.sub(r"-[0-9a-f]{8}$", "", folder.name) for folder in folders}
+    raise KdbenchError(
+        f"no run {name}: no such folder, and none of that name in {runs_dir}; "
+        f"{nearest(name, known)} A checkpoint is named NETWORK:FILE"
+    )
+
+
+def _run(folder: Path) -> Source:
+    """A finished run's weights, held against its record and its passport."""
+    record = read_record(folder / RECORD_FILE)
+    if detects(record):
+        raise ConfigError(f"{folder.name} is a detector: name runs of classifiers")
+    path = folder / STUDENT_FILE
+    if record["status"] != "done" or not path.is_file():
+        raise KdbenchError(f"{folder.name} has no trained student: finish it with its command")
+    config = _read_config(folder / CONFIG_FILE)
+    sha256 = sha256_of(path)
+    if record.get("student_sha256", sha256) != sha256:
+        raise KdbenchError(f"{path} is not the file of its record: train the run again")
+    passport = _passport(path, sha256, config["student"]["name"])
+    passport = passport.filled_from(Passport(top1=record["top1_last"]))
+    facts = config["student"], config["dataset"], passport, config, record
+    return Source(record["run_id"], path, sha256, *facts)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(read_small(path))
+        for key in ("student", "dataset", "method", "teacher", "seed"):
+            config[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KdbenchError(f"{path} is no run's configuration ({error!r}): restore it") from None
+    found: Mapping[str, Any] = config
+    return found
+
+
+def _checkpoint(name: str, network: str, path: Path) -> Source:
+    """A file of anybody's, as the network that the user says it is of."""
+    if not path.is_file():
+        raise KdbenchError(f"no checkpoint {path}: name a file, as resnet32:FILE")
+    sha256 = sha256_of(path)
+    passport = _passport(path, sha256, network)
+    return Source(name, path, sha256, compose_group("student", network), None, passport)
+
+
+def _passport(path: Path, sha256: str, network: str) -> Passport:
+    passport = find_passport(path, sha256)
+    if passport.sha256 not in (None, sha256):
+        raise KdbenchError(
+            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
+            f"{passport.sha256[:12]}...; fetch it again"
+        )
+    if passport.network not in (None, network):
+        raise KdbenchError(f"{path} is a {passport.network} by its passport, not a {network}")
+    return passport
+
+
+def _moved(node: Mapping[str, Any] | None, root: str | None) -> Mapping[str, Any]:
+    if node is None:
+        raise ConfigError("no data set is named: set dataset=NAME for a checkpoint")
+    return node if root is None else {**node, "root": root}
+
+
+class Shelf:
+    """Data sets by what makes them, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Dataset] = {}
+
+    def dataset(self, source: Source) -> Dataset:
+        """The data of a network, held against its record and passport.
+
+        Raises:
+            ConfigError: they are others.
+        """
+        assert source.dataset is not None
+        key = canonical(source.dataset)
+        if key not in self._made:
+            self._made[key] = make(source.dataset, "dataset")
+        dataset = self._made[key]
+        if source.record is not None and source.record["data"]["sha256"] != dataset.fingerprint:
+            raise ConfigError(
+                f"{source.name} was trained on other images than {dataset.name} holds here: set "
+                "root=DIR to the folder that it was trained from"
+            )
+        check_data(source, dataset)
+        return dataset
+
+
+def check_data(source: Source, dataset: Dataset) -> None:
+    """Hold a passport against a data set.
+
+    Raises:
+        ConfigError: it is of other data, or another normalisation.
+    """
+    passport = source.passport
+    if passport.dataset not in (None, dataset.name):
+        raise ConfigError(
+            f"{source.name} was trained on {passport.dataset}, not on {dataset.name}: name runs of "
+            "one data set"
+        )
+    for key in ("mean", "std"):
+        stated = getattr(passport, key)
+        if stated is not None and tuple(stated) != tuple(getattr(dataset, key)):
+            wanted = f"[{','.join(map(str, stated))}]"
+            raise ConfigError(
+                f"{source.name} was trained with another normalisation: set dataset.{key}={wanted}"
+            )
+
+
+def build_finished(source: Source, dataset: Dataset) -> tuple[nn.Module, list[str]]:
+    """The network with its weights, in eval mode and frozen; and lines that a user should see.
+
+    A method that changes the student, as SimKD's other head, does so here too; it sees teachers of
+    the right shapes without their weights, for what it takes of them is among the student's.
+
+    Raises:
+        KdbenchError: the weights are not of the network.
+    """
+    network = build_network(source.network, dataset)
+    if source.config is not None:
+        seed = int(source.config["seed"])
+        method = build_method(source.config["method"], seed)
+        if _adapts(method):
+            nodes = source.teachers.items()
+            teachers = {name: build_network(node["network"], dataset) for name, node in nodes}
+            network = set_up(method, network, teachers, dataset, seed)
+    notices = load_weights(network, source.path, str(source.network["name"]))
+    return network.eval().requires_grad_(False), notices
+
+
+def _adapts(method: Method) -> bool:
+    while isinstance(method, Wrapper):
+        method = method.inner
+    return type(method).adapt is not Method.adapt
+
+
+def check_top1(source: Source, top1: float, n: int) -> None:
+    """Hold what a network scores here against its record or passport; percent, on `n` images.
+
+    Raises:
+        KdbenchError: they differ by more than `TOLERANCE`, or one image of a small test set.
+    """
+    if source.top1 is not None and abs(top1 - source.top1) > max(TOLERANCE, 100 / n) + 1e-9:
+        raise KdbenchError(
+            f"{source.name} scores {top1:.2f}, its passport says {source.top1:.2f}: wrong file, "
+            "data or normalisation"
+        )

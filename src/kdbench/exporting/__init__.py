@@ -1,0 +1,1 @@
+"""Trained students in the forms that other programs take."""

@@ -1,0 +1,184 @@
+"""From a finished run to a file that was loaded again and answers as the student does."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.finished import Shelf, Source, build_finished, check_top1, find_sources
+from kdbench.assembly.make import make
+from kdbench.config.run_config import Config
+from kdbench.data.augmentation.views import normalise
+from kdbench.data.base import Dataset
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.exporting import graphs, hub, keys
+from kdbench.exporting.card import card
+from kdbench.exporting.classifier import Classifier, PixelClassifier
+from kdbench.exporting.comparison import IMAGES, check_equal, compare
+from kdbench.exporting.graphs import Run
+from kdbench.system.files import write_atomically
+
+
+class Asked(NamedTuple):
+    """A checked configuration of `conf/export.yaml`."""
+
+    run: str | None
+    format: str
+    keys: str
+    pixels: bool
+    opset: int
+    licence: str | None
+    dataset: Mapping[str, Any] | None
+    root: str | None
+    out: str
+    runs_dir: str
+
+
+class Student(NamedTuple):
+    """What is exported, on the CPU."""
+
+    source: Source
+    dataset: Dataset
+    network: nn.Module
+    classifier: Classifier
+    images: Tensor  # test images as the classifier takes them
+    labels: Tensor
+    top1: float  # percent, on all test images
+
+
+def export(config: Config) -> tuple[list[str], dict[str, Any]]:
+    """Write the student that `config` names in the form that it asks for.
+
+    Returns:
+        Lines that a user should see, and what the file is and how it compares.
+
+    Raises:
+        KdbenchError: something is wrong that the user can mend, or the file answers otherwise than
+            the network; there is no file then.
+    """
+    asked = Asked(**config)
+    student, notices = open_student(asked)
+    out = Path(asked.out)
+    stem = student.source.folder.name if student.source.record else student.source.path.stem
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KdbenchError(f"cannot write to {out} ({error.strerror}): set out=DIR") from None
+    path, load = FORMATS[asked.format](asked, student, out / stem)
+    found = compared(student, path, load)
+    facts = {"file": str(path), "format": asked.format, "pixels": asked.pixels}
+    return notices, {**facts, **found}
+
+
+def open_student(asked: Asked) -> tuple[Student, list[str]]:
+    """Find the student, build it, and score it on all test images."""
+    if asked.run is None:
+        raise ConfigError("no run is named: kdbench-export RUN format=onnx")
+    sources = find_sources([asked.run], Path(asked.runs_dir), asked.dataset, asked.root)
+    if len(sources) > 1:
+        names = ", ".join(one.name for one in sources)
+        raise ConfigError(f"{asked.run} is {len(sources)} runs: name one of {names}")
+    (source,) = sources
+    dataset = Shelf().dataset(source)
+    network, notices = build_finished(source, dataset)
+    scores = evaluate(network, dataset.test, dataset, torch.device("cpu"))
+    check_top1(source, scores.top1, scores.n)
+    pixels, labels = dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES]
+    images = pixels if asked.pixels else normalise(pixels, dataset.mean, dataset.std)
+    normalised = dataset.mean, dataset.std
+    made = PixelClassifier(network, *normalised) if asked.pixels else Classifier(network)
+    facts = made.eval(), images, labels, scores.top1
+    return Student(source, dataset, network, *facts), notices
+
+
+def compared(student: Student, path: Path, load: Callable[[Path], Run]) -> dict[str, Any]:
+    """How what was written compares with the network; it is removed where it must not be kept."""
+    try:
+        run = load(path)
+        found, largest = compare(student.classifier, run, student.images, student.labels)
+        check_equal(found, largest)
+    except BaseException:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+    return dict(found._asdict())
+
+
+Written = tuple[Path, Callable[[Path], Run]]
+
+
+def _file(stem: Path, ending: str, content: bytes) -> Path:
+    path = stem.with_name(stem.name + ending)
+    write_atomically(path, content)
+    return path
+
+
+def _program(asked: Asked, student: Student, stem: Path) -> Written:
+    content = graphs.write_program(student.classifier, student.images)
+    return _file(stem, ".pt2", content), graphs.load_program
+
+
+def _onnx(asked: Asked, student: Student, stem: Path) -> Written:
+    content = graphs.write_onnx(student.classifier, student.images, asked.opset)
+    return _file(stem, ".onnx", content), graphs.load_onnx
+
+
+def _torchscript(asked: Asked, student: Student, stem: Path) -> Written:
+    content = graphs.write_torchscript(student.classifier, student.images)
+    return _file(stem, ".pt", content), graphs.load_torchscript
+
+
+def _weights(asked: Asked, student: Student, stem: Path) -> Written:
+    _refuse_pixels(asked)
+    content = save(keys.state_dict_as(student.network, student.source.network, asked.keys))
+    path = _file(stem, f".{asked.keys}.safetensors", content)
+    return path, lambda path: rebuilt(student, asked.keys, load_file(path))
+
+
+def _hub(asked: Asked, student: Student, stem: Path) -> Written:
+    _refuse_pixels(asked)
+    source, dataset = student.source, student.dataset
+    tensors = keys.state_dict_as(student.network, source.network, asked.keys)
+    python = hub.loading(source, dataset, asked.keys)
+    files = {
+        hub.WEIGHTS: save(tensors, {"format": "pt"}),
+        hub.CONFIG: json.dumps(hub.config_of(source, dataset, asked.keys), indent=1).encode(),
+        hub.CARD: card(source, dataset, asked.licence, student.top1, python).encode(),
+    }
+    stem.mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_atomically(stem / name, content)
+    return stem, lambda path: rebuilt(student, asked.keys, hub.read_folder(path)[1])
+
+
+FORMATS: dict[str, Callable[[Asked, Student, Path], Written]] = {
+    "torch_export": _program,
+    "onnx": _onnx,
+    "torchscript": _torchscript,
+    "safetensors": _weights,
+    "hub": _hub,
+}
+
+
+def _refuse_pixels(asked: Asked) -> None:
+    if asked.pixels:
+        raise ConfigError(
+            f"format={asked.format} holds weights alone, and no normalisation: leave pixels=true "
+            "out, or choose torch_export, onnx or torchscript"
+        )
+
+
+def rebuilt(student: Student, style: str, tensors: Mapping[str, Tensor]) -> Run:
+    """A network that has nothing of the student's but what was written."""
+    dataset, node = student.dataset, student.source.network
+    shape = student.images.shape[1], dataset.num_classes
+    if style != "repdistiller":
+        return keys.classifier_there(node, style, tensors, *shape)
+    network: nn.Module = make(node, "network", in_channels=shape[0], num_classes=shape[1])
+    network.load_state_dict(dict(tensors))
+    return Classifier(network.eval())

@@ -1,0 +1,72 @@
+"""A folder as the Hugging Face hub wants it: weights, their configuration, a model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from kdbench.assembly.finished import Source
+from kdbench.data.base import Dataset
+from kdbench.exporting.keys import OTHERS, RESNETS
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
+    """What has to be known to build the network for the weights, and to feed it.
+
+    With timm's keys it is a configuration as `timm.create_model("local-dir:DIR")` reads it.
+    """
+    channels, height, width = dataset.test.images.shape[1:]
+    shape = [channels, height, width]
+    facts: dict[str, Any] = {
+        "architecture": source.network["name"],
+        "num_classes": dataset.num_classes,
+        "keys": style,
+        "network": {key: value for key, value in source.network.items() if key != "pretrained"},
+        "input_size": shape,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+    if OTHERS.get(source.network["_target_"]) == "timm":
+        facts["architecture"] = source.network["model"]
+        facts["pretrained_cfg"] = {key: facts.pop(key) for key in ("input_size", "mean", "std")}
+        facts["pretrained_cfg"]["num_classes"] = dataset.num_classes
+    return facts
+
+
+def loading(source: Source, dataset: Dataset, style: str) -> str:
+    """Python that loads the folder's weights; it is run by a test."""
+    target, channels = source.network["_target_"], dataset.test.images.shape[1]
+    load = f'load_file("{WEIGHTS}")'
+    head = "from safetensors.torch import load_file\n"
+    shape = f"num_classes={dataset.num_classes}"
+    if style == "repdistiller":
+        module, _, name = target.rpartition(".")
+        settings = [
+            f"{k}={v!r}" for k, v in source.network.items() if k not in ("_target_", "name")
+        ]
+        words = ", ".join([*settings, shape, f"in_channels={channels}"])
+        made = f"from {module} import {name}\n\nnetwork = {name}({words})\n"
+    elif style == "timm":
+        model = RESNETS.get(target) or source.network["model"]
+        made = (
+            f'import timm\n\nnetwork = timm.create_model("{model}", {shape}, in_chans={channels})\n'
+        )
+    else:
+        model = RESNETS.get(target) or source.network["model"]
+        made = f'import torchvision\n\nnetwork = torchvision.models.get_model("{model}", {shape})\n'
+    if target in RESNETS and style != "repdistiller":
+        made = f"import torch\n{made}" + (
+            f"network.conv1 = torch.nn.Conv2d({channels}, 64, 3, 1, 1, bias=False)\n"
+            "network.maxpool = torch.nn.Identity()\n"
+        )
+    return f"{head}{made}network.load_state_dict({load})\nnetwork.eval()\n"
+
+
+def read_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The configuration and the tensors of a folder."""
+    config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text())
+    return config, load_file(folder / WEIGHTS)

@@ -1,0 +1,109 @@
+"""State dicts under the keys of other code bases, and the networks there that load them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torchvision
+from torch import Tensor, nn
+
+from kdbench.errors import ConfigError
+from kdbench.exporting.classifier import Classifier
+from kdbench.networks.heads import ReusedHead
+from kdbench.types import Output
+
+STYLES = ("repdistiller", "timm", "torchvision")
+# What is called otherwise in the ResNets of timm and torchvision; names end at a dot.
+RENAMED = {"linear": "fc", "shortcut": "downsample"}
+# kdbench's ResNets for small images by what makes them: the same networks there but for the stem.
+RESNETS = {
+    f"kdbench.networks.resnet_four_stage.ResNet{depth}": f"resnet{depth}" for depth in (18, 34, 50)
+}
+OTHERS = {
+    "kdbench.networks.tapped.timm_model": "timm",
+    "kdbench.networks.tapped.torchvision_model": "torchvision",
+}
+
+
+def state_dict_as(network: nn.Module, node: Mapping[str, Any], style: str) -> dict[str, Tensor]:
+    """A network's weights under the keys of a code base, on the CPU.
+
+    Args:
+        network: as trained.
+        node: what makes it.
+        style: of `STYLES`; the zoo of kdbench has RepDistiller's and mdistiller's keys.
+
+    Raises:
+        ConfigError: that code base has no such network.
+    """
+    check_style(network, node, style)
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+    }
+    if node["_target_"] not in RESNETS or style == "repdistiller":
+        return tensors
+    return {_renamed(key): value for key, value in tensors.items()}
+
+
+def _renamed(key: str) -> str:
+    return ".".join(RENAMED.get(part, part) for part in key.split("."))
+
+
+def check_style(network: nn.Module, node: Mapping[str, Any], style: str) -> None:
+    """Refuse keys of a code base that has no such network.
+
+    Raises:
+        ConfigError: says which it has.
+    """
+    name, target = node["name"], node["_target_"]
+    if isinstance(network, ReusedHead):
+        raise ConfigError(
+            f"{name} has another head than any {name} elsewhere (method=simkd reuses the "
+            "teacher's): choose format=torch_export or onnx"
+        )
+    if target in OTHERS:
+        has = [OTHERS[target]]
+    else:
+        has = ["repdistiller", *(("timm", "torchvision") if target in RESNETS else ())]
+    if style not in has:
+        raise ConfigError(f"{style} has no network like {name}: choose keys={' or '.join(has)}")
+
+
+class Bare(nn.Module):
+    """Another library's classifier, whose output is the logits, as kdbench calls networks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Output:
+        """Logits [B, K] without taps."""
+        return Output(self.network(images), {})
+
+
+def network_there(node: Mapping[str, Any], style: str, classes: int, channels: int) -> nn.Module:
+    """The network of timm or torchvision that a state dict of that style is for.
+
+    Of kdbench's ResNets for small images it is the library's own with their stem: a 3x3
+    convolution of stride 1 and no pooling.
+    """
+    target = node["_target_"]
+    model = RESNETS.get(target) or str(node["model"])
+    if style == "timm":
+        made = timm.create_model(model, num_classes=classes, in_chans=channels)
+    else:
+        made = torchvision.models.get_model(model, weights=None, num_classes=classes)
+    network: Any = made
+    if target in RESNETS:
+        network.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        network.maxpool = nn.Identity()
+    return network
+
+
+def classifier_there(
+    node: Mapping[str, Any], style: str, tensors: Mapping[str, Tensor], channels: int, classes: int
+) -> Classifier:
+    """The other library's network with the weights, as a `Classifier`."""
+    network = network_there(node, style, classes, channels)
+    network.load_state_dict(dict(tensors))
+    return Classifier(Bare(network).eval())

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from kdbench.errors import KdbenchError
+from kdbench.exporting.classifier import Classifier, PixelClassifier
+from kdbench.exporting.graphs import write_onnx, write_program
+from kdbench.networks.layers import THREE_STAGES
+from kdbench.networks.resnet import resnet8
+from kdbench.types import Output
+
+
+class Odd(nn.Module):
+    """Logits that are eigenvalues, which ONNX has no operator for."""
+
+    TAPS = THREE_STAGES
+
+    def forward(self, images):
+        row = images.flatten(1)[:, :4]
+        return Output(torch.linalg.eigvalsh(row[:, :, None] * row[:, None, :]), {})
+
+
+class Choosy(nn.Module):
+    """A network that looks at its numbers before it decides what to do."""
+
+    def forward(self, images):
+        return Output(images.flatten(1) if images.sum() > 0 else images.flatten(1) * 2, {})
+
+
+@pytest.mark.slow
+def test_an_operator_that_onnx_lacks_is_one_line():
+    with pytest.raises(
+        KdbenchError, match=r"ONNX has no operator .*eig.*format=torch_export"
+    ) as told:
+        write_onnx(Classifier(Odd()), torch.zeros(2, 3, 4, 4))
+    assert "\n" not in str(told.value)
+
+
+def test_a_network_that_is_no_graph_is_one_line():
+    with pytest.raises(KdbenchError, match="is no graph for batches of any size") as told:
+        write_program(Classifier(Choosy()), torch.zeros(2, 3, 4, 4))
+    assert "\n" not in str(told.value)
+
+
+def test_pixels_are_normalised_as_in_training():
+    from kdbench.data.augmentation.views import normalise
+
+    network = resnet8(10).eval()
+    mean, std = (0.3, 0.5, 0.7), (0.2, 0.25, 0.3)
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = network(normalise(pixels, mean, std)).logits.softmax(1)
+        found = PixelClassifier(network, mean, std)(pixels)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
