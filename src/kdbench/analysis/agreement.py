@@ -25,14 +25,14 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(student: np.ndarray, teacher: np.ndarray) -> Fidelity:
-    """Of logits [n, K] of both on the same images."""
+    """Measure the fidelity of logits [n, K] to the teacher's on the same images."""
     same = percent(student.argmax(axis=1) == teacher.argmax(axis=1))
     ranks = float(rank_correlation(student, teacher).mean())
     return Fidelity(same, float(divergence(teacher, student).mean()), ranks)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's correlation [n] of each two rows [n, K]; 0 where a row is constant."""
+    """Return Spearman's correlation [n] of each two rows [n, K]; 0 where a row is constant."""
     one, other = (rankdata(logits, axis=1) for logits in (first, second))
     one, other = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (one, other))
     norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
@@ -51,7 +51,7 @@ class Seeds(NamedTuple):
 
 
 def seeds_apart(chosen: np.ndarray, labels: np.ndarray) -> Seeds:
-    """Disagreement of seeds [s, n] (the class that each chooses), s of 2 or more; labels [n].
+    """Compare seeds by their predictions [s, n], s of 2 or more; labels [n].
 
     If a network is right about image i with probability p_i, independently of the others, then the
     variance of its accuracy is sum_i p_i (1 - p_i) / n^2, and two networks differ in being right
@@ -72,7 +72,7 @@ def seeds_apart(chosen: np.ndarray, labels: np.ndarray) -> Seeds:
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """Each student's fidelity, and the disagreement of each configuration's seeds."""
+    """Measure each student's fidelity, and the disagreement of each configuration's seeds."""
     numbers: dict[str, object] = {}
     rows = []
     for one in subjects:

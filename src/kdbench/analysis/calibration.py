@@ -38,7 +38,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """ECE, NLL and the reliability diagram of logits [n, K] with labels [n]."""
+    """Return ECE, NLL and the reliability diagram of logits [n, K] with labels [n]."""
     logs = log_softmax(logits)
     confidence, hits = np.exp(logs.max(axis=1)), logits.argmax(axis=1) == labels
     ece = calibration_error(torch.from_numpy(confidence), torch.from_numpy(hits))
@@ -46,12 +46,12 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood in nats."""
+    """Return mean negative log-likelihood in nats."""
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def reliability(confidence: np.ndarray, hits: np.ndarray) -> list[Bin]:
-    """Bins of equal width in confidence [n]; each has its upper edge."""
+    """Return bins of equal width in confidence [n]; each has its upper edge."""
     index = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1
     bins = []
     for number in range(BINS):
@@ -63,7 +63,7 @@ def reliability(confidence: np.ndarray, hits: np.ndarray) -> list[Bin]:
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T that minimises the NLL of logits / T, to some 1e-15 of its size.
+    """Return the T that minimises the NLL of logits / T, to some 1e-15 of its size.
 
     The NLL is convex in 1 / T; its derivative is the mean of E[z] - z_y under softmax(z / T), and
     the root of that is bisected. A network that is never wrong gets the lowest T looked at.
@@ -83,7 +83,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of two halves, every class split evenly, give or take one image."""
+    """Return the rows of two halves, every class split evenly, give or take one image."""
     order = np.argsort(labels, kind="stable")
     ranked = labels[order]
     rank = np.arange(len(labels)) - np.searchsorted(ranked, ranked, side="left")
@@ -103,7 +103,7 @@ class Scaled(NamedTuple):
 def scaled(
     logits: np.ndarray, labels: np.ndarray, held_out: tuple[np.ndarray, np.ndarray] | None
 ) -> Scaled:
-    """Logits under temperature scaling; no image is scored under a T that it helped to fit.
+    """Return logits under temperature scaling; no image is scored under a T that it helped to fit.
 
     T is fitted on `held_out` logits and labels (Guo et al.: the validation set). Where a run held
     out none, each half of the images is scored under the other half's T; that is ours.
@@ -121,7 +121,7 @@ def scaled(
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """Each student's calibration, before and after temperature scaling."""
+    """Measure each student's calibration, before and after temperature scaling."""
     numbers, rows = {}, []
     plain: dict[str, Calibration] = {}
     after: dict[str, Calibration] = {}

@@ -12,7 +12,7 @@ from kdbench.errors import KdbenchError
 
 
 def class_correlation(logits: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of every two class logits over images: [n, K] -> [K, K].
+    """Compute Pearson's correlation of every two class logits over images: [n, K] -> [K, K].
 
     Source: CRD (Tian et al. 2020, arXiv 1910.10699), whose figures show the difference of a
     student's and its teacher's.
@@ -32,7 +32,7 @@ def class_correlation(logits: np.ndarray) -> np.ndarray:
 
 
 def class_means(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean logits of each class's images: [n, K] and [n] -> [K, K], a row a true class.
+    """Average the logits of each class's images: [n, K] and [n] -> [K, K], a row a true class.
 
     Source: the released code of DKD (mdistiller), which calls the difference of two such matrices
     a correlation map; LSKD and LumiNet draw the same.
@@ -53,7 +53,7 @@ def class_means(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def off_diagonal(matrix: np.ndarray) -> float:
-    """The mean size of a matrix [K, K] off its diagonal, where a correlation is 1 anyway."""
+    """Return the mean size of a matrix [K, K] off its diagonal, where a correlation is 1 anyway."""
     classes = len(matrix)
     return float(np.abs(matrix[~np.eye(classes, dtype=bool)]).mean())
 
@@ -66,7 +66,7 @@ class Correlation(NamedTuple):
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """Maps of each student's and each teacher's correlations, and of their differences."""
+    """Map each student's and each teacher's correlations, and their differences."""
     numbers, rows = {}, []
     for one in subjects:
         difference = mean_difference = None

@@ -27,14 +27,14 @@ class Cost(NamedTuple):
 
 
 def macs(network: nn.Module, image: Tensor) -> int:
-    """Multiply-accumulates of convolutions and matrix products on one image [1, C, H, W]."""
+    """Return multiply-accumulates of convolutions and matrix products on one image [1, C, H, W]."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition
 
 
 def latency(network: nn.Module, images: Tensor) -> float:
-    """Seconds of a forward pass of images [B, C, H, W]: the median."""
+    """Return seconds of a forward pass of images [B, C, H, W]: the median."""
     times = []
     for _ in range(WARM + ROUNDS):
         _wait(images.device)
@@ -52,7 +52,7 @@ def _wait(device: torch.device) -> None:
 
 
 def cost(network: nn.Module, images: Tensor) -> Cost:
-    """Of a network in eval mode on `LARGE` images [64, C, H, W] on its device."""
+    """Measure a network in eval mode on `LARGE` images [64, C, H, W] on its device."""
     one, many = latency(network, images[:SMALL]), latency(network, images)
     return Cost(
         sum(parameter.numel() for parameter in network.parameters()),
@@ -64,7 +64,7 @@ def cost(network: nn.Module, images: Tensor) -> Cost:
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """A row for each network: of the students of a configuration one, and every teacher."""
+    """Measure each network: one student of each configuration, and every teacher."""
     found: dict[str, Cost] = {}
     for one in subjects:
         shape = one.dataset.test.images.shape[1:]
@@ -89,5 +89,5 @@ def measure(subjects: Sequence[Subject]) -> Result:
 
 
 def _adapted(network: nn.Module) -> str:
-    """What tells a student that a method has given another head."""
+    """Return a suffix for a student to which a method has given another head."""
     return " with a reused head" if type(network).__name__ == "ReusedHead" else ""

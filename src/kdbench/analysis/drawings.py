@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 def maps(
     palette: Palette, panels: Sequence[Panel], low: float, high: float, colours: str, label: str
 ) -> Figure:
-    """Matrices side by side on one colour scale from `low` to `high`, whose bar says `label`."""
+    """Draw matrices side by side on one colour scale, `low` to `high`; `label` names its bar."""
     named = bool(panels[0].rows)
     across = min(2 if named else 3, len(panels))
     down = ceil(len(panels) / across)
@@ -82,7 +82,7 @@ def lines(
     diagonal: bool = False,
     height: float = 310,
 ) -> Figure:
-    """Lines over one pair of axes, named at their right; `diagonal` is x = y, dashed."""
+    """Draw lines over one pair of axes with a legend; `diagonal` is x = y, dashed."""
     rows = ceil(len(drawn) / 2)
     figure, axes = axes_of(height + 16 * rows, 52, 44 + 16 * rows)
     if diagonal:
@@ -103,14 +103,14 @@ def lines(
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """What is drawn how, in two columns at the figure's foot."""
+    """Draw the legend in two columns at the figure's foot."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=2, fontsize=11,
                   frameon=False, borderpad=0, labelspacing=0.25, handlelength=2)  # fmt: skip
 
 
 def clouds(palette: Palette, panels: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
-    """Points [n, 2] of each panel, side by side, with a hue and a mark for each class [n]."""
+    """Draw points [n, 2] of each panel side by side, a hue and a mark for each class [n]."""
     across = min(2, len(panels))
     down = ceil(len(panels) / across)
     side = (WIDTH - 24) / across

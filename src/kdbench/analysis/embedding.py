@@ -25,7 +25,7 @@ SEED = 0
 
 
 def chosen_rows(labels: np.ndarray) -> np.ndarray:
-    """The rows that are drawn: the first images of the first classes, in order.
+    """Return the rows that are drawn: the first images of the first classes, in order.
 
     Raises:
         ConfigError: a class has one image or none, which makes no group.
@@ -42,18 +42,18 @@ def chosen_rows(labels: np.ndarray) -> np.ndarray:
 
 
 def principal(features: np.ndarray) -> np.ndarray:
-    """The first two principal components [n, 2] of features [n, D], each with a definite sign."""
+    """Return the first two principal components [n, 2] of features [n, D], of definite sign."""
     return PCA(2, svd_solver="full").fit_transform(features)
 
 
 def neighbours(features: np.ndarray) -> np.ndarray:
-    """t-SNE [n, 2] of features [n, D], started from their PCA."""
+    """Return t-SNE [n, 2] of features [n, D], started from their PCA."""
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=SEED).fit_transform(features)
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """Both embeddings of one seed of each student, and how far its classes lie apart."""
+    """Embed one seed of each student both ways, and measure how far its classes lie apart."""
     shown = first_seeds(subjects)
     labels = shown[0].labels
     rows = chosen_rows(labels)

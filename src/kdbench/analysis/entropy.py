@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
     labels: np.ndarray
 
     def at(self, rows: np.ndarray) -> "Outputs":
-        """Those of some images."""
+        """Return the outputs of some images."""
         return Outputs(self.student[rows], self.teacher[rows], self.labels[rows])
 
 
@@ -52,25 +52,25 @@ class Bin(NamedTuple):
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, K] of logits [n, K]."""
+    """Return log-probabilities [n, K] of logits [n, K]."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
-    """Shannon entropy [n] in nats of the softmax of logits [n, K], temperature 1."""
+    """Return Shannon entropy [n] in nats of the softmax of logits [n, K], temperature 1."""
     logs = log_softmax(logits)
     return -(np.exp(logs) * logs).sum(axis=1)
 
 
 def divergence(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """KL(softmax(teacher) || softmax(student)) [n] in nats, of logits [n, K]."""
+    """Return KL(softmax(teacher) || softmax(student)) [n] in nats, of logits [n, K]."""
     logs = log_softmax(teacher)
     return (np.exp(logs) * (logs - log_softmax(student))).sum(axis=1)
 
 
 def scores(outputs: Outputs) -> Scores:
-    """What a student scores on the images, of which there is at least one."""
+    """Score a student on the images, of which there is at least one."""
     student, teacher, labels = outputs
     ours, theirs = student.argmax(axis=1), teacher.argmax(axis=1)
     mended = rectify(torch.from_numpy(teacher), torch.from_numpy(labels)).numpy()
@@ -87,7 +87,7 @@ def scores(outputs: Outputs) -> Scores:
 
 
 def by_entropy(outputs: Outputs, bins: int = BINS) -> list[Bin]:
-    """Scores on bins of equally many images, give or take one, from sure to unsure.
+    """Return scores on bins of equally many images, give or take one, from sure to unsure.
 
     Images of equal entropy keep their order; with fewer images than bins there are fewer bins.
     """
@@ -98,7 +98,7 @@ def by_entropy(outputs: Outputs, bins: int = BINS) -> list[Bin]:
 
 
 def by_answer(outputs: Outputs) -> dict[str, Scores]:
-    """Scores on the images that the teacher gets right, and on those that it gets wrong.
+    """Return scores on the images that the teacher gets right, and on those that it gets wrong.
 
     DR-KD rectifies the wrong ones. A tie with the label counts as right, as there.
     """
@@ -108,7 +108,7 @@ def by_answer(outputs: Outputs) -> dict[str, Scores]:
 
 
 def percent(hits: np.ndarray) -> float:
-    """The share of what is true, in percent."""
+    """Return the share of what is true, in percent."""
     return 100 * float(hits.mean())
 
 
@@ -117,7 +117,7 @@ HEADS = ["network", "images", "n", "top-1, %", "teacher's, %", "agreement, %", "
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """Each student by bins of its teacher's entropy and by its answers.
+    """Score each student by bins of its teacher's entropy and by its answers.
 
     Raises:
         ConfigError: none has a teacher.

@@ -10,7 +10,7 @@ from kdbench.system.escapes import as_html as _e
 
 
 def render(results: Mapping[str, Result], subjects: Table, what: str, versions: str) -> str:
-    """The page, the same bytes for the same results.
+    """Render the page, with the same bytes for the same results.
 
     Args:
         results: by measure.
@@ -46,7 +46,7 @@ def _section(name: str, result: Result, number: int) -> str:
 
 
 def svg_of(drawing: Drawing, prefix: str) -> str:
-    """A drawing as an element of the page; `prefix` keeps its ids apart."""
+    """Render a drawing as an element of the page; `prefix` keeps its ids apart."""
     with style():
         return tidy(drawing.draw(ON_PAGE), (), drawing.title, prefix)
 

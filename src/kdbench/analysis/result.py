@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 def plain(value: Any) -> Any:
-    """Named tuples as objects, other tuples and arrays as lists, of numbers that JSON has."""
+    """Return a value as JSON has it: named tuples as objects, other tuples and arrays as lists."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: plain(item) for key, item in value._asdict().items()}
     if isinstance(value, dict):
@@ -51,5 +51,5 @@ def plain(value: Any) -> Any:
 
 
 def fixed(value: float | None, digits: int = 2) -> str:
-    """A number for a table; nothing where there is none."""
+    """Return a number for a table; nothing where there is none."""
     return "" if value is None or value != value else f"{value:.{digits}f}"

@@ -40,7 +40,7 @@ class Spoilt(NamedTuple):
 
 
 def ours(split: Split) -> Iterator[Spoilt]:
-    """Noise, blur and JPEG of a split; the same bytes every time."""
+    """Yield noise, blur and JPEG of a split; the bytes are the same every time."""
     images = split.images[:]
     for number in range(STRENGTHS):
         made = {
@@ -53,14 +53,14 @@ def ours(split: Split) -> Iterator[Spoilt]:
 
 
 def noisy(images: Tensor, spread: float) -> Tensor:
-    """Pixels uint8 [N, C, H, W] plus Gaussian noise of this standard deviation."""
+    """Return pixels uint8 [N, C, H, W] plus Gaussian noise of this standard deviation."""
     generator = torch.Generator().manual_seed(derive(0, "noise"))
     noise = torch.randn(images.shape, generator=generator) * spread
     return (images.float() + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Pixels uint8 [N, C, H, W] under a Gaussian filter; `sigma` is of a height of 32."""
+    """Return pixels uint8 [N, C, H, W] under a Gaussian filter; `sigma` is of a height of 32."""
     sigma *= images.shape[2] / 32
     size = 2 * int(np.ceil(3 * sigma)) + 1
     found: Tensor = gaussian_blur(images, [size, size], [sigma, sigma])
@@ -68,7 +68,7 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
 
 
 def compressed(images: Tensor, quality: int) -> Tensor:
-    """Pixels uint8 [N, 3, H, W] out of a JPEG file of this quality each."""
+    """Return pixels uint8 [N, 3, H, W] out of a JPEG file of this quality each."""
     found = []
     for pixels in images.permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
@@ -78,7 +78,7 @@ def compressed(images: Tensor, quality: int) -> Tensor:
 
 
 def from_files(folder: Path, shape: Sequence[int]) -> Iterator[Spoilt]:
-    """The images of a folder as CIFAR-100-C has them: NAME.npy [5 n, H, W, C] and labels.npy.
+    """Yield a folder's images as CIFAR-100-C has them: NAME.npy [5 n, H, W, C], labels.npy.
 
     Strength s is the s-th fifth of each file. Files are read as they are needed.
 
@@ -113,7 +113,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def measure(subjects: Sequence[Subject], folder: str | None) -> Result:
-    """Top-1 of each student under each corruption, means over five strengths."""
+    """Measure each student's top-1 under each corruption, as means over five strengths."""
     test = subjects[0].dataset.test
     found: dict[str, dict[str, list[float]]] = {one.name: {} for one in subjects}
     spoilt = ours(test) if folder is None else from_files(Path(folder), test.images.shape)

@@ -21,7 +21,7 @@ LEAST = 4  # images of a batch: the unbiased estimate divides by n - 3
 
 
 def hsic(first: Tensor, second: Tensor) -> Tensor:
-    """The unbiased estimate HSIC_1 of Song et al. (2012) of two kernel matrices [n, n]: [].
+    """Return the unbiased estimate HSIC_1 of Song et al. (2012) of two kernel matrices [n, n]: [].
 
     Source: Nguyen et al. 2021, equation 3. Diagonals play no part.
     """
@@ -62,20 +62,20 @@ class Alignment:
         self._both += [[float(hsic(one, other)) for other in sides[1]] for one in sides[0]]
 
     def cka(self) -> np.ndarray:
-        """The CKA of each pair, [first, second]; NaN where a feature does not vary."""
+        """Return the CKA of each pair, [first, second]; NaN where a feature does not vary."""
         norms = np.sqrt(np.outer(*(np.clip(own, 0, None) for own in self._own)))
         return np.divide(self._both, norms, out=np.full_like(norms, np.nan), where=norms > 0)
 
 
 def kernel(feature: Tensor) -> Tensor:
-    """The linear kernel [B, B] in float64 of a feature [B, ...], centred for its digits alone."""
+    """Return the linear kernel [B, B] in float64 of a feature [B, ...], centred for precision."""
     flat = feature.flatten(1).double()
     flat = flat - flat.mean(dim=0)  # HSIC_1 is the same without; its terms are smaller so
     return flat @ flat.T
 
 
 def measure(subjects: Sequence[Subject]) -> Result:
-    """CKA of each stage of a student with each stage of its teacher, of one seed each.
+    """Measure the CKA of each stage of a student with each of its teacher, of one seed each.
 
     Raises:
         ConfigError: none has a teacher.
@@ -111,13 +111,13 @@ def measure(subjects: Sequence[Subject]) -> Result:
 
 
 def stages(network: nn.Module) -> list[str]:
-    """The taps that are compared: the stem, the end of each stage, and the pooled vector."""
+    """Return the taps that are compared: the stem, the end of each stage, and the pooled vector."""
     named = taps_of(network)
     return [tap for tap in named if re.fullmatch(r"stem|stage\d+|pooled", tap)]
 
 
 def align(one: Subject, teacher: nn.Module) -> Alignment:
-    """The alignment of a student with a teacher over the test images."""
+    """Return the alignment of a student with a teacher over the test images."""
     found = Alignment(stages(one.network), stages(teacher))
     both = (
         outputs(network, one.dataset.test, one.dataset, one.device)

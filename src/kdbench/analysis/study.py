@@ -50,7 +50,7 @@ class Asked(NamedTuple):
 
 
 def measures(asked: Asked) -> dict[str, Measure]:
-    """What can be asked for, by name."""
+    """Return the measures that can be asked for, by name."""
     return {
         "correlation": correlation.measure,
         "entropy": entropy.measure,
@@ -114,7 +114,7 @@ def write(
 
 
 def conditions(runtime: Runtime) -> dict[str, Any]:
-    """By what, and on what, numbers were computed."""
+    """Return the commit, the versions and the hardware of this process."""
     where = hardware(runtime.device)
     return {"commit": code_version(), "versions": versions(), "hardware": where}
 
@@ -122,7 +122,7 @@ def conditions(runtime: Runtime) -> dict[str, Any]:
 def write_records(
     folder: Path, records: Mapping[str, Mapping[str, Any]], runtime: Runtime
 ) -> list[Path]:
-    """A file for each record, and FOLDER.md, the table of all that are there from then on.
+    """Write a file for each record, and FOLDER.md, the table of all records in the folder.
 
     Raises:
         KdbenchError: a record that was there is damaged.
@@ -137,7 +137,7 @@ def write_records(
 
 
 def read_probes(folder: Path) -> list[Record]:
-    """The records of a folder of probes.
+    """Read the records of a folder of probes.
 
     Raises:
         KdbenchError: one is damaged.
@@ -156,7 +156,7 @@ def read_probes(folder: Path) -> list[Record]:
 
 
 def markdown(table: Table) -> str:
-    """A table for people who read text."""
+    """Format a table as Markdown."""
     rows = [[as_markdown(cell) for cell in row] for row in (table.heads, *table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     rule = "|" + "---|" * len(table.heads)
@@ -164,7 +164,7 @@ def markdown(table: Table) -> str:
 
 
 def write_drawing(out: Path, drawing: Drawing) -> list[Path]:
-    """A figure as SVG, light or dark as its viewer is, and as PNG."""
+    """Write a figure as SVG, which follows the viewer's light or dark mode, and as PNG."""
     svg, raster = (out / f"{drawing.name}.{kind}" for kind in ("svg", "png"))
     write_atomically(svg, alone(svg_of(drawing, "")).encode())
     palette = light()
@@ -174,13 +174,13 @@ def write_drawing(out: Path, drawing: Drawing) -> list[Path]:
 
 
 def data_facts(one: Subject) -> dict[str, Any]:
-    """What was scored on."""
+    """Return the facts of the data that are scored on."""
     data = one.dataset
     return {"name": data.name, "sha256": data.fingerprint, "test": len(data.test.labels)}
 
 
 def facts_of(one: Subject) -> dict[str, Any]:
-    """Which network it is, and what it scores here."""
+    """Return what identifies a network, and its score here."""
     source = one.source
     record = source.record or {}
     return {
@@ -198,12 +198,12 @@ def facts_of(one: Subject) -> dict[str, Any]:
 
 
 def top1(one: Subject) -> float:
-    """Percent."""
+    """Return the top-1 in percent."""
     return 100 * float((one.logits.argmax(axis=1) == one.labels).mean())
 
 
 def table_of(subjects: Sequence[Subject]) -> Table:
-    """The networks for people."""
+    """Return the networks for people."""
     rows = [
         [one.name, one.source.name, one.taught_by, fixed(top1(one)), one.source.sha256[:12]]
         for one in subjects

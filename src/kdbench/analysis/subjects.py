@@ -37,19 +37,19 @@ class Subject:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of the test images, [n]."""
+        """Return the labels [n] of the test images."""
         return self.dataset.test.labels.numpy()
 
     @property
     def taught_by(self) -> str:
-        """What its teachers are called together."""
+        """Return the names of its teachers, joined."""
         return " + ".join(self.teachers)
 
 
 def outputs(
     network: nn.Module, split: Split, dataset: Dataset, device: torch.device
 ) -> Iterator[Output]:
-    """What a network in eval mode answers to a split, batch by batch, unaugmented."""
+    """Yield the outputs of a network in eval mode for a split, batch by batch, unaugmented."""
     for start in range(0, len(split.labels), BATCH):
         images = split.images[start : start + BATCH].to(device)
         with torch.inference_mode(), arithmetic("fp32"):
@@ -60,7 +60,7 @@ def outputs(
 def logits_of(
     network: nn.Module, split: Split, dataset: Dataset, device: torch.device
 ) -> np.ndarray:
-    """Logits [n, K] in float64.
+    """Return logits [n, K] in float64.
 
     Raises:
         KdbenchError: some are not finite.
@@ -75,7 +75,7 @@ def logits_of(
 
 
 def features_of(network: nn.Module, split: Split, dataset: Dataset, device: torch.device) -> Tensor:
-    """Penultimate features [n, D] on the CPU: the input of the classifier."""
+    """Return penultimate features [n, D] on the CPU: the input of the classifier."""
     return torch.cat([out.taps["pooled"].cpu() for out in outputs(network, split, dataset, device)])
 
 
@@ -164,7 +164,7 @@ def check_same_test(first: Subject, source: Source, dataset: Dataset) -> None:
 def teachers_of(
     source: Source, dataset: Dataset, runtime: Runtime, elsewhere: str | None, report: Report
 ) -> dict[str, nn.Module]:
-    """A run's teachers with their weights, frozen; none of a checkpoint.
+    """Return a run's teachers with their weights, frozen; none of a checkpoint.
 
     Raises:
         KdbenchError: a file is not there, or is not the one that taught.
@@ -194,7 +194,7 @@ def teachers_of(
 
 
 def labels_of(sources: Sequence[Source]) -> list[str]:
-    """The shortest names that tell networks apart: by method, seed and student, else in full."""
+    """Return the shortest names that tell networks apart: method, seed, student, else in full."""
     for parts in (("method",), ("method", "seed"), ("student", "method", "seed")):
         names = [_label(one, parts) for one in sources]
         if len(set(names)) == len(names):
@@ -214,7 +214,7 @@ def _label(source: Source, parts: Sequence[str]) -> str:
 
 
 def first_seeds(subjects: Sequence[Subject]) -> list[Subject]:
-    """For figures: of each configuration the run of the lowest seed, and every checkpoint."""
+    """Return the subjects of figures: each configuration's lowest seed, and every checkpoint."""
     chosen: dict[str, Subject] = {}
     for one in subjects:
         key = one.source.cell or one.source.name

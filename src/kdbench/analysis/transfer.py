@@ -33,7 +33,7 @@ CHUNK = 2000  # images that are resized at once
 
 
 def linear_probe(features: Tensor, labels: Tensor, num_classes: int, seed: int = 0) -> nn.Linear:
-    """A linear classifier of features [N, D] with labels [N], trained as the module says.
+    """Train a linear classifier of features [N, D] with labels [N], as the module says.
 
     Features are standardised by the training ones' mean and spread, one number for each: a scale
     that a network happens to have is then no learning rate.
@@ -56,7 +56,7 @@ def linear_probe(features: Tensor, labels: Tensor, num_classes: int, seed: int =
 
 
 def probe_top1(train: Split, test: Split, num_classes: int) -> float:
-    """Percent of the test features [n, D] that a probe of the training features classifies right.
+    """Return the percentage of test features [n, D] that a probe of the training ones gets right.
 
     `images` of a split are its features here.
     """
@@ -68,7 +68,7 @@ def probe_top1(train: Split, test: Split, num_classes: int) -> float:
 
 
 def at_size(images: Images, side: tuple[int, int]) -> Tensor:
-    """Pixels uint8 [N, C, H, W] of this height and width: bilinear with antialiasing, rounded."""
+    """Resize pixels uint8 [N, C, H, W]: bilinear with antialiasing, rounded."""
     if tuple(images.shape[2:]) == side:
         return images[:]
     rows = torch.arange(images.shape[0]).split(CHUNK)
@@ -79,7 +79,7 @@ def at_size(images: Images, side: tuple[int, int]) -> Tensor:
 
 
 def measure(subjects: Sequence[Subject], node: Mapping[str, Any] | None) -> Result:
-    """Top-1 of a probe on each student's features; a record each, and the table of all seeds.
+    """Probe each student's features; return a record each, and the table of all seeds.
 
     Raises:
         ConfigError: no other data set is named, or its images have other channels.
@@ -117,7 +117,7 @@ def measure(subjects: Sequence[Subject], node: Mapping[str, Any] | None) -> Resu
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of probes on one data set: a row a configuration, over its seeds."""
+    """Return the table of probes on one data set: a row a configuration, over its seeds."""
     scores: dict[str, list[float]] = {}
     for record in records:
         scores.setdefault(record["configuration"], []).append(record["top1"])

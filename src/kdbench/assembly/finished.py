@@ -40,39 +40,39 @@ class Source(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """A run's folder, or that of the file."""
+        """Return a run's folder, or that of the file."""
         return self.path.parent
 
     @property
     def method(self) -> str | None:
-        """What a run was trained with."""
+        """Return the name of a run's method."""
         return None if self.record is None else str(self.record["config"]["method"]["name"])
 
     @property
     def cell(self) -> str | None:
-        """What a run has in common with its other seeds: its cell and the hash."""
+        """Return the cell and the hash of a run, which its other seeds share."""
         return None if self.record is None else f"{self.record['cell']}-{self.record['hash']}"
 
     @property
     def seed(self) -> int | None:
-        """A run's seed."""
+        """Return a run's seed."""
         return None if self.record is None else int(self.record["seed"])
 
     @property
     def top1(self) -> float | None:
-        """What it should score, percent."""
+        """Return the top-1 in percent that its passport states."""
         return self.passport.top1
 
     @property
     def teachers(self) -> dict[str, Mapping[str, Any]]:
-        """The nodes of a run's teachers, by name."""
+        """Return the nodes of a run's teachers, by name."""
         return {} if self.config is None else dict(self.config["teacher"])
 
 
 def find_sources(
     names: Sequence[str], runs_dir: Path, dataset: Mapping[str, Any] | None, root: str | None
 ) -> list[Source]:
-    """What a user names: runs, cells, folders of runs, and NETWORK:FILE for a checkpoint.
+    """Find what a user names: runs, cells, folders of runs, and NETWORK:FILE for a checkpoint.
 
     Args:
         names: as a user gives them.
@@ -101,7 +101,7 @@ def find_sources(
 
 
 def find_runs(name: str, runs_dir: Path) -> list[Path]:
-    """The folders of the finished runs that a name means.
+    """Return the folders of the finished runs that a name means.
 
     Raises:
         KdbenchError: there is none, or the seeds of several configurations bear the name.
@@ -129,7 +129,7 @@ def find_runs(name: str, runs_dir: Path) -> list[Path]:
 
 
 def _run(folder: Path) -> Source:
-    """A finished run's weights, held against its record and its passport."""
+    """Return a finished run's weights, held against its record and its passport."""
     record = read_record(folder / RECORD_FILE)
     if detects(record):
         raise ConfigError(f"{folder.name} is a detector: name runs of classifiers")
@@ -158,7 +158,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _checkpoint(name: str, network: str, path: Path) -> Source:
-    """A file of anybody's, as the network that the user says it is of."""
+    """Return a file of anybody's, as the network that the user says it is of."""
     if not path.is_file():
         raise KdbenchError(f"no checkpoint {path}: name a file, as resnet32:FILE")
     sha256 = sha256_of(path)
@@ -191,7 +191,7 @@ class Shelf:
         self._made: dict[str, Dataset] = {}
 
     def dataset(self, source: Source) -> Dataset:
-        """The data of a network, held against its record and passport.
+        """Return the data of a network, held against its record and passport.
 
         Raises:
             ConfigError: they are others.
@@ -232,7 +232,7 @@ def check_data(source: Source, dataset: Dataset) -> None:
 
 
 def build_finished(source: Source, dataset: Dataset) -> tuple[nn.Module, list[str]]:
-    """The network with its weights, in eval mode and frozen; and lines that a user should see.
+    """Build the network with its weights, in eval mode and frozen; return it and lines to show.
 
     A method that changes the student, as SimKD's other head, does so here too; it sees teachers of
     the right shapes without their weights, for what it takes of them is among the student's.

@@ -15,7 +15,7 @@ ORDER_KEY = 0x72656765  # fixed: every run keeps the same images
 def kept_rows(
     labels: torch.Tensor, num_classes: int, fraction: float, long_tail: float
 ) -> torch.Tensor:
-    """The rows [n] of training images that are kept, in their own order; labels are [N].
+    """Return the rows [n] of training images that are kept, in their own order; labels are [N].
 
     Args:
         labels: of all training images.

@@ -19,7 +19,7 @@ UNSTATED = "not stated: whoever publishes the weights says it (export again with
 
 
 def card(source: Source, dataset: Dataset, licence: str | None, top1: float, loading: str) -> str:
-    """README.md of a folder for the hub.
+    """Return README.md of a folder for the hub.
 
     Args:
         source: the student.
@@ -90,7 +90,7 @@ def _score(source: Source, top1: float, n: int) -> str:
 
 
 def seeds_of(source: Source) -> Estimate | None:
-    """The scores of the seeds of a run's configuration that lie beside it; None: no run."""
+    """Return the scores of the seeds of a run's configuration that lie beside it; None: no run."""
     if source.record is None:
         return None
     beside = source.folder.parent.glob(f"{source.record['cell']}-s*-{source.record['hash']}")

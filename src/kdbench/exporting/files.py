@@ -98,7 +98,7 @@ def open_student(asked: Asked) -> tuple[Student, list[str]]:
 
 
 def compared(student: Student, path: Path, load: Callable[[Path], Run]) -> dict[str, Any]:
-    """How what was written compares with the network; it is removed where it must not be kept."""
+    """Compare what was written with the network, and remove it where it must not be kept."""
     try:
         run = load(path)
         found, largest = compare(student.classifier, run, student.images, student.labels)
@@ -174,7 +174,7 @@ def _refuse_pixels(asked: Asked) -> None:
 
 
 def rebuilt(student: Student, style: str, tensors: Mapping[str, Tensor]) -> Run:
-    """A network that has nothing of the student's but what was written."""
+    """Return a network that has nothing of the student's but what was written."""
     dataset, node = student.dataset, student.source.network
     shape = student.images.shape[1], dataset.num_classes
     if style != "repdistiller":

@@ -18,7 +18,7 @@ EXAMPLES = 2  # images that a graph is traced with; one would fix the batch at o
 
 
 def program(classifier: Classifier, images: Tensor) -> torch.export.ExportedProgram:
-    """The graph of a classifier for batches of any size.
+    """Return the graph of a classifier for batches of any size.
 
     Raises:
         KdbenchError: the network does what a graph cannot hold.
@@ -35,7 +35,7 @@ def program(classifier: Classifier, images: Tensor) -> torch.export.ExportedProg
 
 
 def write_program(classifier: Classifier, images: Tensor) -> bytes:
-    """A .pt2 file; `torch.export.load(FILE).module()` runs it."""
+    """Return a .pt2 file; `torch.export.load(FILE).module()` runs it."""
     file = io.BytesIO()
     with quietly():
         torch.export.save(program(classifier, images), file)
@@ -43,14 +43,14 @@ def write_program(classifier: Classifier, images: Tensor) -> bytes:
 
 
 def load_program(path: Path) -> Run:
-    """A .pt2 file as PyTorch loads it."""
+    """Return a .pt2 file as PyTorch loads it."""
     with quietly():
         module = torch.export.load(path).module()
     return lambda images: module(images)
 
 
 def write_onnx(classifier: Classifier, images: Tensor, opset: int = OLDEST_OPSET) -> bytes:
-    """An ONNX file of that opset, the batch's size left open.
+    """Return an ONNX file of that opset, the batch's size left open.
 
     Raises:
         ConfigError: onnx is not installed, or the opset is too old.
@@ -81,14 +81,14 @@ def write_onnx(classifier: Classifier, images: Tensor, opset: int = OLDEST_OPSET
 
 
 def said_of(error: BaseException) -> str:
-    """What the innermost of the exporter's errors says; the outer ones advise at length."""
+    """Return the text of the exporter's innermost error; the outer ones advise at length."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
 
 
 def load_onnx(path: Path) -> Run:
-    """An ONNX file in onnxruntime, on the CPU."""
+    """Return an ONNX file in onnxruntime, on the CPU."""
     _need("onnxruntime")
     import onnxruntime
 
@@ -98,7 +98,7 @@ def load_onnx(path: Path) -> Run:
 
 
 def write_torchscript(classifier: Classifier, images: Tensor) -> bytes:
-    """A TorchScript file, traced; PyTorch advises torch.export, C++ and mobile still read this."""
+    """Trace a TorchScript file, which C++ and mobile still read; PyTorch advises torch.export."""
     file = io.BytesIO()
     with quietly():
         torch.jit.save(torch.jit.trace(classifier, images[:EXAMPLES]), file)
@@ -106,7 +106,7 @@ def write_torchscript(classifier: Classifier, images: Tensor) -> bytes:
 
 
 def load_torchscript(path: Path) -> Run:
-    """A TorchScript file as PyTorch loads it."""
+    """Return a TorchScript file as PyTorch loads it."""
     with quietly():
         module = torch.jit.load(path)
     return lambda images: module(images)
@@ -124,7 +124,7 @@ def _need(*modules: str) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the libraries' advice to their own developers and to users of other formats."""
+    """Return without the libraries' advice to their own developers and to users of other formats."""
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         yield

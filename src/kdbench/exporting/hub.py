@@ -15,7 +15,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
-    """What has to be known to build the network for the weights, and to feed it.
+    """Return what a reader must know to build the network and to feed it.
 
     With timm's keys it is a configuration as `timm.create_model("local-dir:DIR")` reads it.
     """
@@ -38,7 +38,7 @@ def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
 
 
 def loading(source: Source, dataset: Dataset, style: str) -> str:
-    """Python that loads the folder's weights; it is run by a test."""
+    """Return Python that loads the folder's weights; it is run by a test."""
     target, channels = source.network["_target_"], dataset.test.images.shape[1]
     load = f'load_file("{WEIGHTS}")'
     head = "from safetensors.torch import load_file\n"
@@ -67,6 +67,6 @@ def loading(source: Source, dataset: Dataset, style: str) -> str:
 
 
 def read_folder(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The configuration and the tensors of a folder."""
+    """Return the configuration and the tensors of a folder."""
     config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text())
     return config, load_file(folder / WEIGHTS)

@@ -26,7 +26,7 @@ OTHERS = {
 
 
 def state_dict_as(network: nn.Module, node: Mapping[str, Any], style: str) -> dict[str, Tensor]:
-    """A network's weights under the keys of a code base, on the CPU.
+    """Return a network's weights under the keys of a code base, on the CPU.
 
     Args:
         network: as trained.
@@ -82,7 +82,7 @@ class Bare(nn.Module):
 
 
 def network_there(node: Mapping[str, Any], style: str, classes: int, channels: int) -> nn.Module:
-    """The network of timm or torchvision that a state dict of that style is for.
+    """Return the network of timm or torchvision that a state dict of that style is for.
 
     Of kdbench's ResNets for small images it is the library's own with their stem: a 3x3
     convolution of stride 1 and no pooling.
@@ -103,7 +103,7 @@ def network_there(node: Mapping[str, Any], style: str, classes: int, channels: i
 def classifier_there(
     node: Mapping[str, Any], style: str, tensors: Mapping[str, Tensor], channels: int, classes: int
 ) -> Classifier:
-    """The other library's network with the weights, as a `Classifier`."""
+    """Return the other library's network with the weights, as a `Classifier`."""
     network = network_there(node, style, classes, channels)
     network.load_state_dict(dict(tensors))
     return Classifier(Bare(network).eval())
