@@ -4,11 +4,12 @@ python -m kdbench.analyse runs=[RUN,...] what=[correlation,entropy] out=DIR
 """
 
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import Config, check_analyse
+from kdbench.config.run_config import check_analyse
+from kdbench.records.settings import AnalyseSettings
 from kdbench.system.escapes import for_terminal
 
 
-def run(config: Config) -> None:
+def run(config: AnalyseSettings) -> None:
     """Analyse; torch is imported here, once the command has been understood: it takes seconds."""
     from kdbench.analysis.study import analyse
 

@@ -8,11 +8,12 @@ import re
 import sys
 
 from kdbench.config import hydra_cli
-from kdbench.config.run_config import Config, check_export
+from kdbench.config.run_config import check_export
+from kdbench.records.settings import ExportSettings
 from kdbench.system.escapes import for_terminal
 
 
-def run(config: Config) -> None:
+def run(config: ExportSettings) -> None:
     """Export; torch is imported here, once the command has been understood: it takes seconds."""
     from kdbench.exporting.files import export
 

@@ -1,5 +1,6 @@
 """Fewer training images: which are kept, and what does not change for that."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from kdbench.data.regimes import kept_rows
 from kdbench.errors import ConfigError
 from kdbench.records.identity import identify
 from kdbench.records.protocol import protocol_of
+from kdbench.records.settings import TrainSettings
 from support.commands import compose
 
 DIGITS = {"mean": [0.3] * 3, "std": [0.4] * 3, "pad": 4, "flip": False, "val_split": 0}
@@ -91,17 +93,21 @@ def test_bad_settings_are_told(settings, said):
         counts(torch.tensor([0] * 9 + [1]), 2, **settings)
 
 
-def run_of(*words: str) -> tuple[str, str, dict]:
+def run_of(*words: str) -> tuple[str, str, TrainSettings]:
     config = compose("dataset=cifar100", "method=ce", "student=resnet8", *words)
-    return identify(config, "cifar100", "0" * 64, {}).run_id, protocol_of(config), config
+    return (
+        identify(config, "cifar100", "0" * 64, {}).run_id,
+        protocol_of(config.dataset, config.schedule),
+        config,
+    )
 
 
 def test_only_a_regime_that_is_set_is_in_name_and_protocol():
     plain, protocol, config = run_of()
-    before = {
-        key: v for key, v in config["dataset"].items() if key not in ("fraction", "long_tail")
-    }
-    without = identify({**config, "dataset": before}, "cifar100", "0" * 64, {}).run_id
+    node = config.dataset
+    kept = {key: v for key, v in node.settings.items() if key not in ("fraction", "long_tail")}
+    before = replace(config, dataset=replace(node, settings=kept))
+    without = identify(before, "cifar100", "0" * 64, {}).run_id
     assert plain == without, "runs that were recorded before keep their names"
     assert run_of("dataset.fraction=1")[0] == plain
     few, few_protocol, _ = run_of("dataset.fraction=0.25")

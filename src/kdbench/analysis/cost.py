@@ -69,7 +69,7 @@ def measure(subjects: Sequence[Subject]) -> Result:
     for one in subjects:
         shape = one.dataset.test.images.shape[1:]
         images = torch.randn(LARGE, *shape, generator=torch.Generator().manual_seed(0))
-        mine = f"{one.source.network['name']}{_adapted(one.network)}"
+        mine = f"{one.source.network.name}{_adapted(one.network)}"
         for name, network in {mine: one.network, **one.teachers}.items():
             if name not in found:
                 found[name] = cost(network, images.to(one.device))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kdbench.analysis import (
     agreement,
@@ -21,10 +21,10 @@ from kdbench.analysis.page import render, svg_of
 from kdbench.analysis.result import Drawing, Result, Table, fixed, plain
 from kdbench.analysis.subjects import Report, Subject, open_subjects
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.errors import KdbenchError
 from kdbench.ledger.svg import alone, light, png, style
-from kdbench.records.record import Record, checksum, code_version, write_record
+from kdbench.records.record import checksum, code_version
+from kdbench.records.settings import AnalyseSettings
 from kdbench.system.escapes import as_markdown
 from kdbench.system.files import read_small, write_atomically
 from kdbench.system.hardware import hardware, versions
@@ -34,22 +34,7 @@ NUMBERS, PAGE = "analysis.json", "index.html"
 Measure = Callable[[Sequence[Subject]], Result]
 
 
-class Asked(NamedTuple):
-    """A checked configuration of `conf/analyse.yaml`."""
-
-    runs: Sequence[str]
-    what: Sequence[str]
-    dataset: Mapping[str, Any] | None
-    transfer: Mapping[str, Any] | None
-    corrupted: str | None
-    runtime: Mapping[str, Any]
-    root: str | None
-    teacher_file: str | None
-    out: str
-    runs_dir: str
-
-
-def measures(asked: Asked) -> dict[str, Measure]:
+def measures(asked: AnalyseSettings) -> dict[str, Measure]:
     """Return the measures that can be asked for, by name."""
     return {
         "correlation": correlation.measure,
@@ -64,17 +49,16 @@ def measures(asked: Asked) -> dict[str, Measure]:
     }
 
 
-def analyse(config: Config, report: Report) -> list[Path]:
+def analyse(asked: AnalyseSettings, report: Report) -> list[Path]:
     """Measure and write; returns the files.
 
     Args:
-        config: checked, of `conf/analyse.yaml`.
+        asked: the settings.
         report: is told what a user should see meanwhile.
 
     Raises:
         KdbenchError: something is wrong that the user can mend; no file is written then.
     """
-    asked = Asked(**config)
     runtime: Runtime = make(asked.runtime, "runtime")
     runtime.apply()
     places = Path(asked.runs_dir), asked.dataset, asked.root, asked.teacher_file
@@ -105,7 +89,7 @@ def write(
         "measures": {name: plain(result.numbers) for name, result in results.items()},
         **conditions(runtime),
     }
-    write_record(record, out / NUMBERS)
+    write_checked(record, out / NUMBERS)
     what = f"{len(subjects)} networks on the {data['test']:,} test images of {data['name']}"
     words = "; ".join(f"{name} {version}" for name, version in versions().items())
     page = render(results, table_of(subjects), f"{what} (sha256 {data['sha256'][:12]}).", words)
@@ -130,13 +114,13 @@ def write_records(
     folder.mkdir(exist_ok=True)
     files = [folder / f"{name}.json" for name in records]
     for path, record in zip(files, records.values(), strict=True):
-        write_record({**plain(dict(record)), **conditions(runtime)}, path)
+        write_checked({**plain(dict(record)), **conditions(runtime)}, path)
     table = folder.with_name(f"{folder.name}.md")
     write_atomically(table, markdown(transfer.table_of(read_probes(folder))).encode())
     return [*files, table]
 
 
-def read_probes(folder: Path) -> list[Record]:
+def read_probes(folder: Path) -> list[dict[str, Any]]:
     """Read the records of a folder of probes.
 
     Raises:
@@ -145,7 +129,7 @@ def read_probes(folder: Path) -> list[Record]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record: Record = json.loads(read_small(path))
+            record: dict[str, Any] = json.loads(read_small(path))
             intact = record["checksum"] == checksum(record) and record["top1"] is not None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             intact = False
@@ -161,6 +145,12 @@ def markdown(table: Table) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     rule = "|" + "---|" * len(table.heads)
     return "\n".join([table.caption, "", lines[0], rule, *lines[1:]]) + "\n"
+
+
+def write_checked(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON with its checksum, as records have it."""
+    content = {**content, "checksum": checksum(content)}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_drawing(out: Path, drawing: Drawing) -> list[Path]:
@@ -182,16 +172,17 @@ def data_facts(one: Subject) -> dict[str, Any]:
 def facts_of(one: Subject) -> dict[str, Any]:
     """Return what identifies a network, and its score here."""
     source = one.source
-    record = source.record or {}
+    record = source.record
+    teachers = () if record is None else record.teachers
     return {
         "name": source.name,
-        "network": source.network["name"],
+        "network": source.network.name,
         "method": source.method,
         "seed": source.seed,
         "sha256": source.sha256,
         "data": one.dataset.fingerprint,
-        "protocol": record.get("protocol"),
-        "teachers": {facts["name"]: facts["sha256"] for facts in record.get("teachers", [])},
+        "protocol": None if record is None else record.protocol,
+        "teachers": {teacher.name: teacher.sha256 for teacher in teachers},
         "compared_with": list(one.teachers),
         "top1": round(top1(one), 4),
     }

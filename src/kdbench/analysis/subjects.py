@@ -1,9 +1,8 @@
 """The networks of an analysis: students with their teachers, and what they answer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,8 @@ from kdbench.assembly.finished import Shelf, Source, build_finished, check_top1,
 from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset, Split
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.records.contents import ClassifierTeacher, DetectorTeacher
+from kdbench.schema.node import Node
 from kdbench.system.precision import arithmetic
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import find_teacher, load_teacher
@@ -83,7 +84,7 @@ def open_subjects(
     names: Sequence[str],
     runtime: Runtime,
     runs_dir: Path,
-    dataset: Mapping[str, Any] | None,
+    dataset: Node | None,
     root: str | None,
     teacher: str | None,
     report: Report,
@@ -129,7 +130,7 @@ def compare_all(subjects: Sequence[Subject]) -> None:
     with itself.
     """
     taught = [one for one in subjects if one.teachers]
-    files = [tuple(facts["sha256"] for facts in _teacher_facts(one.source)) for one in taught]
+    files = [tuple(facts.sha256 for facts in _recorded(one.source)) for one in taught]
     if len(set(files)) != 1:
         return
     for one in subjects:
@@ -137,8 +138,8 @@ def compare_all(subjects: Sequence[Subject]) -> None:
             one.teachers, one.teacher_logits = taught[0].teachers, taught[0].teacher_logits
 
 
-def _teacher_facts(source: Source) -> list[dict[str, Any]]:
-    return [] if source.record is None else list(source.record["teachers"])
+def _recorded(source: Source) -> Sequence[ClassifierTeacher | DetectorTeacher]:
+    return () if source.record is None else source.record.teachers
 
 
 def check_same_test(first: Subject, source: Source, dataset: Dataset) -> None:
@@ -170,9 +171,10 @@ def teachers_of(
         KdbenchError: a file is not there, or is not the one that taught.
     """
     runs_dir, found = source.folder.parent, {}
-    named = zip(source.teachers.items(), _teacher_facts(source), strict=True)
-    for (name, node), facts in named:
-        given = {**node, "checkpoint": elsewhere or node["checkpoint"], "allow_chance": True}
+    named = zip(source.teachers.items(), _recorded(source), strict=True)
+    for (name, settings), facts in named:
+        path = elsewhere or settings.checkpoint
+        given = replace(settings, checkpoint=path, allow_chance=True)
         try:
             file = find_teacher(name, given, runs_dir)
         except KdbenchError as error:
@@ -180,16 +182,16 @@ def teachers_of(
             raise KdbenchError(
                 f"{where}. Set teacher_file=FILE, {name} taught {source.name}"
             ) from None
-        if file.passport.sha256 != facts["sha256"]:
+        if file.passport.sha256 != facts.sha256:
             raise KdbenchError(
                 f"{file.path} is not the {name} that taught {source.name} (sha256 "
-                f"{str(file.passport.sha256)[:12]}..., not {facts['sha256'][:12]}...): set "
+                f"{str(file.passport.sha256)[:12]}..., not {facts.sha256[:12]}...): set "
                 "teacher_file=FILE"
             )
         loaded = load_teacher(file, dataset, runtime, runs_dir, report)
         for line in loaded.notices:
             report(line)
-        found[str(facts["name"])] = loaded.network
+        found[facts.name] = loaded.network
     return found
 
 
@@ -208,7 +210,7 @@ def _label(source: Source, parts: Sequence[str]) -> str:
     words = {
         "method": str(source.method),
         "seed": f"seed {source.seed}",
-        "student": str(source.network["name"]),
+        "student": source.network.name,
     }
     return " ".join(words[part] for part in parts)
 

@@ -24,6 +24,7 @@ from kdbench.data.base import Dataset, Images, Split
 from kdbench.errors import ConfigError
 from kdbench.ledger.significance import estimate
 from kdbench.losses import cross_entropy
+from kdbench.schema.node import Node
 from kdbench.seeds import derive
 
 EPOCHS, DROPS, BATCH = 120, (30, 60, 90), 64
@@ -78,7 +79,7 @@ def at_size(images: Images, side: tuple[int, int]) -> Tensor:
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in smaller])
 
 
-def measure(subjects: Sequence[Subject], node: Mapping[str, Any] | None) -> Result:
+def measure(subjects: Sequence[Subject], node: Node | None) -> Result:
     """Probe each student's features; return a record each, and the table of all seeds.
 
     Raises:

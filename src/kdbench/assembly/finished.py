@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -15,11 +15,13 @@ from kdbench.config.hydra_cli import compose_group
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method, Wrapper
-from kdbench.records.fields import detects
+from kdbench.records.contents import ClassifierRecord
 from kdbench.records.identity import canonical
 from kdbench.records.passport import Passport, find_passport, sha256_of
-from kdbench.records.record import RECORD_FILE, Record, read_record
+from kdbench.records.record import RECORD_FILE, read_record
+from kdbench.records.settings import TeacherSettings, TrainSettings
 from kdbench.records.weights import STUDENT_FILE, load_weights
+from kdbench.schema.node import Node
 from kdbench.system.files import read_small
 
 CONFIG_FILE = "config.json"
@@ -32,11 +34,11 @@ class Source(NamedTuple):
     name: str  # a run's id, or what a user called
     path: Path  # of the weights
     sha256: str
-    network: Mapping[str, Any]  # the node that makes it
-    dataset: Mapping[str, Any] | None  # the node of its data; None where nobody said
+    network: Node
+    dataset: Node | None  # the node of its data; None where nobody said
     passport: Passport
-    config: Mapping[str, Any] | None = None  # of a run: what it was trained under
-    record: Record | None = None  # of a run
+    config: TrainSettings | None = None  # of a run: what it was trained under
+    record: ClassifierRecord | None = None  # of a run
 
     @property
     def folder(self) -> Path:
@@ -46,17 +48,17 @@ class Source(NamedTuple):
     @property
     def method(self) -> str | None:
         """Return the name of a run's method."""
-        return None if self.record is None else str(self.record["config"]["method"]["name"])
+        return None if self.record is None else self.record.config.method.name
 
     @property
     def cell(self) -> str | None:
         """Return the cell and the hash of a run, which its other seeds share."""
-        return None if self.record is None else f"{self.record['cell']}-{self.record['hash']}"
+        return None if self.record is None else f"{self.record.cell}-{self.record.hash}"
 
     @property
     def seed(self) -> int | None:
         """Return a run's seed."""
-        return None if self.record is None else int(self.record["seed"])
+        return None if self.record is None else self.record.seed
 
     @property
     def top1(self) -> float | None:
@@ -64,13 +66,13 @@ class Source(NamedTuple):
         return self.passport.top1
 
     @property
-    def teachers(self) -> dict[str, Mapping[str, Any]]:
+    def teachers(self) -> Mapping[str, TeacherSettings]:
         """Return the nodes of a run's teachers, by name."""
-        return {} if self.config is None else dict(self.config["teacher"])
+        return {} if self.config is None else self.config.teacher
 
 
 def find_sources(
-    names: Sequence[str], runs_dir: Path, dataset: Mapping[str, Any] | None, root: str | None
+    names: Sequence[str], runs_dir: Path, dataset: Node | None, root: str | None
 ) -> list[Source]:
     """Find what a user names: runs, cells, folders of runs, and NETWORK:FILE for a checkpoint.
 
@@ -131,30 +133,26 @@ def find_runs(name: str, runs_dir: Path) -> list[Path]:
 def _run(folder: Path) -> Source:
     """Return a finished run's weights, held against its record and its passport."""
     record = read_record(folder / RECORD_FILE)
-    if detects(record):
+    if record.detects:
         raise ConfigError(f"{folder.name} is a detector: name runs of classifiers")
     path = folder / STUDENT_FILE
-    if record["status"] != "done" or not path.is_file():
+    if not isinstance(record, ClassifierRecord) or not path.is_file():
         raise KdbenchError(f"{folder.name} has no trained student: finish it with its command")
     config = _read_config(folder / CONFIG_FILE)
     sha256 = sha256_of(path)
-    if record.get("student_sha256", sha256) != sha256:
+    if record.student_sha256 not in (None, sha256):
         raise KdbenchError(f"{path} is not the file of its record: train the run again")
-    passport = _passport(path, sha256, config["student"]["name"])
-    passport = passport.filled_from(Passport(top1=record["top1_last"]))
-    facts = config["student"], config["dataset"], passport, config, record
-    return Source(record["run_id"], path, sha256, *facts)
+    passport = _passport(path, sha256, config.student.name)
+    passport = passport.filled_from(Passport(top1=record.top1_last))
+    facts = config.student, config.dataset, passport, config, record
+    return Source(record.run_id, path, sha256, *facts)
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
+def _read_config(path: Path) -> TrainSettings:
     try:
-        config = json.loads(read_small(path))
-        for key in ("student", "dataset", "method", "teacher", "seed"):
-            config[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return TrainSettings.read(json.loads(read_small(path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise KdbenchError(f"{path} is no run's configuration ({error!r}): restore it") from None
-    found: Mapping[str, Any] = config
-    return found
 
 
 def _checkpoint(name: str, network: str, path: Path) -> Source:
@@ -163,7 +161,7 @@ def _checkpoint(name: str, network: str, path: Path) -> Source:
         raise KdbenchError(f"no checkpoint {path}: name a file, as resnet32:FILE")
     sha256 = sha256_of(path)
     passport = _passport(path, sha256, network)
-    return Source(name, path, sha256, compose_group("student", network), None, passport)
+    return Source(name, path, sha256, Node.read(compose_group("student", network)), None, passport)
 
 
 def _passport(path: Path, sha256: str, network: str) -> Passport:
@@ -178,10 +176,10 @@ def _passport(path: Path, sha256: str, network: str) -> Passport:
     return passport
 
 
-def _moved(node: Mapping[str, Any] | None, root: str | None) -> Mapping[str, Any]:
+def _moved(node: Node | None, root: str | None) -> Node:
     if node is None:
         raise ConfigError("no data set is named: set dataset=NAME for a checkpoint")
-    return node if root is None else {**node, "root": root}
+    return node if root is None else node.having(root=root)
 
 
 class Shelf:
@@ -197,11 +195,11 @@ class Shelf:
             ConfigError: they are others.
         """
         assert source.dataset is not None
-        key = canonical(source.dataset)
+        key = canonical(source.dataset.spelt())
         if key not in self._made:
             self._made[key] = make(source.dataset, "dataset")
         dataset = self._made[key]
-        if source.record is not None and source.record["data"]["sha256"] != dataset.fingerprint:
+        if source.record is not None and source.record.data.sha256 != dataset.fingerprint:
             raise ConfigError(
                 f"{source.name} was trained on other images than {dataset.name} holds here: set "
                 "root=DIR to the folder that it was trained from"
@@ -242,13 +240,13 @@ def build_finished(source: Source, dataset: Dataset) -> tuple[nn.Module, list[st
     """
     network = build_network(source.network, dataset)
     if source.config is not None:
-        seed = int(source.config["seed"])
-        method = build_method(source.config["method"], seed)
+        seed = source.config.seed
+        method = build_method(source.config.method, seed)
         if _adapts(method):
-            nodes = source.teachers.items()
-            teachers = {name: build_network(node["network"], dataset) for name, node in nodes}
+            given = source.teachers.items()
+            teachers = {name: build_network(one.network, dataset) for name, one in given}
             network = set_up(method, network, teachers, dataset, seed)
-    notices = load_weights(network, source.path, str(source.network["name"]))
+    notices = load_weights(network, source.path, source.network.name)
     return network.eval().requires_grad_(False), notices
 
 

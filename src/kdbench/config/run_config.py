@@ -9,7 +9,14 @@ from kdbench.config.kinds import SHAPED_BY_DATA, kind_of, listed
 from kdbench.errors import ConfigError, nearest
 from kdbench.parallel.torchrun import place
 from kdbench.records.passport import Passport
-from kdbench.records.settings import EvaluateSettings, Start, TeacherSettings, TrainSettings
+from kdbench.records.settings import (
+    AnalyseSettings,
+    EvaluateSettings,
+    ExportSettings,
+    Start,
+    TeacherSettings,
+    TrainSettings,
+)
 from kdbench.schema.check import (
     check_node,
     check_plain,
@@ -85,58 +92,57 @@ def check_evaluate(raw: Mapping[str, Any]) -> EvaluateSettings:
     return EvaluateSettings(**_check_keys(raw, keys))
 
 
-def check_analyse(raw: Mapping[str, Any]) -> Config:
+def check_analyse(raw: Mapping[str, Any]) -> AnalyseSettings:
     """An analysis' configuration, complete and normalised; several runs and measures as lists.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
-    several = {key: listed_words(raw.get(key)) for key in ("runs", "what")}
+    several = {key: _listed_words(raw.get(key)) for key in ("runs", "what")}
     if several["what"] == ["all"]:
         several["what"] = MEASURES
-    return _check_keys(
-        {"dataset": None, "transfer": None, **raw, **several},
-        {
-            "runs": _typed(list[str]),
-            "what": _typed(list[Measure]),
-            "dataset": _node_or_none,
-            "transfer": _node_or_none,
-            "corrupted": _typed(str | None),
-            "runtime": _node,
-            **{key: _typed(OWN[key]) for key in ("root", "teacher_file", "out", "runs_dir")},
-        },
+    keys: dict[str, Callable[[str, Any], Any]] = {
+        "runs": _typed(list[str]),
+        "what": _typed(list[Measure]),
+        "dataset": _data_or_none,
+        "transfer": _data_or_none,
+        "corrupted": _typed(str | None),
+        "runtime": _node,
+        **{key: _typed(OWN[key]) for key in ("root", "teacher_file", "out", "runs_dir")},
+    }
+    return AnalyseSettings(
+        **_check_keys({"dataset": None, "transfer": None, **raw, **several}, keys)
     )
 
 
-def check_export(raw: Mapping[str, Any]) -> Config:
+def check_export(raw: Mapping[str, Any]) -> ExportSettings:
     """An export's configuration, complete and normalised.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
-    return _check_keys(
-        {"dataset": None, **raw},
-        {
-            "format": _typed(Format),
-            "keys": _typed(Literal["repdistiller", "timm", "torchvision"]),
-            "pixels": _typed(bool),
-            "opset": _typed(int),
-            "dataset": _node_or_none,
-            **{key: _typed(OWN[key]) for key in ("run", "licence", "root", "out", "runs_dir")},
-        },
-    )
+    keys: dict[str, Callable[[str, Any], Any]] = {
+        "format": _typed(Format),
+        "keys": _typed(Literal["repdistiller", "timm", "torchvision"]),
+        "pixels": _typed(bool),
+        "opset": _typed(int),
+        "dataset": _data_or_none,
+        **{key: _typed(OWN[key]) for key in ("run", "licence", "root", "out", "runs_dir")},
+    }
+    return ExportSettings(**_check_keys({"dataset": None, **raw}, keys))
 
 
-def listed_words(value: object) -> object:
-    """One word as a list of it; a list as it is."""
+def _listed_words(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _node_or_none(path: str, node: Any) -> Config | None:
+def _data_or_none(path: str, node: Any) -> Node | None:
     if node is None:
         return None
-    return _named(path, check_node(path, node, kind=kind_of(path, "dataset", node, False),
-                                   listed=listed("dataset")))  # fmt: skip
+    kind = kind_of(path, "dataset", node, False)
+    checked = check_node(path, node, kind=kind, listed=listed("dataset"))
+    _check_named(path, node)
+    return checked
 
 
 def takes_text(config: Mapping[str, Any], key: str) -> bool:

@@ -12,7 +12,8 @@ from kdbench.data.base import Dataset
 from kdbench.ledger.commands import commands
 from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.significance import Estimate, estimate
-from kdbench.records.record import RECORD_FILE, Record, read_record
+from kdbench.records.contents import ClassifierRecord
+from kdbench.records.record import RECORD_FILE, read_record
 from kdbench.system.escapes import as_markdown as _m
 
 UNSTATED = "not stated: whoever publishes the weights says it (export again with licence=...)"
@@ -66,11 +67,11 @@ def card(source: Source, dataset: Dataset, licence: str | None, top1: float, loa
 
 def _summary(source: Source, dataset: Dataset) -> str:
     shape = " x ".join(map(str, dataset.test.images.shape[1:]))
-    line = f"{_m(str(source.network['name']))}, a classifier of {_m(dataset.name)} "
+    line = f"{_m(source.network.name)}, a classifier of {_m(dataset.name)} "
     line += f"({dataset.num_classes} classes, images of {shape})"
     if source.record is None:
         return f"{line}."
-    teachers = [_m(str(facts["name"])) for facts in source.record["teachers"]]
+    teachers = [_m(one.name) for one in source.record.teachers]
     taught = f", taught by {' and '.join(teachers)}" if teachers else ", without a teacher"
     return f"{line}, trained with {_m(str(source.method))}{taught}."
 
@@ -93,9 +94,9 @@ def seeds_of(source: Source) -> Estimate | None:
     """Return the scores of the seeds of a run's configuration that lie beside it; None: no run."""
     if source.record is None:
         return None
-    beside = source.folder.parent.glob(f"{source.record['cell']}-s*-{source.record['hash']}")
+    beside = source.folder.parent.glob(f"{source.record.cell}-s*-{source.record.hash}")
     records = [read_record(path / RECORD_FILE) for path in sorted(beside) if _is_run(path)]
-    return estimate([one["top1_last"] for one in records if one["status"] == "done"])
+    return estimate([one.top1_last for one in records if isinstance(one, ClassifierRecord)])
 
 
 def _is_run(folder: Path) -> bool:
@@ -103,7 +104,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _origin(source: Source, dataset: Dataset, licence: str | None) -> str:
-    record: Record = source.record or {}
+    record = source.record
     rows: list[tuple[str, str]] = [
         ("weights", f"sha256 `{source.sha256}`"),
         ("licence of the weights", _m(licence) if licence else UNSTATED),
@@ -113,22 +114,19 @@ def _origin(source: Source, dataset: Dataset, licence: str | None) -> str:
             f"mean {list(dataset.mean)}, std {list(dataset.std)} of pixels in 0 to 1",
         ),
     ]
-    for facts in record.get("teachers", []):
-        measured = "" if facts["top1"] is None else f"{facts['top1']:.2f}% here, "
-        rows.append((f"teacher {_m(str(facts['name']))}", f"{measured}sha256 `{facts['sha256']}`"))
-    if record:
+    if record is not None:
+        for one in record.teachers:
+            measured = "" if one.score is None else f"{one.score:.2f}% here, "
+            rows.append((f"teacher {_m(one.name)}", f"{measured}sha256 `{one.sha256}`"))
+        versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         rows += [
-            ("method", _m(str(source.method))),
-            ("seed", str(source.seed)),
-            ("protocol", _m(str(record["protocol"]))),
-            ("versions", _m(_versions(record))),
-            ("kdbench commit", str(record["commit"])),
+            ("method", _m(record.config.method.name)),
+            ("seed", str(record.seed)),
+            ("protocol", _m(record.protocol)),
+            ("versions", _m(versions)),
+            ("kdbench commit", str(record.commit)),
         ]
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
-
-
-def _versions(record: Record) -> str:
-    return ", ".join(f"{name} {version}" for name, version in record["versions"].items())
 
 
 def _command(source: Source) -> str:

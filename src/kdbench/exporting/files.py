@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from kdbench.assembly.evaluation import evaluate
 from kdbench.assembly.finished import Shelf, Source, build_finished, check_top1, find_sources
 from kdbench.assembly.make import make
-from kdbench.config.run_config import Config
 from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
@@ -22,22 +21,8 @@ from kdbench.exporting.card import card
 from kdbench.exporting.classifier import Classifier, PixelClassifier
 from kdbench.exporting.comparison import IMAGES, check_equal, compare
 from kdbench.exporting.graphs import Run
+from kdbench.records.settings import ExportSettings
 from kdbench.system.files import write_atomically
-
-
-class Asked(NamedTuple):
-    """A checked configuration of `conf/export.yaml`."""
-
-    run: str | None
-    format: str
-    keys: str
-    pixels: bool
-    opset: int
-    licence: str | None
-    dataset: Mapping[str, Any] | None
-    root: str | None
-    out: str
-    runs_dir: str
 
 
 class Student(NamedTuple):
@@ -52,8 +37,8 @@ class Student(NamedTuple):
     top1: float  # percent, on all test images
 
 
-def export(config: Config) -> tuple[list[str], dict[str, Any]]:
-    """Write the student that `config` names in the form that it asks for.
+def export(asked: ExportSettings) -> tuple[list[str], dict[str, Any]]:
+    """Write the student that is named in the form that it asks for.
 
     Returns:
         Lines that a user should see, and what the file is and how it compares.
@@ -62,7 +47,6 @@ def export(config: Config) -> tuple[list[str], dict[str, Any]]:
         KdbenchError: something is wrong that the user can mend, or the file answers otherwise than
             the network; there is no file then.
     """
-    asked = Asked(**config)
     student, notices = open_student(asked)
     out = Path(asked.out)
     stem = student.source.folder.name if student.source.record else student.source.path.stem
@@ -76,7 +60,7 @@ def export(config: Config) -> tuple[list[str], dict[str, Any]]:
     return notices, {**facts, **found}
 
 
-def open_student(asked: Asked) -> tuple[Student, list[str]]:
+def open_student(asked: ExportSettings) -> tuple[Student, list[str]]:
     """Find the student, build it, and score it on all test images."""
     if asked.run is None:
         raise ConfigError("no run is named: kdbench-export RUN format=onnx")
@@ -118,29 +102,29 @@ def _file(stem: Path, ending: str, content: bytes) -> Path:
     return path
 
 
-def _program(asked: Asked, student: Student, stem: Path) -> Written:
+def _program(asked: ExportSettings, student: Student, stem: Path) -> Written:
     content = graphs.write_program(student.classifier, student.images)
     return _file(stem, ".pt2", content), graphs.load_program
 
 
-def _onnx(asked: Asked, student: Student, stem: Path) -> Written:
+def _onnx(asked: ExportSettings, student: Student, stem: Path) -> Written:
     content = graphs.write_onnx(student.classifier, student.images, asked.opset)
     return _file(stem, ".onnx", content), graphs.load_onnx
 
 
-def _torchscript(asked: Asked, student: Student, stem: Path) -> Written:
+def _torchscript(asked: ExportSettings, student: Student, stem: Path) -> Written:
     content = graphs.write_torchscript(student.classifier, student.images)
     return _file(stem, ".pt", content), graphs.load_torchscript
 
 
-def _weights(asked: Asked, student: Student, stem: Path) -> Written:
+def _weights(asked: ExportSettings, student: Student, stem: Path) -> Written:
     _refuse_pixels(asked)
     content = save(keys.state_dict_as(student.network, student.source.network, asked.keys))
     path = _file(stem, f".{asked.keys}.safetensors", content)
     return path, lambda path: rebuilt(student, asked.keys, load_file(path))
 
 
-def _hub(asked: Asked, student: Student, stem: Path) -> Written:
+def _hub(asked: ExportSettings, student: Student, stem: Path) -> Written:
     _refuse_pixels(asked)
     source, dataset = student.source, student.dataset
     tensors = keys.state_dict_as(student.network, source.network, asked.keys)
@@ -156,7 +140,7 @@ def _hub(asked: Asked, student: Student, stem: Path) -> Written:
     return stem, lambda path: rebuilt(student, asked.keys, hub.read_folder(path)[1])
 
 
-FORMATS: dict[str, Callable[[Asked, Student, Path], Written]] = {
+FORMATS: dict[str, Callable[[ExportSettings, Student, Path], Written]] = {
     "torch_export": _program,
     "onnx": _onnx,
     "torchscript": _torchscript,
@@ -165,7 +149,7 @@ FORMATS: dict[str, Callable[[Asked, Student, Path], Written]] = {
 }
 
 
-def _refuse_pixels(asked: Asked) -> None:
+def _refuse_pixels(asked: ExportSettings) -> None:
     if asked.pixels:
         raise ConfigError(
             f"format={asked.format} holds weights alone, and no normalisation: leave pixels=true "

@@ -124,7 +124,7 @@ def _need(*modules: str) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Return without the libraries' advice to their own developers and to users of other formats."""
+    """Silence the libraries' advice to their own developers and to users of other formats."""
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         yield

@@ -22,16 +22,16 @@ def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
     channels, height, width = dataset.test.images.shape[1:]
     shape = [channels, height, width]
     facts: dict[str, Any] = {
-        "architecture": source.network["name"],
+        "architecture": source.network.name,
         "num_classes": dataset.num_classes,
         "keys": style,
-        "network": {key: value for key, value in source.network.items() if key != "pretrained"},
+        "network": {k: v for k, v in source.network.spelt().items() if k != "pretrained"},
         "input_size": shape,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
     }
-    if OTHERS.get(source.network["_target_"]) == "timm":
-        facts["architecture"] = source.network["model"]
+    if OTHERS.get(source.network.target) == "timm":
+        facts["architecture"] = source.network.settings["model"]
         facts["pretrained_cfg"] = {key: facts.pop(key) for key in ("input_size", "mean", "std")}
         facts["pretrained_cfg"]["num_classes"] = dataset.num_classes
     return facts
@@ -39,24 +39,22 @@ def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
 
 def loading(source: Source, dataset: Dataset, style: str) -> str:
     """Return Python that loads the folder's weights; it is run by a test."""
-    target, channels = source.network["_target_"], dataset.test.images.shape[1]
+    target, channels = source.network.target, dataset.test.images.shape[1]
     load = f'load_file("{WEIGHTS}")'
     head = "from safetensors.torch import load_file\n"
     shape = f"num_classes={dataset.num_classes}"
     if style == "repdistiller":
         module, _, name = target.rpartition(".")
-        settings = [
-            f"{k}={v!r}" for k, v in source.network.items() if k not in ("_target_", "name")
-        ]
+        settings = [f"{key}={value!r}" for key, value in source.network.settings.items()]
         words = ", ".join([*settings, shape, f"in_channels={channels}"])
         made = f"from {module} import {name}\n\nnetwork = {name}({words})\n"
     elif style == "timm":
-        model = RESNETS.get(target) or source.network["model"]
+        model = RESNETS.get(target) or source.network.settings["model"]
         made = (
             f'import timm\n\nnetwork = timm.create_model("{model}", {shape}, in_chans={channels})\n'
         )
     else:
-        model = RESNETS.get(target) or source.network["model"]
+        model = RESNETS.get(target) or source.network.settings["model"]
         made = f'import torchvision\n\nnetwork = torchvision.models.get_model("{model}", {shape})\n'
     if target in RESNETS and style != "repdistiller":
         made = f"import torch\n{made}" + (

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kdbench.errors import ConfigError
 from kdbench.exporting.classifier import Classifier
 from kdbench.networks.heads import ReusedHead
+from kdbench.schema.node import Node
 from kdbench.types import Output
 
 STYLES = ("repdistiller", "timm", "torchvision")
@@ -25,7 +26,7 @@ OTHERS = {
 }
 
 
-def state_dict_as(network: nn.Module, node: Mapping[str, Any], style: str) -> dict[str, Tensor]:
+def state_dict_as(network: nn.Module, node: Node, style: str) -> dict[str, Tensor]:
     """Return a network's weights under the keys of a code base, on the CPU.
 
     Args:
@@ -40,7 +41,7 @@ def state_dict_as(network: nn.Module, node: Mapping[str, Any], style: str) -> di
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
     }
-    if node["_target_"] not in RESNETS or style == "repdistiller":
+    if node.target not in RESNETS or style == "repdistiller":
         return tensors
     return {_renamed(key): value for key, value in tensors.items()}
 
@@ -49,13 +50,13 @@ def _renamed(key: str) -> str:
     return ".".join(RENAMED.get(part, part) for part in key.split("."))
 
 
-def check_style(network: nn.Module, node: Mapping[str, Any], style: str) -> None:
+def check_style(network: nn.Module, node: Node, style: str) -> None:
     """Refuse keys of a code base that has no such network.
 
     Raises:
         ConfigError: says which it has.
     """
-    name, target = node["name"], node["_target_"]
+    name, target = node.name, node.target
     if isinstance(network, ReusedHead):
         raise ConfigError(
             f"{name} has another head than any {name} elsewhere (method=simkd reuses the "
@@ -81,14 +82,14 @@ class Bare(nn.Module):
         return Output(self.network(images), {})
 
 
-def network_there(node: Mapping[str, Any], style: str, classes: int, channels: int) -> nn.Module:
+def network_there(node: Node, style: str, classes: int, channels: int) -> nn.Module:
     """Return the network of timm or torchvision that a state dict of that style is for.
 
     Of kdbench's ResNets for small images it is the library's own with their stem: a 3x3
     convolution of stride 1 and no pooling.
     """
-    target = node["_target_"]
-    model = RESNETS.get(target) or str(node["model"])
+    target = node.target
+    model = RESNETS.get(target) or str(node.settings["model"])
     if style == "timm":
         made = timm.create_model(model, num_classes=classes, in_chans=channels)
     else:
@@ -101,7 +102,7 @@ def network_there(node: Mapping[str, Any], style: str, classes: int, channels: i
 
 
 def classifier_there(
-    node: Mapping[str, Any], style: str, tensors: Mapping[str, Tensor], channels: int, classes: int
+    node: Node, style: str, tensors: Mapping[str, Tensor], channels: int, classes: int
 ) -> Classifier:
     """Return the other library's network with the weights, as a `Classifier`."""
     network = network_there(node, style, classes, channels)

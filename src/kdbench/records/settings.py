@@ -1,6 +1,6 @@
-"""The settings of a training run and of an evaluation, complete and checked."""
+"""The settings of a training run and of what starts from a finished one, complete and checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,4 +110,36 @@ class EvaluateSettings:
     runtime: Node
     checkpoint: str | None  # a file, a run's folder or name
     checkpoint_key: str | None
+    runs_dir: str
+
+
+@dataclass(frozen=True)
+class AnalyseSettings:
+    """An analysis' configuration, complete and checked."""
+
+    runs: Sequence[str]  # runs, cells, folders of runs, NETWORK:FILE
+    what: Sequence[str]  # measures
+    dataset: Node | None  # of checkpoints; None: that of the runs beside them
+    transfer: Node | None  # the data set that features are probed on
+    corrupted: str | None  # a folder like CIFAR-100-C
+    runtime: Node
+    root: str | None  # where the data lie now; None: where the runs found them
+    teacher_file: str | None  # the same of the teachers' file
+    out: str
+    runs_dir: str
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """An export's configuration, complete and checked."""
+
+    run: str | None  # a run, or NETWORK:FILE
+    format: str
+    keys: str  # the code base whose keys weights get
+    pixels: bool  # uint8 in, probabilities out
+    opset: int
+    licence: str | None  # of the weights
+    dataset: Node | None
+    root: str | None
+    out: str
     runs_dir: str

@@ -136,7 +136,9 @@ def data_or_placeholder(node: Node, say: Say) -> Dataset:
             raise
         say(f"{error}\n{node.name} is stood in for by random images: no run is known as done")
     classes, train, test = SIZES[node.name]
-    kept = {key: node.settings[key] for key in ("mean", "std", "pad", "flip", "val_split", *REGIMES)}
+    kept = {
+        key: node.settings[key] for key in ("mean", "std", "pad", "flip", "val_split", *REGIMES)
+    }
     return synthetic(classes, train, test, image_size=32, seed=0, **kept)
 
 

@@ -51,8 +51,7 @@ def image_folder(
     decode_into(images, files, [str(file) for file in files])
     counts = [torch.tensor([len(one) for one in by_class[name]]) for name in names]
     labels = [torch.arange(len(classes)).repeat_interleave(count) for count in counts]
-    parts = images.split([len(one) for one in labels])
-    splits = [Split(*part) for part in zip(parts, labels, strict=True)]
+    splits = map(Split, images.split([len(one) for one in labels]), labels)
     return assemble(
         folder.name,
         len(classes),

@@ -68,8 +68,7 @@ def parquet(
     columns = _same_columns([*train, *test], label_column)
     count = sum(file.metadata.num_rows for _, file in [*train, *test])
     images = allocate(count, image_size, max_gib)
-    passed, depth = PassedOver(), Depth()
-    splits = []
+    passed, depth, splits = PassedOver(), Depth(), list[Split]()
     for files in (train, test):
         labels = _read_into(images, files, columns, passed, depth)
         splits.append(Split(images[: len(labels)], labels))
