@@ -106,7 +106,7 @@ def from_files(folder: Path, shape: Sequence[int]) -> Iterator[Spoilt]:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: np.ndarray = np.load(path, mmap_mode="r")  # and no pickle, which is NumPy's default
     except (OSError, ValueError) as error:
         raise KdbenchError(f"cannot read {path} ({first_line(error)}): fetch it again") from None
     return found

@@ -271,7 +271,7 @@ def merged(node: Mapping[str, Any], over: Mapping[str, Any]) -> Plain:
 def read(group: str, name: str | None) -> Plain | None:
     """Read one file of conf, uncomposed."""
     content = text(group, name)
-    node = None if content is None else yaml.load(content, _Loader)
+    node = None if content is None else _Loader(content).get_single_data()
     return node if isinstance(node, dict) else None
 
 

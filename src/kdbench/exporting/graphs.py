@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -115,7 +116,7 @@ def load_torchscript(path: Path) -> Run:
 def _need(*modules: str) -> None:
     for name in modules:
         try:
-            __import__(name)
+            import_module(name)
         except ImportError as error:
             raise ConfigError(
                 f"format=onnx needs {error.name}: pip install 'kdbench[onnx]'"

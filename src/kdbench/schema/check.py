@@ -92,6 +92,8 @@ def resolve(target: str) -> object:
         ImportError, AttributeError, ValueError: it names nothing.
     """
     package, *rest = target.split(".")
+    if not all(part.isidentifier() for part in rest):
+        return None
     found: object = import_module(package)
     for part in rest:
         if not isinstance(found, types.ModuleType):
