@@ -100,9 +100,7 @@ def resolve(target: str) -> object:
             found = getattr(found, part)
             continue
         inner = f"{found.__name__}.{part}"
-        if not hasattr(found, part):
-            import_module(inner)
-        found = getattr(found, part)
+        found = getattr(found, part) if hasattr(found, part) else import_module(inner)
         if isinstance(found, types.ModuleType) and found.__name__ != inner:
             return None
     return found
