@@ -15,6 +15,7 @@ import kdbench.config.kinds
 from kdbench.assembly.build import build_network
 from kdbench.assembly.make import make
 from kdbench.errors import ConfigError
+from kdbench.schema.node import Node
 from support.commands import ROOT, compose
 from support.records import make_record, write_content
 
@@ -118,7 +119,9 @@ def test_a_network_that_returns_a_tensor_is_told_what_to_return(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"mine returns a Tensor: .*return kdbench\.types\.Output"
     ):
-        build_network({"_target_": "kdbench.networks.bare.bare", "name": "mine"}, dataset)
+        build_network(
+            Node.read({"_target_": "kdbench.networks.bare.bare", "name": "mine"}), dataset
+        )
 
 
 def test_advice_never_leads_to_the_next_error(command):
