@@ -165,7 +165,7 @@ def test_measures_on_request(command, trained):
     rows = Path("analysis/transfer-synthetic.md").read_text().splitlines()[4:]
     assert len(rows) == 2, "the table is of all records that are there"
     probes[0].write_text("{}")
-    assert "is damaged: remove it" in command("analyse", *other, *HERE).error_line
+    assert "is not a record: restore it" in command("analyse", *other, *HERE).error_line
 
 
 def test_transfer_to_nothing_and_to_other_channels(command, trained):

@@ -1,9 +1,11 @@
 """The committed records and weights are intact, and every table follows from them."""
 
+import re
 from subprocess import CalledProcessError, run
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Split
@@ -13,10 +15,9 @@ from kdbench.ledger.formats import markdown
 from kdbench.ledger.ledger import open_ledger, tables
 from kdbench.ledger.results_folder import differing, made
 from kdbench.networks.resnet import resnet32x4
-from kdbench.records.passport import beside, read_passport, sha256_of
+from kdbench.records.passport import TOLERANCE, beside, read_passport, sha256_of
 from kdbench.records.record import code_version, find_records
 from kdbench.records.weights import load_weights
-from kdbench.teachers.loading import TOLERANCE
 from support.commands import ROOT
 from support.photographs import real
 
@@ -108,12 +109,16 @@ def test_a_file_that_git_does_not_know_is_a_change(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
-def test_committed_weights_are_those_of_a_committed_run(path):
+def test_committed_weights_are_those_of_a_committed_run_in_half_precision(path):
     passport = read_passport(beside(path))
     assert passport.sha256 == sha256_of(path)
-    (record,) = [r for r in find_records([RUNS]) if r.student_sha256 == passport.sha256]
+    tensors = load_file(path).values()
+    assert {one.dtype for one in tensors if one.is_floating_point()} == {torch.float16}
+    (record,) = [r for r in find_records([RUNS]) if (r.student_sha256 or "-") in passport.source]
     assert record.run_id in passport.source
     assert passport.top1 == pytest.approx(record.top1_last, abs=TOLERANCE)
+    whole = float(re.search(r"top-1 ([\d.]+)\)", passport.source)[1])
+    assert passport.top1 == pytest.approx(whole, abs=0.02)
     assert f"{passport.top1:.2f}" in path.stem
 
 
@@ -123,7 +128,7 @@ def test_the_committed_teacher_knows_the_test_set():
     root = str(real("cifar-100-python").parent)
     data = cifar100(root, False, **settings, pad=4, flip=True, val_split=0)
     network = resnet32x4(num_classes=100)
-    load_weights(network, ROOT / "weights" / "resnet32x4_cifar100_78.83.safetensors", "the teacher")
+    load_weights(network, ROOT / "weights" / "resnet32x4_cifar100_78.82.safetensors", "the teacher")
     first = Split(data.test.images[:500], data.test.labels[:500])
     top1 = evaluate(network, first, data, torch.device("cpu")).top1
     assert top1 == pytest.approx(80.0, abs=0.2), "one image"

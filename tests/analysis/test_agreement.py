@@ -31,9 +31,9 @@ def test_ranks_with_ties_and_a_constant_row():
 def test_seeds_worked_by_hand():
     chosen = np.array([[0, 1, 2, 0], [0, 2, 2, 1], [0, 1, 0, 1]])
     found = seeds_apart(chosen, np.array([0, 1, 2, 2]))
-    # pairs choose apart for 2, 2 and 2 of 4 images; hits differ for 1, 1 and 2 of 4
+    # pairs choose apart for 2, 2 and 2 of 4 images; correct differ for 1, 1 and 2 of 4
     assert found.disagreement == pytest.approx(50)
-    assert found.hits_differ == pytest.approx(100 * 4 / 12)
+    assert found.one_right == pytest.approx(100 * 4 / 12)
     assert found.predicted_std == pytest.approx(100 * np.sqrt((4 / 12) / 8))
     assert found.measured_std == pytest.approx(np.std([75, 50, 50], ddof=1))
 

@@ -20,9 +20,9 @@ from support.logits import pair
 def test_bins_are_scikit_learns():
     logits, _, labels = pair(n=2000)
     probabilities = np.exp(log_softmax(logits, axis=1))
-    confidence, hits = probabilities.max(axis=1), logits.argmax(axis=1) == labels
-    accuracy, mean = calibration_curve(hits, confidence, n_bins=BINS, strategy="uniform")
-    filled = [one for one in reliability(confidence, hits) if one.n]
+    confidence, correct = probabilities.max(axis=1), logits.argmax(axis=1) == labels
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=BINS, strategy="uniform")
+    filled = [one for one in reliability(confidence, correct) if one.n]
     np.testing.assert_allclose([one.accuracy for one in filled], accuracy, atol=1e-12)
     np.testing.assert_allclose([one.confidence for one in filled], mean, atol=1e-12)
     assert sum(one.n for one in filled) == 2000

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kdbench.assembly.method_pages import Setting, catalogue, read_page
+from kdbench.assembly.method_pages import catalogue
+from kdbench.config.method_files import Setting, read_page
 from support.commands import ROOT
 
 

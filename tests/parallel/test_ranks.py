@@ -27,6 +27,7 @@ from kdbench.errors import ConfigError, KdbenchError, RankError, WriteError
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
+from kdbench.records.settings import TrainSettings
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.outputs import wants_cache
 from kdbench.training.accumulation import Accumulation
@@ -52,11 +53,12 @@ SMALL = [
 COHORT = ["crd", "dot", "rkd", "simkd", "kd schedule.lr=1e30"]
 TEACHERS = ("resnet14", "wrn_16_1")
 PROGRAM = """
-import json, sys, torch
-from kdbench.training.together import train_together
+import sys
 from kdbench.parallel.ranks import leave
-for cohort in json.load(open(sys.argv[1])):
-    for outcome in train_together(cohort):
+from kdbench.sweeps.worker import understood
+from kdbench.training.together import train_together
+for line in open(sys.argv[1]):
+    for outcome in train_together(understood(line)):
         print(type(outcome).__name__, outcome, flush=True)
 leave()
 """
@@ -96,7 +98,15 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(p.returncode, *text) for p, text in zip(processes, told, strict=True)]
 
 
-def cohort(runs_dir: str, micro_batches: int, names: list[str], teacher: Path) -> list[dict]:
+def write_plan(cohorts: list[list[TrainSettings]]) -> None:
+    """A line of JSON for each cohort, as a sweep's workers get them."""
+    lines = (json.dumps([one.spelt() for one in configs]) + "\n" for configs in cohorts)
+    Path("plan").write_text("".join(lines))
+
+
+def cohort(
+    runs_dir: str, micro_batches: int, names: list[str], teacher: Path
+) -> list[TrainSettings]:
     given = [*SMALL, f"runs_dir={runs_dir}", f"schedule.micro_batches={micro_batches}"]
     given += [
         "teacher=resnet14",
@@ -110,7 +120,7 @@ def test_two_ranks_end_with_the_bits_of_one_process():
     """All methods of a cohort, its records included; with more parts, but for rounding."""
     teacher = train(config(*SMALL, "student=resnet14", "method=ce"))
     plans = [("two", 2, COHORT), ("three", 3, ["crd schedule.lr=0.001"])]
-    Path("plan").write_text(json.dumps([cohort(*plan, teacher) for plan in plans]))
+    write_plan([cohort(*plan, teacher) for plan in plans])
     running = as_ranks(2, "-c", PROGRAM, "plan")
     alone = [train_together(cohort(f"{name}-alone", *rest, teacher)) for name, *rest in plans]
     for code, _, errors in ended(running):
@@ -142,10 +152,10 @@ def test_so_does_every_method(wanted):
     ]
     given = [*given, "schedule.micro_batches=2"]
 
-    def configs(runs_dir: str) -> list[dict]:
+    def configs(runs_dir: str) -> list[TrainSettings]:
         return [config(*given, f"runs_dir={runs_dir}", f"method={name}") for name in names]
 
-    Path("plan").write_text(json.dumps([configs("two")]))
+    write_plan([configs("two")])
     running = as_ranks(2, "-c", PROGRAM, "plan")
     alone = train_together(configs("alone"))
     for code, _, errors in ended(running):

@@ -49,7 +49,7 @@ DOORS = {
     "pyarrow": {"data"},
     "submitit": {"sweeps.slurm"},
     "ray": {"sweeps.ray"},
-    "scipy": {"ledger.significance", "analysis.agreement"},
+    "scipy": {"ledger.significance", "analysis"},
     "statsmodels": {"ledger.significance"},
     "matplotlib": {"ledger.svg", "ledger.charts", "analysis.drawings", "analysis.result"},
     "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.recipes"},

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import kdbench.training.member
 from kdbench.config import hydra_cli
 from kdbench.config.run_config import check_train
+from kdbench.records.settings import TrainSettings
 from support.commands import ROOT
 from support.records import record_at
 
@@ -58,13 +59,13 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 TWO_EPOCHS = ["schedule.epochs=2", "schedule.milestones=[]"]
 
 
-def config(*overrides: str) -> dict:
+def config(*overrides: str) -> TrainSettings:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = ["student=resnet8", *SMALL, *TWO_EPOCHS, *overrides]
         return check_train(hydra_cli.plain(hydra.compose("config", given)))
 
 
-def taught(method: str, teachers: list[str], *overrides: str) -> dict:
+def taught(method: str, teachers: list[str], *overrides: str) -> TrainSettings:
     named = [f"teacher.resnet14.checkpoint={teachers[0]}", "teacher.resnet14.allow_chance=true"]
     return config(f"method={method}", "teacher=resnet14", *named, *overrides)
 

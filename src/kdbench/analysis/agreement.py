@@ -45,7 +45,7 @@ class Seeds(NamedTuple):
 
     seeds: int
     disagreement: float  # percent of images for which two seeds choose different classes
-    hits_differ: float  # percent of images that one of two seeds gets right and the other wrong
+    one_right: float  # percent of images that one of two seeds gets right and the other wrong
     predicted_std: float  # of top-1 between seeds, in points; see `seeds_apart`
     measured_std: float  # the sample standard deviation of their top-1, in points
 
@@ -56,18 +56,18 @@ def seeds_apart(chosen: np.ndarray, labels: np.ndarray) -> Seeds:
     If a network is right about image i with probability p_i, independently of the others, then the
     variance of its accuracy is sum_i p_i (1 - p_i) / n^2, and two networks differ in being right
     about image i with probability 2 p_i (1 - p_i). So the standard deviation that the disagreement
-    predicts is sqrt(hits_differ / (2 n)). That errors are about independent so is the finding of
+    predicts is sqrt(one_right / (2 n)). That errors are about independent so is the finding of
     Jordan, On the Variance of Neural Network Training, 2023 (arXiv 2304.01910).
     """
-    hits = chosen == labels
+    correct = chosen == labels
     pairs = list(combinations(range(len(chosen)), 2))
-    differ = float(np.mean([percent(hits[a] != hits[b]) for a, b in pairs]))
+    differ = float(np.mean([percent(correct[a] != correct[b]) for a, b in pairs]))
     return Seeds(
         seeds=len(chosen),
         disagreement=float(np.mean([percent(chosen[a] != chosen[b]) for a, b in pairs])),
-        hits_differ=differ,
+        one_right=differ,
         predicted_std=100 * float(np.sqrt(differ / 100 / (2 * len(labels)))),
-        measured_std=float(np.std(100 * hits.mean(axis=1), ddof=1)),
+        measured_std=float(np.std(100 * correct.mean(axis=1), ddof=1)),
     )
 
 
@@ -97,7 +97,7 @@ def measure(subjects: Sequence[Subject]) -> Result:
             "right; and the standard deviation of top-1 (points) that follows from the latter if "
             "errors are independent, beside the measured one."
         )
-        heads = ["configuration", "seeds", "disagreement, %", "hits differ, %", "predicted std",
+        heads = ["configuration", "seeds", "disagreement, %", "one right, %", "predicted std",
                  "measured std"]  # fmt: skip
         lines = [
             [name, str(one.seeds), *(fixed(value) for value in one[1:])]

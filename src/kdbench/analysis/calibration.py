@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import log_softmax
 
 from kdbench.analysis.drawings import Line, lines
-from kdbench.analysis.entropy import log_softmax
 from kdbench.analysis.result import Drawing, Result, Table, fixed
 from kdbench.analysis.subjects import Subject, first_seeds, logits_of
 from kdbench.assembly.evaluation import BINS, calibration_error
 
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures that are looked at
-STEPS = 60  # halvings of that interval, in its logarithm
 
 
 class Bin(NamedTuple):
@@ -39,47 +39,46 @@ class Calibration(NamedTuple):
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     """Return ECE, NLL and the reliability diagram of logits [n, K] with labels [n]."""
-    logs = log_softmax(logits)
-    confidence, hits = np.exp(logs.max(axis=1)), logits.argmax(axis=1) == labels
-    ece = calibration_error(torch.from_numpy(confidence), torch.from_numpy(hits))
-    return Calibration(ece, nll(logits, labels), reliability(confidence, hits))
+    logs = log_softmax(logits, axis=1)
+    confidence, correct = np.exp(logs.max(axis=1)), logits.argmax(axis=1) == labels
+    ece = calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    return Calibration(ece, nll(logits, labels), reliability(confidence, correct))
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return mean negative log-likelihood in nats."""
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
 
 
-def reliability(confidence: np.ndarray, hits: np.ndarray) -> list[Bin]:
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
     """Return bins of equal width in confidence [n]; each has its upper edge."""
     index = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1
     bins = []
     for number in range(BINS):
         rows = index == number
         n = int(rows.sum())
-        means = (float(confidence[rows].mean()), float(hits[rows].mean())) if n else (None, None)
+        means = (float(confidence[rows].mean()), float(correct[rows].mean())) if n else (None, None)
         bins.append(Bin(number / BINS, (number + 1) / BINS, n, *means))
     return bins
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the T that minimises the NLL of logits / T, to some 1e-15 of its size.
+    """Return the T that minimises the NLL of logits / T.
 
     The NLL is convex in 1 / T; its derivative is the mean of E[z] - z_y under softmax(z / T), and
-    the root of that is bisected. A network that is never wrong gets the lowest T looked at.
+    its root is found by Brent's method. A network that is never wrong gets the lowest T looked at.
     """
     right = logits[np.arange(len(labels)), labels]
 
     def slope(log_t: float) -> float:
-        probabilities = np.exp(log_softmax(logits / np.exp(log_t)))
+        probabilities = np.exp(log_softmax(logits / np.exp(log_t), axis=1))
         return float(((probabilities * logits).sum(axis=1) - right).mean())
 
-    low, high = np.log(COLDEST), np.log(HOTTEST)
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        # Above the best T the softmax is too flat: it expects less than the label's logit.
-        low, high = (low, middle) if slope(middle) < 0 else (middle, high)
-    return float(np.exp((low + high) / 2))
+    low, high = float(np.log(COLDEST)), float(np.log(HOTTEST))
+    # Above the best T the softmax is too flat: it expects less than the label's logit.
+    if slope(low) <= 0:
+        return COLDEST
+    return float(np.exp(brentq(slope, low, high, xtol=1e-15))) if slope(high) < 0 else HOTTEST
 
 
 def halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

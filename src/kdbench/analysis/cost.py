@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.analysis.result import Result, Table, fixed
 from kdbench.analysis.subjects import Subject
+from kdbench.networks.macs import mac_count
 
 SMALL, LARGE = 1, 64  # batches that are timed
 WARM, ROUNDS = 3, 20  # passes before and while it is timed
@@ -24,13 +24,6 @@ class Cost(NamedTuple):
     latency_1_ms: float
     latency_64_ms: float
     images_per_second: float  # in batches of 64
-
-
-def macs(network: nn.Module, image: Tensor) -> int:
-    """Return multiply-accumulates of convolutions and matrix products on one image [1, C, H, W]."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
-    return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition
 
 
 def latency(network: nn.Module, images: Tensor) -> float:
@@ -56,7 +49,7 @@ def cost(network: nn.Module, images: Tensor) -> Cost:
     one, many = latency(network, images[:SMALL]), latency(network, images)
     return Cost(
         sum(parameter.numel() for parameter in network.parameters()),
-        macs(network, images[:SMALL]),
+        mac_count(network, images),
         1000 * one,
         1000 * many,
         len(images) / many,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from kdbench.analysis.drawings import Line, lines
 from kdbench.analysis.result import Drawing, Result, Table, fixed
@@ -51,22 +52,16 @@ class Bin(NamedTuple):
     scores: Scores
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log-probabilities [n, K] of logits [n, K]."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
 def entropy(logits: np.ndarray) -> np.ndarray:
     """Return Shannon entropy [n] in nats of the softmax of logits [n, K], temperature 1."""
-    logs = log_softmax(logits)
+    logs = log_softmax(logits, axis=1)
     return -(np.exp(logs) * logs).sum(axis=1)
 
 
 def divergence(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
     """Return KL(softmax(teacher) || softmax(student)) [n] in nats, of logits [n, K]."""
-    logs = log_softmax(teacher)
-    return (np.exp(logs) * (logs - log_softmax(student))).sum(axis=1)
+    logs = log_softmax(teacher, axis=1)
+    return (np.exp(logs) * (logs - log_softmax(student, axis=1))).sum(axis=1)
 
 
 def scores(outputs: Outputs) -> Scores:
@@ -80,7 +75,7 @@ def scores(outputs: Outputs) -> Scores:
         accuracy=percent(ours == labels),
         teacher_accuracy=percent(theirs == labels),
         agreement=percent(ours == theirs),
-        loss=float(-log_softmax(student)[rows, labels].mean()),
+        loss=float(-log_softmax(student, axis=1)[rows, labels].mean()),
         divergence=float(divergence(teacher, student).mean()),
         rectified_divergence=float(divergence(mended, student).mean()),
     )
@@ -107,9 +102,9 @@ def by_answer(outputs: Outputs) -> dict[str, Scores]:
     return {name: scores(outputs.at(rows)) for name, rows in parts.items() if len(rows)}
 
 
-def percent(hits: np.ndarray) -> float:
+def percent(correct: np.ndarray) -> float:
     """Return the share of what is true, in percent."""
-    return 100 * float(hits.mean())
+    return 100 * float(correct.mean())
 
 
 HEADS = ["network", "images", "n", "top-1, %", "teacher's, %", "agreement, %", "loss", "KL",

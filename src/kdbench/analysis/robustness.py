@@ -120,8 +120,8 @@ def measure(subjects: Sequence[Subject], folder: str | None) -> Result:
     for part in spoilt:
         for one in subjects:
             logits = logits_of(one.network, part.split, one.dataset, one.device)
-            hits = logits.argmax(axis=1) == part.split.labels.numpy()
-            found[one.name].setdefault(part.corruption, []).append(100 * float(hits.mean()))
+            correct = logits.argmax(axis=1) == part.split.labels.numpy()
+            found[one.name].setdefault(part.corruption, []).append(100 * float(correct.mean()))
     clean = {
         one.name: 100 * float((one.logits.argmax(axis=1) == one.labels).mean()) for one in subjects
     }

@@ -1,6 +1,5 @@
 """From what a user asks to an analysis' files: numbers, figures, and the page."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +22,10 @@ from kdbench.analysis.subjects import Report, Subject, open_subjects
 from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
 from kdbench.ledger.svg import alone, light, png, style
-from kdbench.records.record import checksum, code_version
+from kdbench.records.record import code_version, read_checked, write_checked
 from kdbench.records.settings import AnalyseSettings
 from kdbench.system.escapes import as_markdown
-from kdbench.system.files import read_small, write_atomically
+from kdbench.system.files import write_atomically
 from kdbench.system.hardware import hardware, versions
 from kdbench.system.runtime import Runtime
 
@@ -116,27 +115,9 @@ def write_records(
     for path, record in zip(files, records.values(), strict=True):
         write_checked({**plain(dict(record)), **conditions(runtime)}, path)
     table = folder.with_name(f"{folder.name}.md")
-    write_atomically(table, markdown(transfer.table_of(read_probes(folder))).encode())
+    probes = [read_checked(path) for path in sorted(folder.glob("*.json"))]
+    write_atomically(table, markdown(transfer.table_of(probes)).encode())
     return [*files, table]
-
-
-def read_probes(folder: Path) -> list[dict[str, Any]]:
-    """Read the records of a folder of probes.
-
-    Raises:
-        KdbenchError: one is damaged.
-    """
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record: dict[str, Any] = json.loads(read_small(path))
-            intact = record["checksum"] == checksum(record) and record["top1"] is not None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            intact = False
-        if not intact:
-            raise KdbenchError(f"{path} is damaged: remove it, or restore it")
-        found.append(record)
-    return found
 
 
 def markdown(table: Table) -> str:
@@ -145,12 +126,6 @@ def markdown(table: Table) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     rule = "|" + "---|" * len(table.heads)
     return "\n".join([table.caption, "", lines[0], rule, *lines[1:]]) + "\n"
-
-
-def write_checked(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON with its checksum, as records have it."""
-    content = {**content, "checksum": checksum(content)}
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_drawing(out: Path, drawing: Drawing) -> list[Path]:

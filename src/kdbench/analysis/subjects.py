@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.assembly.evaluation import BATCH
-from kdbench.assembly.finished import Shelf, Source, build_finished, check_top1, find_sources
+from kdbench.assembly.finished import Shelf, Source, build_finished, find_sources
 from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset, Split
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.contents import ClassifierTeacher, DetectorTeacher
+from kdbench.records.passport import check_top1
 from kdbench.schema.node import Node
 from kdbench.system.precision import arithmetic
 from kdbench.system.runtime import Runtime
@@ -112,8 +113,8 @@ def open_subjects(
             report(line)
         network.to(runtime.device)
         logits = logits_of(network, data.test, data, runtime.device)
-        hits = logits.argmax(axis=1) == data.test.labels.numpy()
-        check_top1(source, 100 * float(hits.mean()), len(hits))
+        correct = logits.argmax(axis=1) == data.test.labels.numpy()
+        check_top1(source.name, source.passport, 100 * float(correct.mean()), len(correct))
         teachers = teachers_of(source, data, runtime, teacher, report)
         answers = [logits_of(one, data.test, data, runtime.device) for one in teachers.values()]
         taught = np.mean(answers, axis=0) if answers else None

@@ -1,6 +1,6 @@
 """Students, teachers and methods from a checked configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -102,16 +102,22 @@ def fit(
     return method.adapt(student, probe)
 
 
-def check_teachers(node: Node, method: Method, teachers: Sequence[str]) -> None:
+def check_teachers(name: str, method: Method, found: int, way: str = "set teacher=NAME") -> None:
     """Refuse a method without the teachers that it reads.
 
+    Args:
+        name: the method's, for the error line.
+        method: the method.
+        found: how many teachers there are.
+        way: how a user names one.
+
     Raises:
-        ConfigError: there are too few or too many teachers.
+        ConfigError: there are too few or too many.
     """
-    wanted, found = method.num_teachers, len(teachers)
+    wanted = method.num_teachers
     if (found < 1) if wanted is None else (found != wanted):
         need = "one or more teachers" if wanted is None else f"{wanted} teacher(s)"
-        raise ConfigError(f"method {node.name} reads {need}, not {found}: set teacher=NAME")
+        raise ConfigError(f"method {name} reads {need}, not {found}: {way}")
 
 
 def check_task(node: Node, method: Method, task: str) -> None:

@@ -1,7 +1,6 @@
 """Finished runs, and checkpoints of others, as networks on their data sets."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,14 @@ from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.methods.base import Method, Wrapper
 from kdbench.records.contents import ClassifierRecord
 from kdbench.records.identity import canonical
-from kdbench.records.passport import Passport, find_passport, sha256_of
+from kdbench.records.passport import Passport, check_data, identified
 from kdbench.records.record import RECORD_FILE, read_record
 from kdbench.records.settings import TeacherSettings, TrainSettings
 from kdbench.records.weights import STUDENT_FILE, load_weights
 from kdbench.schema.node import Node
-from kdbench.system.files import read_small
+from kdbench.system.files import named_path, read_small
 
 CONFIG_FILE = "config.json"
-TOLERANCE = 0.1  # points of top-1, or one image: the spread of evaluation over machines
 
 
 class Source(NamedTuple):
@@ -33,12 +31,16 @@ class Source(NamedTuple):
 
     name: str  # a run's id, or what a user called
     path: Path  # of the weights
-    sha256: str
     network: Node
     dataset: Node | None  # the node of its data; None where nobody said
-    passport: Passport
+    passport: Passport  # with the sha256 of the weights
     config: TrainSettings | None = None  # of a run: what it was trained under
     record: ClassifierRecord | None = None  # of a run
+
+    @property
+    def sha256(self) -> str:
+        """Return the sha256 of the weights."""
+        return str(self.passport.sha256)
 
     @property
     def folder(self) -> Path:
@@ -92,7 +94,7 @@ def find_sources(
     for name in names:
         network, colon, file = name.partition(":")
         if colon and not Path(name).exists():
-            source = _checkpoint(name, network, Path(os.path.expanduser(file)))
+            source = _checkpoint(name, network, named_path(file))
             found[source.path] = source
             continue
         for folder in find_runs(name, runs_dir):
@@ -108,7 +110,7 @@ def find_runs(name: str, runs_dir: Path) -> list[Path]:
     Raises:
         KdbenchError: there is none, or the seeds of several configurations bear the name.
     """
-    path = Path(os.path.expanduser(name))
+    path = named_path(name)
     if (path / RECORD_FILE).is_file():
         return [path]
     if inside := sorted(file.parent for file in path.glob(f"*/{RECORD_FILE}")):
@@ -139,13 +141,12 @@ def _run(folder: Path) -> Source:
     if not isinstance(record, ClassifierRecord) or not path.is_file():
         raise KdbenchError(f"{folder.name} has no trained student: finish it with its command")
     config = _read_config(folder / CONFIG_FILE)
-    sha256 = sha256_of(path)
-    if record.student_sha256 not in (None, sha256):
+    passport = _passport(path, config.student.name)
+    if record.student_sha256 not in (None, passport.sha256):
         raise KdbenchError(f"{path} is not the file of its record: train the run again")
-    passport = _passport(path, sha256, config.student.name)
     passport = passport.filled_from(Passport(top1=record.top1_last))
     facts = config.student, config.dataset, passport, config, record
-    return Source(record.run_id, path, sha256, *facts)
+    return Source(record.run_id, path, *facts)
 
 
 def _read_config(path: Path) -> TrainSettings:
@@ -159,18 +160,12 @@ def _checkpoint(name: str, network: str, path: Path) -> Source:
     """Return a file of anybody's, as the network that the user says it is of."""
     if not path.is_file():
         raise KdbenchError(f"no checkpoint {path}: name a file, as resnet32:FILE")
-    sha256 = sha256_of(path)
-    passport = _passport(path, sha256, network)
-    return Source(name, path, sha256, Node.read(compose_group("student", network)), None, passport)
+    passport = _passport(path, network)
+    return Source(name, path, Node.read(compose_group("student", network)), None, passport)
 
 
-def _passport(path: Path, sha256: str, network: str) -> Passport:
-    passport = find_passport(path, sha256)
-    if passport.sha256 not in (None, sha256):
-        raise KdbenchError(
-            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
-            f"{passport.sha256[:12]}...; fetch it again"
-        )
+def _passport(path: Path, network: str) -> Passport:
+    passport = identified(path, Passport())
     if passport.network not in (None, network):
         raise KdbenchError(f"{path} is a {passport.network} by its passport, not a {network}")
     return passport
@@ -204,29 +199,8 @@ class Shelf:
                 f"{source.name} was trained on other images than {dataset.name} holds here: set "
                 "root=DIR to the folder that it was trained from"
             )
-        check_data(source, dataset)
+        check_data(source.name, source.passport, dataset)
         return dataset
-
-
-def check_data(source: Source, dataset: Dataset) -> None:
-    """Hold a passport against a data set.
-
-    Raises:
-        ConfigError: it is of other data, or another normalisation.
-    """
-    passport = source.passport
-    if passport.dataset not in (None, dataset.name):
-        raise ConfigError(
-            f"{source.name} was trained on {passport.dataset}, not on {dataset.name}: name runs of "
-            "one data set"
-        )
-    for key in ("mean", "std"):
-        stated = getattr(passport, key)
-        if stated is not None and tuple(stated) != tuple(getattr(dataset, key)):
-            wanted = f"[{','.join(map(str, stated))}]"
-            raise ConfigError(
-                f"{source.name} was trained with another normalisation: set dataset.{key}={wanted}"
-            )
 
 
 def build_finished(source: Source, dataset: Dataset) -> tuple[nn.Module, list[str]]:
@@ -254,16 +228,3 @@ def _adapts(method: Method) -> bool:
     while isinstance(method, Wrapper):
         method = method.inner
     return type(method).adapt is not Method.adapt
-
-
-def check_top1(source: Source, top1: float, n: int) -> None:
-    """Hold what a network scores here against its record or passport; percent, on `n` images.
-
-    Raises:
-        KdbenchError: they differ by more than `TOLERANCE`, or one image of a small test set.
-    """
-    if source.top1 is not None and abs(top1 - source.top1) > max(TOLERANCE, 100 / n) + 1e-9:
-        raise KdbenchError(
-            f"{source.name} scores {top1:.2f}, its passport says {source.top1:.2f}: wrong file, "
-            "data or normalisation"
-        )

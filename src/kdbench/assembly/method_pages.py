@@ -3,25 +3,23 @@
 import copy
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
-from kdbench.config.recipes import HEAD
+from kdbench.config.method_files import Page, read_page
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
 from kdbench.schema.check import check_node, locate
 
-SETTING = re.compile(r"( *)(\w+): ?([^#]*?)(?:  # (.*))?$")
 COSTS = Path("results/benchmarks/methods.json")
 
 INTRODUCTION = """# Methods
@@ -44,63 +42,6 @@ checkpoints that say which stage a run is in. The losses of AB and FSP are there
 (`pretraining_losses`). TeKAP's feature form: see [tekap](#tekap). The exit heads of OFA-KD: see
 [ofa](#ofa).
 """
-
-
-class Setting(NamedTuple):
-    """One line of a configuration file."""
-
-    key: str
-    value: str
-    source: str
-
-
-class Page(NamedTuple):
-    """The contents of a method's configuration file."""
-
-    title: str
-    paper: str
-    kind: str
-    status: str
-    notes: list[str]
-    settings: list[Setting]
-
-
-def read_page(text: str) -> Page:
-    """Parse a file of conf/method.
-
-    Raises:
-        ValueError: the head comment has another form.
-    """
-    lines = text.splitlines()
-    head = [line[2:] for line in lines if line.startswith("# ")]
-    title, _, paper = lines[0].removeprefix("# ").partition(": ")
-    found = HEAD.fullmatch(head[1])
-    if found is None:
-        raise ValueError(f"the second line must be '# kind: ...; status: ...', not {lines[1]!r}")
-    first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
-    notes = [line.removeprefix("#").strip() for line in lines[2:first]]
-    kind, status = found.groups()
-    return Page(title, paper, kind, status, notes, _settings(lines[first:]))
-
-
-def _settings(lines: list[str]) -> list[Setting]:
-    settings: list[Setting] = []
-    above: list[str] = []
-    parent = ""
-    for line in lines:
-        if line.lstrip().startswith("#"):
-            above.append(line.strip().removeprefix("#").strip())
-            continue
-        match = SETTING.fullmatch(line)
-        if match is not None:
-            indent, key, value, source = match.groups()
-            parent = parent if indent else ""
-            if key == "inner" and not value:
-                parent = "inner."
-            elif value and key not in ("name", "_target_", "inferred"):
-                settings.append(Setting(parent + key, value, source or " ".join(above)))
-        above = []
-    return settings
 
 
 def recipes() -> list[str]:

@@ -11,6 +11,7 @@ from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, nearest
 from kdbench.methods.base import Method
+from kdbench.networks.forward import as_in_evaluation
 from kdbench.system.precision import arithmetic
 from kdbench.types import Affine, NetworkProbe, Output
 
@@ -39,11 +40,9 @@ def training_set(dataset: Dataset) -> TrainingSet:
 
 def run_blank(network: nn.Module, shape: torch.Size) -> Output:
     """The output for one blank image [C, H, W], in eval mode; the network is left as it was."""
-    training = network.training
-    parameter = next(network.parameters())
-    with torch.no_grad(), arithmetic("fp32"):
-        output: Output = network.eval()(torch.zeros(1, *shape).to(parameter))
-    network.train(training)
+    blank = torch.zeros(1, *shape).to(next(network.parameters()))
+    with torch.no_grad(), arithmetic("fp32"), as_in_evaluation(network):
+        output: Output = network(blank)
     return output
 
 

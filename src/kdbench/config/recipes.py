@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from kdbench.config.conf_files import conf_dir
+from kdbench.config.method_files import HEAD
 from kdbench.records.contents import RecordedSettings
 from kdbench.records.protocol import KEYS
 from kdbench.schema.plugins import conf_dirs
 
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
-HEAD = re.compile(r"kind: (.+); status: (.+)")  # the second line of a method's file
 Plain = dict[str, Any]  # a node as the files have it
 OVER = "override "  # the beginning of a default that replaces one of a file above
 

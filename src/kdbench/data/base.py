@@ -1,11 +1,12 @@
 """Data sets: uint8 images, labels, their normalisation and views."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+import inspect
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_type_hints
 
 import numpy as np
 import torch
@@ -114,8 +115,8 @@ def assemble(
     train: Split,
     test: Split,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: list[float],
+    std: list[float],
     pad: int,
     flip: bool,
     val_split: int,
@@ -133,6 +134,42 @@ def assemble(
     train, val = hold_out(train, val_split, num_classes)
     train = fewer(train, num_classes, fraction, long_tail)
     return Dataset(name, num_classes, train, test, val, tuple(mean), tuple(std), Views(pad, flip))
+
+
+class Loaded(NamedTuple):
+    """What a data set is before the settings that every configuration file has."""
+
+    name: str
+    num_classes: int
+    train: Split
+    test: Split
+
+
+def assembled(load: Callable[..., Loaded]) -> Callable[..., Dataset]:
+    """Make the function that a configuration names of one that loads a data set's two splits.
+
+    Its parameters, which are what a file may set, are those of `load`, which have no defaults, and
+    then those of `assemble`.
+    """
+    own, every = inspect.signature(load).parameters, inspect.signature(assemble).parameters
+    shared = [
+        parameter.replace(kind=parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in every.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    signature = inspect.Signature([*own.values(), *shared], return_annotation=Dataset)
+    hints = get_type_hints(assemble)
+
+    @wraps(load)
+    def made(*values: Any, **settings: Any) -> Dataset:
+        given = signature.bind(*values, **settings).arguments
+        loaded = load(**{name: given.pop(name) for name in own if name in given})
+        return assemble(*loaded, **given)
+
+    of_shared = {parameter.name: hints[parameter.name] for parameter in shared}
+    made.__annotations__ = get_type_hints(load) | of_shared | {"return": Dataset}
+    made.__dict__["__signature__"] = signature
+    return made
 
 
 def fewer(train: Split, num_classes: int, fraction: float, long_tail: float) -> Split:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.distillation.tap_plan import TapPlan, channels_of, logits_of, plan_taps
-from kdbench.errors import ConfigError
+from kdbench.networks.hooks import keep_copy, keep_input, keep_pooled, tap_of
 from kdbench.types import Output
 
 
@@ -70,11 +70,13 @@ class AnyNetwork(nn.Module):
             return
         modules = dict(self.network.named_modules())
         for name, path in self.plan.outputs.items():
-            keep = partial(_keep_output, self.captured, name)
+            keep = partial(keep_copy, self.captured, name)
             self.hooks.append(modules[path].register_forward_hook(keep))
         for name, path in self.plan.inputs.items():
-            keep = partial(_keep_input, self.captured, name)
-            self.hooks.append(modules[path].register_forward_pre_hook(keep))
+            given = partial(keep_input, self.captured, name)
+            if name == "pooled":
+                given = partial(keep_pooled, self.captured)
+            self.hooks.append(modules[path].register_forward_pre_hook(given))
 
     def detach(self) -> nn.Module:
         """Take the hooks off; returns the network as it was given."""
@@ -84,30 +86,7 @@ class AnyNetwork(nn.Module):
         return self.network
 
     def _tap(self, name: str, path: str) -> Tensor:
-        if name not in self.captured:
-            raise ConfigError(f"{self.role} does not run '{path}', the module of tap '{name}'")
-        tap = self.captured[name]
-        if not isinstance(tap, Tensor):
-            kind = type(tap).__name__
-            raise ConfigError(
-                f"tap '{name}' of {self.role} is a {kind}: name a module that returns a tensor"
-            )
-        if name == "pooled":  # [B, D, 1, 1] where the classifier is a convolution
-            return tap.flatten(1)
-        return as_map(tap, self.prefix, self.channels.get(path))
-
-
-def _keep_output(
-    captured: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor
-) -> None:
-    # A copy: what follows may work in place, as a += or a ReLU(inplace=True) does.
-    captured[name] = output.clone() if isinstance(output, Tensor) else output
-
-
-def _keep_input(
-    captured: dict[str, Tensor], name: str, module: nn.Module, inputs: tuple[Tensor, ...]
-) -> None:
-    captured[name] = inputs[0].clone()
+        return as_map(tap_of(name, self.captured), self.prefix, self.channels.get(path))
 
 
 def as_map(tap: Tensor, prefix: int, channels: int | None) -> Tensor:

@@ -7,17 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.build import fit
+from kdbench.assembly.build import check_teachers, fit
 from kdbench.assembly.probes import TrainingSet
-from kdbench.data.augmentation.strong import check_views
 from kdbench.distillation.any_network import AnyNetwork, with_outputs
 from kdbench.distillation.losses_of_step import step_losses
 from kdbench.distillation.recipes import method_of
 from kdbench.distillation.stream_sgd import StreamSGD
-from kdbench.distillation.tap_plan import as_in_evaluation
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
-from kdbench.networks.forward import output_of, teacher_outputs
+from kdbench.networks.forward import as_in_evaluation, output_of, teacher_outputs
 from kdbench.seeds import derive
 from kdbench.types import Batch, Losses, Output
 
@@ -70,7 +68,7 @@ class Distiller(nn.Module):
             torch.manual_seed(derive(seed, "method"))
             self.method = method_of(method, settings)
             self.name = method if isinstance(method, str) else type(method).__name__
-            check_count(self.name, self.method, len(teachers))
+            check_teachers(self.name, self.method, len(teachers), "pass teacher=NETWORK")
             parts = [part for part in self.method.modules() if isinstance(part, Method)]
             self._parts = tuple(parts)  # the method, and those that it wraps
             own = with_outputs(student, student_taps, example, "the student")
@@ -101,7 +99,6 @@ class Distiller(nn.Module):
         """What is known of the training images; asking for more is an error that says how."""
         with torch.no_grad(), as_in_evaluation(student):
             classes = student(example).logits.shape[1]
-
         if labels is None and any(part.banks for part in self._parts):
             raise ConfigError(
                 f"{self.name} keeps a row for each training image: pass train_labels=LABELS [N]"
@@ -181,7 +178,7 @@ class Distiller(nn.Module):
             images if not more else torch.stack([images, *more]),
             labels,
             torch.zeros_like(labels) if index is None else index.to(device),
-            torch.as_tensor(epoch or 0.0, dtype=torch.float32, device=device),
+            torch.as_tensor(0.0 if epoch is None else epoch, dtype=torch.float32, device=device),
         )
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device).manual_seed(derive(self._seed, "draw"))
@@ -258,21 +255,6 @@ def teachers_of(teacher: nn.Module | Sequence[nn.Module] | None) -> list[nn.Modu
     if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
         return [teacher]
     return list(teacher)
-
-
-def check_count(name: str, method: Method, found: int) -> None:
-    """Refuse too few or too many teachers.
-
-    Raises:
-        ConfigError: says how many the method reads.
-    """
-    check_views(method.views)
-    wanted = method.num_teachers
-    if (found < 1) if wanted is None else (found != wanted):
-        need = "one or more teachers" if wanted is None else f"{wanted or 'no'} teacher"
-        ways = "pass teacher=[NETWORK, ...]" if wanted is None else "pass teacher=NETWORK"
-        ways = ways if wanted != 0 else "leave teacher out"
-        raise ConfigError(f"{name} reads {need}, not {found}: {ways}")
 
 
 def as_float(outputs: tuple[Output, ...]) -> tuple[Output, ...]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from kdbench.assembly.make import make
 from kdbench.config import recipes
+from kdbench.config.method_files import read_page
 from kdbench.errors import ConfigError, nearest
 from kdbench.methods.base import Method
 
@@ -13,19 +14,18 @@ class MethodInfo(NamedTuple):
     """What a method of conf is."""
 
     name: str
-    kind: str  # such as "logits" or "features"
+    kind: str  # such as "logit" or "feature"
+    title: str
     paper: str
 
 
 def list_methods() -> list[MethodInfo]:
     """Every method of conf and of installed packages, by name."""
-    return [_info(name) for name in sorted(recipes.names("method"))]
-
-
-def _info(name: str) -> MethodInfo:
-    lines = [*(recipes.text("method", name) or "").splitlines(), "", ""]
-    paper, head = lines[0].removeprefix("# "), recipes.HEAD.fullmatch(lines[1].removeprefix("# "))
-    return MethodInfo(name, head.group(1) if head else "", paper)
+    found = []
+    for name in sorted(recipes.names("method")):
+        page = read_page(recipes.text("method", name) or "")
+        found.append(MethodInfo(name, page.kind, page.title, page.paper))
+    return found
 
 
 def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:

@@ -30,14 +30,18 @@ class StreamSGD(torch.optim.SGD):
     ) -> None:
         super().__init__(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.take_losses = take_losses
-        self.guard = Guard(self.param_groups[0]["params"][0].device)
+        device = self.param_groups[0]["params"][0].device
+        self.guard = Guard(device)
         self.streams = MomentumStreams(self, streams, self.guard)
+        self.tripped = torch.zeros((), pin_memory=device.type == "cuda")  # the guard's, seen late
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # returns no loss
-        """One update by the losses of the last forward pass.
+        """One update by the losses of the last forward pass; nothing waits for the device.
 
         Raises:
-            KdbenchError: a loss or a gradient is not finite, or there was no forward pass.
+            ConfigError: there was no forward pass.
+            KdbenchError: a loss or a gradient was not finite, in this step or, on a GPU, in one
+                before; no parameter has moved since.
         """
         losses = self.take_losses()
         self.streams.clear()
@@ -45,5 +49,6 @@ class StreamSGD(torch.optim.SGD):
         total: Tensor = losses.total().detach()
         self.guard.watch(total, self.streams.gradients())
         self.streams.step()
-        if self.guard.read() is not None:
+        self.tripped.copy_(self.guard.tripped, non_blocking=True)
+        if self.tripped:
             raise KdbenchError("a loss or a gradient is not finite: lower the learning rate")

@@ -1,7 +1,6 @@
 """Which modules of a network give which taps, found by running it once on an example."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from kdbench.errors import ConfigError, nearest
+from kdbench.errors import ConfigError
+from kdbench.networks.forward import as_in_evaluation
+from kdbench.networks.hooks import check_paths
 from kdbench.types import Output
 
 STAGES = 4  # of a network whose library describes more features than these and a stem
@@ -51,13 +52,7 @@ def plan_taps(
         ConfigError: a path names no module, or the network returns no logits.
     """
     outputs = dict(known_paths(network) if taps is None else taps)
-    modules = {path for path, _ in network.named_modules() if path}
-    for name, path in outputs.items():
-        if path not in modules:
-            known = [one for one in modules if one.count(".") <= path.count(".")]
-            raise ConfigError(
-                f"{role} has no module '{path}' for tap '{name}': {nearest(path, known)}"
-            )
+    check_paths(role, outputs, network)
     result, calls = run_watched(network, example, set(outputs.values()))
     if isinstance(result, Output):
         if taps:
@@ -111,18 +106,6 @@ def run_watched(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def as_in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and afterwards as it was."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def last_activation(network: nn.Module, path: str, calls: Mapping[str, Call]) -> str | None:

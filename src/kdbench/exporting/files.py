@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kdbench.assembly.evaluation import evaluate
-from kdbench.assembly.finished import Shelf, Source, build_finished, check_top1, find_sources
+from kdbench.assembly.finished import Shelf, Source, build_finished, find_sources
 from kdbench.assembly.make import make
 from kdbench.data.augmentation.views import normalise
 from kdbench.data.base import Dataset
@@ -21,6 +21,7 @@ from kdbench.exporting.card import card
 from kdbench.exporting.classifier import Classifier, PixelClassifier
 from kdbench.exporting.comparison import IMAGES, check_equal, compare
 from kdbench.exporting.graphs import Run
+from kdbench.records.passport import check_top1
 from kdbench.records.settings import ExportSettings
 from kdbench.system.files import write_atomically
 
@@ -72,7 +73,7 @@ def open_student(asked: ExportSettings) -> tuple[Student, list[str]]:
     dataset = Shelf().dataset(source)
     network, notices = build_finished(source, dataset)
     scores = evaluate(network, dataset.test, dataset, torch.device("cpu"))
-    check_top1(source, scores.top1, scores.n)
+    check_top1(source.name, source.passport, scores.top1, scores.n)
     pixels, labels = dataset.test.images[:IMAGES], dataset.test.labels[:IMAGES]
     images = pixels if asked.pixels else normalise(pixels, dataset.mean, dataset.std)
     normalised = dataset.mean, dataset.std

@@ -13,7 +13,6 @@ from kdbench.networks.heads import ReusedHead
 from kdbench.schema.node import Node
 from kdbench.types import Output
 
-STYLES = ("repdistiller", "timm", "torchvision")
 # What is called otherwise in the ResNets of timm and torchvision; names end at a dot.
 RENAMED = {"linear": "fc", "shortcut": "downsample"}
 # kdbench's ResNets for small images by what makes them: the same networks there but for the stem.
@@ -32,7 +31,8 @@ def state_dict_as(network: nn.Module, node: Node, style: str) -> dict[str, Tenso
     Args:
         network: as trained.
         node: what makes it.
-        style: of `STYLES`; the zoo of kdbench has RepDistiller's and mdistiller's keys.
+        style: repdistiller (the keys of kdbench's zoo, which are mdistiller's too), timm or
+            torchvision.
 
     Raises:
         ConfigError: that code base has no such network.

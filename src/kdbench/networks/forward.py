@@ -1,11 +1,24 @@
 """Forward passes of one view or several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.types import Batch, Network, Output
+
+
+@contextmanager
+def as_in_evaluation(network: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and afterwards back into the mode that each was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def output_of(network: Network, images: Tensor) -> Output:

@@ -12,7 +12,7 @@ In-place activations are switched off, so that a tap keeps the values it was cap
 Weights are random, and nothing is downloaded, unless a file asks for pretrained ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from types import UnionType
 
@@ -21,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError, nearest
+from kdbench.networks.hooks import check_paths, keep_output, keep_pooled, tap_of
 from kdbench.networks.layers import set_taps
 from kdbench.types import Output
 
@@ -106,14 +107,10 @@ def _tapped(
     # The hooks are partials over one dictionary, which a deep copy of the network copies with
     # them; closures would leave the copy writing into the original's.
     captured: dict[str, Tensor] = {}
+    check_paths(model, taps, network)
     for name, path in taps.items():
-        if path not in modules:
-            as_deep = [known for known in modules if known.count(".") <= path.count(".")]
-            raise ConfigError(
-                f"{model} has no module '{path}' for {name}: {nearest(path, as_deep)}"
-            )
-        modules[path].register_forward_hook(partial(_capture_output, captured, name))
-    classifier.register_forward_pre_hook(partial(_capture_input, captured))
+        modules[path].register_forward_hook(partial(keep_output, captured, name))
+    classifier.register_forward_pre_hook(partial(keep_pooled, captured))
     names = (*taps, "pooled")
     set_taps(network, names)
     network.register_forward_pre_hook(partial(_forget, captured))
@@ -126,22 +123,6 @@ def _forget(captured: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor
     captured.clear()  # of a failed forward pass
 
 
-def _capture_output(
-    captured: dict[str, Tensor],
-    name: str,
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    output: Tensor,
-) -> None:
-    captured[name] = output
-
-
-def _capture_input(
-    captured: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor, ...]
-) -> None:
-    captured["pooled"] = inputs[0].flatten(1)  # [B, D, 1, 1] where the classifier is 1x1
-
-
 def _output(
     captured: dict[str, Tensor],
     names: tuple[str, ...],
@@ -149,15 +130,6 @@ def _output(
     inputs: tuple[Tensor, ...],
     logits: Tensor,
 ) -> Output:
-    taps = {name: _checked(name, captured) for name in names}
+    taps = {name: tap_of(name, captured) for name in names}
     captured.clear()
     return Output(logits, taps)
-
-
-def _checked(name: str, captured: Mapping[str, Tensor]) -> Tensor:
-    if name not in captured:
-        raise ConfigError(f"tap '{name}': the network does not run its module")
-    if not isinstance(captured[name], Tensor):
-        kind = type(captured[name]).__name__
-        raise ConfigError(f"tap '{name}': its module returns a {kind}, a tap must be a tensor")
-    return captured[name]

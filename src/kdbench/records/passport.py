@@ -9,12 +9,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.schema.check import check_plain, convert
 from kdbench.system.files import read_small, write_atomically
 
+TOLERANCE = 0.1  # points of a score by which evaluation varies over hardware and libraries
 SUFFIX = ".passport.json"
 KNOWN = Path(__file__).resolve().parent / "passports"
 
@@ -84,3 +85,75 @@ def find_passport(checkpoint: Path, sha256: str) -> Passport:
         if known.sha256 == sha256:
             return known
     return Passport()
+
+
+def identified(path: Path, stated: Passport) -> Passport:
+    """Return the passport of a weight file with the file's own sha256.
+
+    Args:
+        path: the file.
+        stated: what the user says of it, before its own passport.
+
+    Raises:
+        KdbenchError: it is not the file of its passport.
+    """
+    sha256 = sha256_of(path)
+    passport = stated.filled_from(find_passport(path, sha256))
+    if passport.sha256 not in (None, sha256):
+        raise KdbenchError(
+            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
+            f"{passport.sha256[:12]}...; fetch it again"
+        )
+    return dataclasses.replace(passport, sha256=sha256)
+
+
+class Normalised(Protocol):
+    """The facts of a data set that a passport is checked against."""
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The numbers of the channels."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The numbers of the channels."""
+
+
+def check_data(what: str, passport: Passport, dataset: Normalised) -> None:
+    """Check a passport against the data set that its network is used on.
+
+    Raises:
+        KdbenchError: they disagree; `what` begins the line.
+    """
+    if passport.dataset not in (None, dataset.name):
+        raise KdbenchError(
+            f"{what} was trained on {passport.dataset}, not on {dataset.name}: choose another one "
+            f"or dataset={passport.dataset}"
+        )
+    for key in ("mean", "std"):
+        stated, used = getattr(passport, key), getattr(dataset, key)
+        if stated is not None and tuple(stated) != tuple(used):
+            wanted = f"[{','.join(map(str, stated))}]"
+            raise KdbenchError(
+                f"{what} was trained with another normalisation than the data set's: set "
+                f"dataset.{key}={wanted}"
+            )
+
+
+def check_top1(what: str, passport: Passport, top1: float, n: int) -> None:
+    """Check a measured top-1 in percent, on `n` images, against a passport that states one.
+
+    Raises:
+        KdbenchError: they differ by more than `TOLERANCE`, or one image of a small test set;
+            `what` begins the line.
+    """
+    expected = passport.top1
+    if expected is not None and abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
+        raise KdbenchError(
+            f"{what} scores {top1:.2f}, its passport says {expected:.2f}: wrong file, data or "
+            "normalisation"
+        )

@@ -19,9 +19,14 @@ FORMAT = 2
 
 def write_record(record: Record, path: Path) -> None:
     """Write a record with its content checksum, whole or not at all."""
-    content = {key: value for key, value in record.spelt().items() if key != "checksum"}
-    content["checksum"] = checksum(content)
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_checked(record.spelt(), path)
+
+
+def write_checked(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON with a checksum over it, whole or not at all."""
+    checked = {key: value for key, value in content.items() if key != "checksum"}
+    checked["checksum"] = checksum(checked)
+    write_atomically(path, (json.dumps(checked, indent=1) + "\n").encode())
 
 
 def read_record(path: Path) -> Record:
@@ -30,13 +35,7 @@ def read_record(path: Path) -> Record:
     Raises:
         KdbenchError: the file is torn, altered, of another format or no record.
     """
-    try:
-        content: dict[str, Any] = json.loads(read_small(path))
-        intact = content["checksum"] == checksum(content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
-    if not intact:
-        raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
+    content = read_checked(path)
     if content.get("format") != FORMAT:
         raise KdbenchError(
             f"{path} is a record of format {content.get('format')}, this version reads {FORMAT}: "
@@ -46,6 +45,22 @@ def read_record(path: Path) -> Record:
         return record_of(content)
     except ConfigError as error:
         raise KdbenchError(f"{path} is not a record ({error}): remove it and rerun") from None
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Read what `write_checked` wrote.
+
+    Raises:
+        KdbenchError: the file is torn or altered.
+    """
+    try:
+        content: dict[str, Any] = json.loads(read_small(path))
+        intact = content["checksum"] == checksum(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise KdbenchError(f"{path} is not a record: restore it, or remove it and rerun") from None
+    if not intact:
+        raise KdbenchError(f"{path} was altered: restore it, or remove it and rerun")
+    return content
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -147,7 +147,7 @@ def planned(config: TrainSettings, dataset: Dataset) -> Iterable[Planned]:
     runs_dir = Path(config.runs_dir)
     method = build_method(config.method, config.seed)
     teachers = dict(config.teacher) if method.num_teachers != 0 else {}
-    check_teachers(config.method, method, list(teachers))
+    check_teachers(config.method.name, method, len(teachers))
     for name, teacher in teachers.items():
         if teacher.checkpoint == "train":
             (before,) = planned(self_teacher(config, teacher), dataset)

@@ -4,7 +4,6 @@ All outputs of a teacher, live or cached, are computed here, so that they agree 
 """
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from kdbench.errors import first_line
 from kdbench.networks.folding import fold_batch_norms
+from kdbench.networks.macs import mac_count
 from kdbench.system.precision import arithmetic, at_precision
 from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
@@ -160,23 +160,3 @@ def compile_frozen(
         report(f"the teacher is not compiled ({first_line(error)}): it runs as it is")
         return None
     return compiled
-
-
-def mac_count(network: nn.Module, images: Tensor) -> int:
-    """Count multiply-accumulates of convolutions and linear layers on one image of [B, C, H, W]."""
-    counts: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module.weight, Tensor)
-        counts.append(output.numel() * math.prod(module.weight.shape[1:]))
-
-    handles = [
-        module.register_forward_hook(count)
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    with torch.no_grad():
-        network(images[:1])
-    for handle in handles:
-        handle.remove()
-    return sum(counts)

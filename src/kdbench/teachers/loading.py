@@ -1,13 +1,12 @@
 """Frozen teachers, each identified and measured before it teaches."""
 
-import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.identity import canonical
-from kdbench.records.passport import Passport, find_passport, sha256_of
+from kdbench.records.passport import Passport, check_data, check_top1, identified
 from kdbench.records.settings import TeacherSettings
 from kdbench.records.weights import find_checkpoint, load_weights
 from kdbench.schema.node import Node
@@ -25,7 +24,6 @@ from kdbench.system.files import read_small, write_atomically
 from kdbench.system.private import is_sealed, private_folder, seal
 from kdbench.system.runtime import Runtime
 
-TOLERANCE = 0.1  # points of top-1 by which evaluation varies over hardware and libraries
 STANDARD_ERRORS = 3  # a teacher's top-1 within this distance of chance is refused
 
 
@@ -38,6 +36,11 @@ class TeacherFile(NamedTuple):
     passport: Passport  # with the file's own sha256
     key: str | None = None  # the set of weights in the file, where there are several
     allow_chance: bool = False  # it may teach although it scores at chance
+
+    @property
+    def label(self) -> str:
+        """The teacher in a line for people."""
+        return f"teacher {self.name} ({self.path})"
 
     @property
     def contents(self) -> list[str]:
@@ -70,15 +73,7 @@ def find_teacher(name: str, settings: TeacherSettings, runs_dir: Path) -> Teache
             f"{error}. Train it with method=ce student={settings.network.name}, or set "
             f"teacher.{name}.checkpoint=FILE"
         ) from None
-    sha256 = sha256_of(path)
-    stated = settings.passport or Passport()
-    passport = stated.filled_from(find_passport(path, sha256))
-    if passport.sha256 not in (None, sha256):
-        raise KdbenchError(
-            f"{path} is not the file of its passport: sha256 {sha256[:12]}..., expected "
-            f"{passport.sha256[:12]}...; fetch it again"
-        )
-    passport = dataclasses.replace(passport, sha256=sha256)
+    passport = identified(path, settings.passport or Passport())
     further = settings.checkpoint_key, settings.allow_chance
     return TeacherFile(name, settings.network, path, passport, *further)
 
@@ -94,11 +89,11 @@ def load_teacher(
 
     Raises:
         KdbenchError: the teacher has another network, data set or normalisation than its passport
-            or the run says, scores more than `TOLERANCE` off its passport, or has outputs that are
+            or the run says, scores something else than its passport says, or has outputs that are
             not finite.
         ConfigError: it scores at chance, and is not allowed to.
     """
-    check_passport(file, dataset)
+    check_data(file.label, file.passport, dataset)
     network = build_network(file.network, dataset)
     option = f"teacher.{file.name}.checkpoint_key"
     notices = load_weights(network, file.path, file.name, file.key, option)
@@ -169,58 +164,15 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
         return None
 
 
-class Normalised(Protocol):
-    """The facts of a data set that a passport is checked against."""
-
-    @property
-    def name(self) -> str:
-        """The data set's."""
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The numbers of the channels."""
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """The numbers of the channels."""
-
-
-def check_passport(file: TeacherFile, dataset: Normalised) -> None:
-    """Check the passport against the data set.
-
-    Raises:
-        KdbenchError: they disagree.
-    """
-    passport = file.passport
-    if passport.dataset not in (None, dataset.name):
-        raise KdbenchError(
-            f"teacher {file.name} ({file.path}) was trained on {passport.dataset}, not on "
-            f"{dataset.name}: choose another checkpoint or dataset={passport.dataset}"
-        )
-    for key in ("mean", "std"):
-        stated, used = getattr(passport, key), getattr(dataset, key)
-        if stated is not None and tuple(stated) != tuple(used):
-            wanted = f"[{','.join(map(str, stated))}]"
-            raise KdbenchError(
-                f"teacher {file.name} was trained with another normalisation than the data set's: "
-                f"set dataset.{key}={wanted}"
-            )
-
-
 def compare(file: TeacherFile, top1: float, n: int) -> list[str]:
     """Check a teacher's measured top-1 against its passport; return lines for the user.
 
     Raises:
-        KdbenchError: they differ by more than the tolerance, or one image of a small test set.
+        KdbenchError: they differ.
     """
-    expected = file.passport.top1
-    if expected is None:
+    check_top1(file.label, file.passport, top1, n)
+    if file.passport.top1 is None:
         return [f"teacher {file.name}: no passport; its top-1 is {top1:.2f}, unverified"]
-    if abs(top1 - expected) > max(TOLERANCE, 100 / n) + 1e-9:
-        raise KdbenchError(
-            f"teacher {file.name} ({file.path}) scores {top1:.2f}, its passport says "
-            f"{expected:.2f}: wrong file, data or normalisation"
-        )
     return []
 
 
@@ -237,7 +189,7 @@ def check_finite(file: TeacherFile, infinite: int, images: str) -> None:
     """
     if infinite:
         raise KdbenchError(
-            f"teacher {file.name} ({file.path}) has outputs that are not finite, for {infinite} of "
+            f"{file.label} has outputs that are not finite, for {infinite} of "
             f"{images}: its weights are damaged or were trained to overflow; take another file"
         )
 
@@ -253,7 +205,7 @@ def check_chance(file: TeacherFile, top1: float, n: int, classes: int) -> list[s
     if top1 > 100 * (chance + margin):
         return []
     line = (
-        f"teacher {file.name} ({file.path}) scores as guessing does: its top-1 on {n} test images "
+        f"{file.label} scores as guessing does: its top-1 on {n} test images "
         f"is {top1:.2f}, chance is {100 * chance:.2f} +- {100 * margin:.2f}"
     )
     if not file.allow_chance:

@@ -68,7 +68,7 @@ def open_job(config: TrainSettings, dataset: Dataset, runs_dir: Path) -> Job:
     """
     method = build_method(config.method, config.seed)
     check_task(config.method, method, "classification")
-    check_teachers(config.method, method, list(config.teacher))
+    check_teachers(config.method.name, method, len(config.teacher))
     files = [find_teacher(name, node, runs_dir) for name, node in config.teacher.items()]
     config = with_start(config, runs_dir)
     sha256 = {file.name: str(file.passport.sha256) for file in files}

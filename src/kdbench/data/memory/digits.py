@@ -3,21 +3,14 @@
 import torch
 from sklearn.datasets import load_digits
 
-from kdbench.data.base import Dataset, Split, assemble, hold_out
+from kdbench.data.base import Loaded, Split, assembled, hold_out
 
 TEST = 360  # 36 a class
 SCALE = 4  # 8 x 8 pixels become 32 x 32
 
 
-def digits(
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+@assembled
+def digits() -> Loaded:
     """Load 1,797 images of 8 x 8 in 10 classes as uint8 [3, 32, 32]; 1,437 train, 360 test.
 
     The library has no split of its own; this one is fixed and balanced over the classes. Grey
@@ -29,16 +22,4 @@ def digits(
     images = images[:, None].repeat(1, 3, 1, 1)
     train, test = hold_out(Split(images, torch.from_numpy(bundled.target).long()), TEST, 10)
     assert test is not None
-    return assemble(
-        "digits",
-        10,
-        train,
-        test,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("digits", 10, train, test)

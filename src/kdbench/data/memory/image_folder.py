@@ -2,26 +2,20 @@
 
 import torch
 
-from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
+from kdbench.data.base import Loaded, Split, assembled, folder_of, pick_test_split
 from kdbench.data.decoding.decode import allocate, decode_into
 from kdbench.data.layout import check_classes, scan
 from kdbench.data.passed_over import PassedOver
 from kdbench.errors import ConfigError
 
 
+@assembled
 def image_folder(
     root: str | None,
     test_split: str | None,
     image_size: int,
     max_gib: float,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """Load the images of `root`/train and `root`/`test_split` as uint8 [3, S, S], S = `image_size`.
 
     Each image becomes RGB, its shorter side is scaled to S, and its centre is kept. Classes are
@@ -52,15 +46,4 @@ def image_folder(
     counts = [torch.tensor([len(one) for one in by_class[name]]) for name in names]
     labels = [torch.arange(len(classes)).repeat_interleave(count) for count in counts]
     splits = map(Split, images.split([len(one) for one in labels]), labels)
-    return assemble(
-        folder.name,
-        len(classes),
-        *splits,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded(folder.name, len(classes), *splits)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from kdbench.data.base import Dataset, Split, assemble, folder_of, pick_test_split
+from kdbench.data.base import Loaded, Split, assembled, folder_of, pick_test_split
 from kdbench.data.decoding.decode import Depth, allocate, decode_into
 from kdbench.data.layout import MOST_CLASSES, find_shards
 from kdbench.data.passed_over import PassedOver, left_behind
@@ -32,20 +32,14 @@ class Columns(NamedTuple):
     classes: tuple[str, ...] | None
 
 
+@assembled
 def parquet(
     root: str | None,
     test_split: str | None,
     label_column: str | None,
     image_size: int,
     max_gib: float,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """Load the images of `root`, or of `root`/data, as uint8 [3, S, S], S = `image_size`.
 
     Decoded as in `image_folder`. There are as many classes as the files' Hugging Face metadata
@@ -75,18 +69,7 @@ def parquet(
         images = images[len(labels) :]
     passed.say(folder)
     num_classes = len(columns.classes or ()) or 1 + max(splits[0].labels.tolist(), default=0)
-    return assemble(
-        folder.name,
-        num_classes,
-        *splits,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded(folder.name, num_classes, *splits)
 
 
 def _same_columns(files: list[tuple[Path, "ParquetFile"]], label_column: str | None) -> Columns:

@@ -3,26 +3,20 @@
 import numpy as np
 import torch
 
-from kdbench.data.base import Dataset, Split, assemble
+from kdbench.data.base import Loaded, Split, assembled
 from kdbench.errors import ConfigError
 
 CELLS = 4  # a pattern is CELLS x CELLS colours
 
 
+@assembled
 def synthetic(
     num_classes: int,
     num_train: int,
     num_test: int,
     image_size: int,
     seed: int,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """Make a data set in which an image is its class's coarse 4 x 4 colour pattern plus noise.
 
     Both are raw bytes of a counter-based generator, in 0..127, so their sum is a pixel and the
@@ -47,18 +41,7 @@ def synthetic(
         labels = np.arange(count) % num_classes
         images = patterns[labels] + _noise(generator, (count, 3, image_size, image_size))
         splits.append(Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))))
-    return assemble(
-        "synthetic",
-        num_classes,
-        *splits,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("synthetic", num_classes, *splits)
 
 
 def _noise(generator: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from kdbench.data.base import Dataset, Split, assemble
+from kdbench.data.base import Loaded, Split, assembled
 from kdbench.data.layout import check_file
 from kdbench.errors import KdbenchError
 from kdbench.system.files import named_path
@@ -20,73 +20,29 @@ from kdbench.system.files import named_path
 REPLACE = "remove it and add dataset.download=true, or copy it again"
 
 
+@assembled
 def cifar10(
     root: str,
     download: bool,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """CIFAR-10: 50,000 + 10,000 images [3, 32, 32] in 10 classes; see `_cifar` for errors."""
-    train, test = _cifar(CIFAR10, root, download)
-    return assemble(
-        "cifar10",
-        10,
-        train,
-        test,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("cifar10", 10, *_cifar(CIFAR10, root, download))
 
 
+@assembled
 def cifar100(
     root: str,
     download: bool,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """CIFAR-100: 50,000 + 10,000 images [3, 32, 32] in 100 classes; see `_cifar` for errors."""
-    train, test = _cifar(CIFAR100, root, download)
-    return assemble(
-        "cifar100",
-        100,
-        train,
-        test,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("cifar100", 100, *_cifar(CIFAR100, root, download))
 
 
+@assembled
 def fashion_mnist(
     root: str,
     download: bool,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """Fashion-MNIST: 60,000 + 10,000 grey images in 10 classes, as [3, 32, 32].
 
     The 28 x 28 pixels get a black border of 2 and three equal channels. Checksums exist for the
@@ -118,31 +74,14 @@ def fashion_mnist(
         images = F.pad(read_image_file(str(images_file)), (2, 2, 2, 2))
         images = images[:, None].repeat(1, 3, 1, 1)
         splits.append(Split(images, read_label_file(str(labels_file))))
-    return assemble(
-        "fashion_mnist",
-        10,
-        *splits,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("fashion_mnist", 10, *splits)
 
 
+@assembled
 def stl10(
     root: str,
     download: bool,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    val_split: int,
-    fraction: float = 1.0,
-    long_tail: float = 1.0,
-) -> Dataset:
+) -> Loaded:
     """STL-10: 5,000 + 8,000 labelled images [3, 96, 96] in 10 classes; see `_cifar` for errors.
 
     Its 100,000 unlabelled images are not read, but torchvision asks for their file too.
@@ -160,18 +99,7 @@ def stl10(
                 raise _no_download("STL10", folder, error) from None
             raise _what_is_wrong(STL10, folder, error) from None
         splits.append(Split(torch.from_numpy(data.data), torch.from_numpy(data.labels).long()))
-    return assemble(
-        "stl10",
-        10,
-        *splits,
-        mean=mean,
-        std=std,
-        pad=pad,
-        flip=flip,
-        val_split=val_split,
-        fraction=fraction,
-        long_tail=long_tail,
-    )
+    return Loaded("stl10", 10, *splits)
 
 
 def _parent_of(root: str, folder: str, file: str) -> Path:

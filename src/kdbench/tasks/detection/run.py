@@ -91,7 +91,7 @@ def open_job(config: TrainSettings, data: DetectionData) -> Job:
     method = build_method(config.method, config.seed)
     check_task(config.method, method, "detection")
     teachers = dict(config.teacher) if method.num_teachers else {}
-    check_teachers(config.method, method, list(teachers))
+    check_teachers(config.method.name, method, len(teachers))
     files = [find_teacher(name, node, runs_dir) for name, node in teachers.items()]
     sha256 = {file.name: str(file.passport.sha256) for file in files}
     # A student's backbone is identified by its file's content; a teacher's file holds its own.

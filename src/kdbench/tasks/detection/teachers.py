@@ -8,19 +8,14 @@ from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
 from kdbench.records.contents import DetectorTeacher
 from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.passport import TOLERANCE, check_data
 from kdbench.records.weights import load_weights
 from kdbench.schema.secrets import masked
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
 from kdbench.tasks.detection.scores import Scores, evaluate
-from kdbench.teachers.loading import (
-    TOLERANCE,
-    TeacherFile,
-    check_passport,
-    read_sealed,
-    write_sealed,
-)
+from kdbench.teachers.loading import TeacherFile, read_sealed, write_sealed
 
 
 def load_teacher(
@@ -37,7 +32,7 @@ def load_teacher(
             or the run says, its weights are not finite, or its AP is more than `TOLERANCE` off its
             passport's.
     """
-    check_passport(file, data)
+    check_data(file.label, file.passport, data)
     network: Detector = make(file.network, "network", num_classes=data.num_classes)
     option = f"teacher.{file.name}.checkpoint_key"
     for line in load_weights(network, file.path, file.name, file.key, option):
@@ -45,8 +40,7 @@ def load_teacher(
     odd = [key for key, value in network.state_dict().items() if not value.isfinite().all()]
     if odd:
         raise KdbenchError(
-            f"teacher {file.name} ({file.path}) has weights that are not finite ({odd[0]}): take "
-            "another file"
+            f"{file.label} has weights that are not finite ({odd[0]}): take another file"
         )
     network.requires_grad_(False).eval()
     network.to(runtime.device).to(memory_format=runtime.memory_format)
@@ -84,7 +78,7 @@ def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) ->
         report(f"teacher {file.name}: no passport; its AP is {found:.2f}, unverified")
     elif abs(found - expected) > TOLERANCE + 1e-9:
         raise KdbenchError(
-            f"teacher {file.name} ({file.path}) has an AP of {found:.2f}, its passport says "
+            f"{file.label} has an AP of {found:.2f}, its passport says "
             f"{expected:.2f}: wrong file, data or normalisation"
         )
 
