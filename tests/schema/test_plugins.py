@@ -19,14 +19,21 @@ from support.commands import ROOT
 
 CODE = """
 import os
+from typing import TYPE_CHECKING
 
 from kdbench.methods.kd import KD
+
+if TYPE_CHECKING:
+    from elsewhere import Unseen
 
 class Ours(KD):
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__(temperature)
 
 def untyped(temperature):
+    return Ours(temperature)
+
+def typed_unseen(temperature: float = 4.0) -> "Unseen":
     return Ours(temperature)
 
 def typed_badly(temperature) -> KD:
@@ -84,7 +91,8 @@ def test_one_that_asks_brings_its_own_code_and_no_other(install):
     assert packages_of({"_target_": "kdbench.methods.kd.KD"}) == {}
     for target in ("mylab.code.os.system", "mylab.code:os.system", "mylab", "mylabs.code.Ours"):
         assert "name something in kdbench, mylab" in refused(target)
-    assert "name a Method, or a function annotated" in refused("mylab.code.untyped")
+    for function in ("untyped", "typed_unseen"):
+        assert "name a Method, or a function annotated" in refused(f"mylab.code.{function}")
     assert "mylab.code.typed_badly must annotate temperature" in refused("mylab.code.typed_badly")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+import torchvision  # noqa: F401  # it makes torch's cache folder, which is outside the test's
 import yaml
 
 from kdbench.assembly.make import make

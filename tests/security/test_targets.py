@@ -49,6 +49,7 @@ CALLERS = {
         {"_target_": "kdbench.assembly.build.build_method", "node": TOUCH, "seed": 0},
         {"_target_": "kdbench.tracking.run_logger.RunLogger"},
         {"_target_": "kdbench.networks.resnet.resnet8"},
+        {"_target_": "kdbench.data.augmentation.strong.StrongView.__init__"},
     ],
     "logger": [
         {"_target_": "kdbench.tracking.run_logger.MetricsFile", "folder": "executed"},

@@ -69,17 +69,27 @@ def locate(
         raise ConfigError(outside)
     if kind is object:
         return cast(Callable[..., Any], found)
-    made = found if inspect.isclass(found) else get_type_hints(found).get("return")
-    if not (inspect.isclass(made) and issubclass(made, kind)):
-        raise ConfigError(
-            f"{where}={shown} is not allowed: name a {kind.__name__}, or a function annotated "
-            "to return one"
-        )
     if ours and not (inspect.isclass(found) if listed is None else target in listed):
         raise ConfigError(
             f"{where}={shown} is not allowed: name a {kind.__name__} of kdbench's own files"
         )
+    if not _makes(found, kind):
+        raise ConfigError(
+            f"{where}={shown} is not allowed: name a {kind.__name__}, or a function annotated "
+            "to return one"
+        )
     return cast(Callable[..., Any], found)
+
+
+def _makes(found: Callable[..., Any], kind: type) -> bool:
+    """Return whether a class is a `kind`, or a function is annotated to return one."""
+    made: object = found
+    if not inspect.isclass(found):
+        try:
+            made = get_type_hints(found).get("return")
+        except (NameError, TypeError, AttributeError):  # names that only a type checker imports
+            return False
+    return inspect.isclass(made) and issubclass(made, kind)
 
 
 def resolve(target: str) -> object:
