@@ -67,6 +67,20 @@ def test_a_schedule_departs_in_what_the_protocol_does_not_say(schedule, expected
     assert sorted(one.key for one in recipe(changed).departures) == expected
 
 
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ({"flip": False, "pad": 0}, ["dataset.flip", "dataset.pad"]),
+        ({"root": "/elsewhere", "fraction": 0.5, "val_split": 5000}, []),  # a place; the protocol
+        ({"name": "mine", "flip": False}, []),  # a data set of one's own
+    ],
+)
+def test_pixels_depart_from_the_data_set_s_file(dataset, expected):
+    changed = config()
+    changed["dataset"] |= dataset
+    assert sorted(one.key for one in recipe(changed).departures) == expected
+
+
 def test_settings_that_a_student_has_are_conf_s():
     small = config()
     small["student"]["name"] = "ShuffleV1"

@@ -15,11 +15,17 @@ import yaml
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.method_files import HEAD
 from kdbench.records.contents import RecordedSettings
-from kdbench.records.protocol import KEYS
+from kdbench.records.identity import WHERE
+from kdbench.records.protocol import DATA_KEYS, KEYS
 from kdbench.schema.plugins import conf_dirs
 
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
 Plain = dict[str, Any]  # a node as the files have it
+# A data set's settings that say which images there are: the fingerprint of the data covers them.
+IMAGES = (
+    *("num_classes", "num_train", "num_test", "seed", "test_split", "label_column", "max_gib"),
+    *("train_images", "val_images", "train_annotations", "val_annotations"),
+)
 OVER = "override "  # the beginning of a default that replaces one of a file above
 
 
@@ -59,12 +65,12 @@ def recipe_of(config: RecordedSettings, ranks: int = 1) -> Recipe:
         config: a record's configuration.
         ranks: the processes that trained the run.
     """
-    schedule = _schedule_departures(config, ranks)
+    shared = (*_schedule_departures(config, ranks), *_dataset_departures(config))
     found = _method_file(config)
     if found is None:
-        return Recipe(None, schedule, False)
+        return Recipe(None, shared, False)
     name, pair, departures = found
-    return Recipe(name, (*departures, *schedule), reconstructed(name, pair))
+    return Recipe(name, (*departures, *shared), reconstructed(name, pair))
 
 
 def _method_file(config: RecordedSettings) -> tuple[str, str | None, tuple[Departure, ...]] | None:
@@ -115,6 +121,20 @@ def _schedule_departures(config: RecordedSettings, ranks: int) -> tuple[Departur
         node["micro_batches"] = ranks
     found = _departures(schedule.settings, node, f"schedule/{name}")
     return tuple(one._replace(key=f"schedule.{one.key}") for one in found if one.key not in KEYS)
+
+
+def _dataset_departures(config: RecordedSettings) -> tuple[Departure, ...]:
+    """Return the departures from the data set's pixels: augmentation, sizes, normalisation.
+
+    A data set whose name no file has is its user's own, so that it departs from nothing.
+    """
+    name = config.dataset.name
+    node = compose("dataset", name)
+    if node is None:
+        return ()
+    found = _departures(config.dataset.settings, node, f"dataset/{name}")
+    told = {*WHERE, *DATA_KEYS, *IMAGES}
+    return tuple(one._replace(key=f"dataset.{one.key}") for one in found if one.key not in told)
 
 
 def _departures(ours: Mapping[str, Any], theirs: Mapping[str, Any], file: str,

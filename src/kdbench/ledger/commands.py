@@ -9,6 +9,7 @@ from kdbench.ledger.cells import ALONE
 from kdbench.ledger.ledger import Cell, Table
 
 SEEDS = "0,1,2"  # for a table without runs
+SHARED = ("schedule.", "dataset.")  # the nodes beside the method's that a run may depart in
 BARE = re.compile(r"[A-Za-z_][\w./+-]*", re.ASCII)  # text that Hydra takes without quotes
 
 
@@ -45,7 +46,7 @@ def _command(table: Table, cells: list[Cell]) -> str:
         words.append(f"method.name={_text(own[0])}")
     for cell in cells:
         for one in cell.departures:
-            key = one.key if one.key.startswith("schedule.") else f"method.{one.key}"
+            key = one.key if one.key.startswith(SHARED) else f"method.{one.key}"
             words.append(f"{'+' * (one.theirs is None)}{key}={_value(one.ours)}")
     return " \\\n    ".join([*lines, _shell(words)])
 

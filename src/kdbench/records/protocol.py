@@ -3,12 +3,9 @@
 from kdbench.schema.node import Node
 
 PLAIN = {"precision": "fp32", "table_precision": "fp32"}
-KEYS = (
-    "epochs",
-    "steps",
-    "batch_size",
-    *PLAIN,
-)  # a schedule's keys that are in the protocol's name
+# The keys of a schedule and of a data set that are in the protocol's name.
+KEYS = ("epochs", "steps", "batch_size", *PLAIN)
+DATA_KEYS = ("resized", "decoder", "fraction", "long_tail", "val_split")
 
 
 def protocol_of(dataset: Node, schedule: Node) -> str:
