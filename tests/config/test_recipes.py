@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from kdbench.config.recipes import compose, names, read, recipe_of, reconstructed, without_inferred
+from kdbench.config.conf_nodes import compose, names, read, without_inferred
+from kdbench.config.recipes import recipe_of, reconstructed
 from kdbench.records.contents import RecordedSettings
 from support.commands import ROOT, compose_method
 from support.records import make_record
@@ -118,7 +119,7 @@ def test_the_word_in_a_comment_is_no_field(tmp_path, monkeypatch):
         "# X: a paper.\n# kind: logit; status: as published\n"
         "# not INFERRED; status: reconstructed\nname: prose\n_target_: x.Y\na: 1  # INFERRED: no\n"
     )
-    monkeypatch.setattr("kdbench.config.recipes.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr("kdbench.config.conf_nodes.conf_dir", lambda: tmp_path)
     for cached in (compose, read, reconstructed):
         cached.cache_clear()
     assert not reconstructed("prose", None)

@@ -52,7 +52,7 @@ DOORS = {
     "scipy": {"ledger.significance", "analysis"},
     "statsmodels": {"ledger.significance"},
     "matplotlib": {"ledger.svg", "ledger.charts", "analysis.drawings", "analysis.result"},
-    "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.recipes"},
+    "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.conf_nodes"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

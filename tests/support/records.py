@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdbench.config.recipes import compose, without_inferred
+from kdbench.config.conf_nodes import compose, without_inferred
 from kdbench.records.identity import canonical
 from kdbench.records.record import FORMAT, checksum, read_record
 

@@ -29,9 +29,9 @@ from kdbench.config.composing import (
     values_of,
 )
 from kdbench.config.conf_files import conf_dir
+from kdbench.config.conf_nodes import without_inferred
 from kdbench.config.hydra_guard import COHORTS
 from kdbench.config.one_by_one import run_jobs
-from kdbench.config.recipes import without_inferred
 from kdbench.config.run_config import without_start
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kdbench.assembly.make import make
-from kdbench.config import recipes
+from kdbench.config import conf_nodes
 from kdbench.config.method_files import read_page
 from kdbench.errors import ConfigError, nearest
 from kdbench.methods.base import Method
@@ -22,8 +22,8 @@ class MethodInfo(NamedTuple):
 def list_methods() -> list[MethodInfo]:
     """Every method of conf and of installed packages, by name."""
     found = []
-    for name in sorted(recipes.names("method")):
-        page = read_page(recipes.text("method", name) or "")
+    for name in sorted(conf_nodes.names("method")):
+        page = read_page(conf_nodes.text("method", name) or "")
         found.append(MethodInfo(name, page.kind, page.title, page.paper))
     return found
 
@@ -41,9 +41,11 @@ def method_of(method: str | Method, settings: Mapping[str, Any]) -> Method:
                 "settings when you make it"
             )
         return method
-    known = recipes.compose("method", method)
+    known = conf_nodes.compose("method", method)
     if known is None:
-        raise ConfigError(f"unknown method '{method}': {nearest(method, recipes.names('method'))}")
-    node = recipes.merged(recipes.without_inferred(known), settings)
+        raise ConfigError(
+            f"unknown method '{method}': {nearest(method, conf_nodes.names('method'))}"
+        )
+    node = conf_nodes.merged(conf_nodes.without_inferred(known), settings)
     made: Method = make(node, "method")
     return made
