@@ -4,6 +4,7 @@ No global state of Hydra's is used. Its own node, of the command and of every jo
 `hydra_guard`, and only literals are read from it.
 """
 
+import copy
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime, setup_globals
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -74,7 +77,26 @@ def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
             raise ConfigError(f"--config-dir {config_dir} is no folder: name one")
         schema = SearchPathQuery(provider="schema")
         places.prepend("command-line", f"file://{Path(config_dir).absolute()}", schema)
-    return ConfigLoaderImpl(places)
+    loader = ConfigLoaderImpl(places)
+    loader.repository = ReadOnce(places)
+    return loader
+
+
+class ReadOnce(ConfigRepository):
+    """The files of a command, each read once; Hydra reads them all again for every job."""
+
+    def __init__(self, places: ConfigSearchPath) -> None:
+        super().__init__(places)
+        self.known: dict[str, ConfigResult | None] = {}
+
+    def __deepcopy__(self, memo: object) -> "ReadOnce":
+        return self  # Hydra copies it for every job, to guard what is never changed here
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """Return a copy of a file's content, since Hydra changes it."""
+        if config_path not in self.known:
+            self.known[config_path] = super().load_config(config_path=config_path)
+        return copy.deepcopy(self.known[config_path])
 
 
 def own_node(config_name: str) -> dict[Any, Any]:
@@ -160,9 +182,32 @@ class Composer:
         return {one.get_key_element(): values_of(one) for one in self.parse(lines)}
 
     def jobs(self, head: DictConfig) -> "list[ComposedJob]":
-        """Compose the jobs of a sweep."""
-        overrides = product(*self.axes(head).values())
-        return [ComposedJob(list(job), bare(self.compose(list(job)))) for job in overrides]
+        """Compose the jobs of a sweep.
+
+        Jobs that differ in values alone, such as seeds, share what their files are composed to.
+        """
+        composed: dict[tuple[str, ...], DictConfig] = {}
+        jobs = []
+        for job in product(*self.axes(head).values()):
+            chosen = tuple(text for text in job if self.chooses_files(text))
+            if chosen not in composed:
+                composed[chosen] = bare(self.compose([*chosen]))
+            config = copy.deepcopy(composed[chosen])
+            values = [self.parsed(text) for text in job if text not in chosen]
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+            jobs.append(ComposedJob([*job], config))
+        return jobs
+
+    @cache  # noqa: B019  # a composer lives as long as its command
+    def parsed(self, text: str) -> Override:
+        """Parse an override of one value, once for all jobs."""
+        return self.parse([text])[0]
+
+    def chooses_files(self, text: str) -> bool:
+        """Return whether an override takes part in Hydra's choice of files, or is for its node."""
+        override = self.parsed(text)
+        grouped = self.loader.repository.group_exists(override.key_or_group)
+        return override.is_hydra_override() or (grouped and not isinstance(override.value(), dict))
 
 
 class ComposedJob(NamedTuple):
