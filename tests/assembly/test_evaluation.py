@@ -17,7 +17,6 @@ from kdbench.records.protocol import protocol_of
 from kdbench.schema.node import Node
 from kdbench.system.hardware import CLEAR_REFS
 from kdbench.training.recording import Ending, agreement, results
-from kdbench.training.snapshot import Position
 from kdbench.types import Output
 from support.records import make_record
 
@@ -87,7 +86,7 @@ def test_the_last_epoch_is_the_headline():
     own = {field.name for field in fields(RunFacts)} & content.keys()
     facts = RunFacts.read({key: content[key] for key in own})
     cost = Costs(seconds_share=1.0, cpu_seconds=1.0, gpu_seconds=None)
-    found = results(Position(history=rows), facts, Ending(5.0, {}, cost, 44.0), "2" * 64)
+    found = results(rows, facts, Ending(5.0, {}, cost, 44.0), "2" * 64)
     assert (found.top1_last, found.top1_best_on_test, found.epoch_best_on_test) == (44, 50, 2)
     assert found.top1_last5 == 42
     assert "top1_val_last" not in found.spelt()

@@ -36,7 +36,7 @@ from kdbench.training.member import Member
 from kdbench.training.micro_batches import Cutting
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
-from kdbench.training.snapshot import Moving
+from kdbench.training.snapshot import TrainState
 from kdbench.training.step import update
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
@@ -263,8 +263,8 @@ def test_the_parts_of_a_batch_are_one_step_on_it(name):
         student, teacher = Plain(), Plain()
         method = build_method(compose_method(name), 0)
         optimizer = Optimizer(Schedule(1, 7, 0.1, []), student, method)
-        moving = Moving(student, method, optimizer, torch.Generator(), {})
-        accumulation = Accumulation(student, moving, 0, Ranks())
+        state = TrainState(student, method, optimizer, torch.Generator(), {})
+        accumulation = Accumulation(student, state, 0, Ranks())
         for step in range(2):
             if count == 1:
                 sums = update(student, method, optimizer, batch_of(index), outputs(teacher, index))
@@ -291,7 +291,7 @@ def test_every_part_reads_the_bank_as_it_was_before_the_step():
     student = Plain()
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
     accumulation = Accumulation(
-        student, Moving(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
+        student, TrainState(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
     )
     before = method.bank_student.clone()
     index, cutting = torch.tensor([3, 17, 4, 0, 9, 12]), Cutting(2, 6, 6, Ranks())
@@ -312,7 +312,7 @@ def test_batch_norms_move_by_the_mean_of_their_parts():
     method = build_method(compose_method("ce"), 0)
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
     accumulation = Accumulation(
-        student, Moving(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
+        student, TrainState(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
     )
     accumulation.start(0, 6)
     for part, rows in zip(*parts_of_six(), strict=True):
@@ -444,9 +444,9 @@ def test_a_rank_without_a_gpu_of_its_own_is_one_line(monkeypatch):
 
 
 def test_a_checkpoint_that_only_the_first_rank_sees_is_one_line(tmp_path):
-    run = SimpleNamespace(folder=tmp_path, runtime=SimpleNamespace(ranks=Ranks(Place(1, 2))))
+    member = SimpleNamespace(folder=tmp_path, runtime=SimpleNamespace(ranks=Ranks(Place(1, 2))))
     with pytest.raises(KdbenchError, match=r"rank 1 cannot read .*set runs_dir to a folder that"):
-        Member.read_checkpoint(SimpleNamespace(run=run), 3)
+        Member.read_checkpoint(member, 3)
 
 
 @pytest.mark.parametrize("error", [RankError("lost"), ValueError("of this rank alone")])

@@ -348,7 +348,7 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
 
     def stopped(training, batch):
         original(training, batch)
-        if training.position.step == 3 and not stops:
+        if training.state.step == 3 and not stops:
             stops.append(3)
             signal.raise_signal(signal.SIGTERM)
 
@@ -370,7 +370,7 @@ def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     original = kdbench.tasks.detection.training.Training.step
 
     def killed(training, batch):
-        if training.position.step == 2:
+        if training.state.step == 2:
             raise KeyboardInterrupt
         original(training, batch)
 

@@ -22,7 +22,7 @@ from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests
 from kdbench.training.member import Member
 from kdbench.training.micro_batches import Cutting, Part
-from kdbench.training.snapshot import Position
+from kdbench.training.snapshot import TrainState
 from kdbench.types import Batch, Output
 
 READS_PER_EPOCH = 10  # times that the progress display waits for the device
@@ -54,13 +54,13 @@ class Clock:
     def __init__(self) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
-    def charge(self, positions: Sequence[Position]) -> None:
+    def charge(self, states: Sequence[TrainState]) -> None:
         """Add the time to runs that share it, and start anew."""
         wall, cpu = time.monotonic(), time.process_time()
-        for position in positions:
-            position.seconds += wall - self.wall
-            position.seconds_share += (wall - self.wall) / len(positions)
-            position.cpu_seconds += (cpu - self.cpu) / len(positions)
+        for state in states:
+            state.seconds += wall - self.wall
+            state.seconds_share += (wall - self.wall) / len(states)
+            state.cpu_seconds += (cpu - self.cpu) / len(states)
         self.wall, self.cpu = wall, cpu
 
 
@@ -80,17 +80,17 @@ class Cohort:
     ) -> None:
         self.members, self.outputs = members, outputs
         self.images, self.console = images, console
-        self.run = members[0].run  # holds what all members share
-        self.device = self.run.runtime.device
-        self.labels = self.run.dataset.train.labels.to(self.device)
-        splits = {name: s for name, s in self.run.dataset.splits.items() if name != "train"}
+        self.shared = members[0]  # has what all members share
+        self.device = self.shared.runtime.device
+        self.labels = self.shared.dataset.train.labels.to(self.device)
+        splits = {name: s for name, s in self.shared.dataset.splits.items() if name != "train"}
         self.scored = {name: at_hand(split, self.device) for name, split in splits.items()}
-        schedule, self.ranks = self.run.schedule, self.run.runtime.ranks
+        schedule, self.ranks = self.shared.schedule, self.shared.runtime.ranks
         self.steps_per_epoch = math.ceil(len(self.labels) / schedule.batch_size)
         sizes = schedule.batch_size, len(self.labels)
         self.cutting = Cutting(schedule.micro_batches, *sizes, self.ranks)
-        self.step = members[0].position.step
-        self.epochs_done = len(members[0].position.history)
+        self.step = members[0].state.step
+        self.epochs_done = len(members[0].state.history)
 
     @property
     def alive(self) -> list[Member]:
@@ -107,8 +107,8 @@ class Cohort:
         for member in self.members:
             member.companions = len(self.members) - 1
         self.each(Member.start)
-        epochs = self.run.schedule.epochs
-        names = [member.run.run_id for member in self.members]
+        epochs = self.shared.schedule.epochs
+        names = [member.run_id for member in self.members]
         shown = self.console.display(names, epochs, len(self.labels))
         with shown as display, stop_requests() as stop, self.ranks.own_errors():
             while self.epochs_done < epochs and self.alive:
@@ -134,33 +134,33 @@ class Cohort:
             if self.saves_after_step() and done < self.steps_per_epoch:
                 self.save(clock)
         self.finish_epoch(epoch, clock, display)
-        last = epoch == self.run.schedule.epochs
+        last = epoch == self.shared.schedule.epochs
         if self.ranks.any(stop.is_set()) and not last:
             self.stop(epoch, clock)
-        elif epoch % self.run.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
+        elif epoch % self.shared.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
             self.each(Member.save)
 
     def saves_after_step(self) -> bool:
         """Return whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
-        every = self.run.runtime.checkpoint_steps
+        every = self.shared.runtime.checkpoint_steps
         return every is not None and self.step % every == 0
 
     def steps(self, epoch: int, stop: threading.Event) -> Iterator[Step]:
         """Yield the epoch's steps from the current one on; the last, short batch is kept."""
-        run, size = self.run, self.run.schedule.batch_size
-        seed = derive(run.seed, "data")
-        order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
+        shared, size = self.shared, self.shared.schedule.batch_size
+        seed = derive(shared.seed, "data")
+        order, view = epoch_plan(len(self.labels), shared.dataset.views, seed, epoch)
         self.outputs.start_epoch(view, stop.is_set)
         epoch_tensor = torch.tensor(float(epoch), device=self.device)
         first = self.step - (epoch - 1) * self.steps_per_epoch
-        wanted = {member.run.method.views for member in self.alive}
+        wanted = {member.method.views for member in self.alive}
         strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
 
         def views_of(index: Tensor, cut: Tensor) -> Views:
             views = [cut]
             if strong is not None:
                 views.append(strong.batch(index))
-            stacks = {n: stack_views(views[:n], run.runtime.memory_format) for n in wanted}
+            stacks = {n: stack_views(views[:n], shared.runtime.memory_format) for n in wanted}
             return {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
 
         images = self.images.epoch(order, view, size, first, self.cutting.cut)
@@ -186,7 +186,7 @@ class Cohort:
         outputs = self.outputs.by_views(batches[max(batches)])
 
         def act(member: Member) -> None:
-            views = member.run.method.views
+            views = member.method.views
             if part is None:
                 member.step(batches[views], outputs[views])
             else:
@@ -207,14 +207,14 @@ class Cohort:
                 traceback.clear_frames(error.__traceback__)  # frees memory that others need
                 member.error = error
                 if len(self.members) > 1:
-                    self.console.message(f"{member.run.run_id} failed: {error}")
+                    self.console.message(f"{member.run_id} failed: {error}")
                     if self.ranks.first:
-                        tell_failure(member.run.folder, error)
+                        tell_failure(member.folder, error)
 
     def running_means(self, done: int) -> tuple[int, float, float]:
         """Return the images seen this epoch, and the members' mean loss and top-1 in percent."""
-        count = min(done * self.run.schedule.batch_size, len(self.labels))
-        sums = [member.position.sums for member in self.alive]
+        count = min(done * self.shared.schedule.batch_size, len(self.labels))
+        sums = [member.state.sums for member in self.alive]
         loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
         return count, loss / count, 100 * hits / count
 
@@ -223,20 +223,20 @@ class Cohort:
         rows = {}
 
         def score(member: Member) -> None:
-            rows[member.run.run_id] = member.finish_epoch(epoch, self.scored)
+            rows[member.run_id] = member.finish_epoch(epoch, self.scored)
 
         def close(member: Member) -> None:
-            member.close_epoch(rows[member.run.run_id])
-            display.epoch(member.run.run_id, rows[member.run.run_id])
+            member.close_epoch(rows[member.run_id])
+            display.epoch(member.run_id, rows[member.run_id])
 
         self.each(score)
-        clock.charge([member.position for member in self.alive])
+        clock.charge([member.state for member in self.alive])
         self.each(close)
         self.epochs_done += 1
 
     def save(self, clock: Clock) -> None:
         """Write checkpoints that include the time so far."""
-        clock.charge([member.position for member in self.alive])
+        clock.charge([member.state for member in self.alive])
         self.each(Member.save)
 
     def stop(self, epoch: int, clock: Clock) -> None:

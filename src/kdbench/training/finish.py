@@ -68,7 +68,7 @@ def record_end(
     assert job.member is not None
     lines = [teacher_entry(file, teachers[file.name]) for file in job.files]
     facts = describe(job, dataset, runtime, lines)
-    cost = costs(job.member.position, runtime)
+    cost = costs(job.member.state, runtime)
     if job.member.error is not None:
         job.error = job.member.error
         record_failure(job, facts, cost, runtime.ranks.first)
@@ -114,11 +114,10 @@ def record_failure(job: Job, facts: RunFacts, cost: Costs, writes: bool) -> None
 
 def top1_as_a_teacher(member: Member, dataset: Dataset, runtime: Runtime) -> float:
     """Return a student's top-1 as `load_teacher` will measure it: in fp32, for any training."""
-    run = member.run
-    if run.schedule.precision == "fp32":
-        return member.position.history[-1]["test/top1"]
+    if member.schedule.precision == "fp32":
+        return member.state.history[-1]["test/top1"]
     where = runtime.device, runtime.memory_format, runtime.ranks
-    return evaluate(run.student, dataset.test, dataset, *where).top1
+    return evaluate(member.state.student, dataset.test, dataset, *where).top1
 
 
 def finish(job: Job, facts: RunFacts, ending: Ending, console: Console) -> None:
@@ -144,21 +143,20 @@ def finish(job: Job, facts: RunFacts, ending: Ending, console: Console) -> None:
 
 def write_results(member: Member, facts: RunFacts, ending: Ending) -> ClassifierRecord:
     """Write the files of a run that is done; the arguments are those of `finish`."""
-    run = member.run
-    weights = run.folder / STUDENT_FILE
-    save_weights(run.student, weights)
+    weights = member.folder / STUDENT_FILE
+    save_weights(member.state.student, weights)
     passport = Passport(
         sha256=sha256_of(weights),
         network=facts.config.student.name,
-        dataset=run.dataset.name,
-        mean=run.dataset.mean,
-        std=run.dataset.std,
+        dataset=member.dataset.name,
+        mean=member.dataset.mean,
+        std=member.dataset.std,
         top1=ending.top1,
-        source=f"kdbench run {run.run_id}",
+        source=f"kdbench run {member.run_id}",
     )
-    record = results(member.position, facts, ending, passport.sha256)
+    record = results(member.state.history, facts, ending, passport.sha256)
     write_passport(passport, beside(weights))
-    write_record(record, run.folder / RECORD_FILE)
-    for path in checkpoint_paths(run.folder):
+    write_record(record, member.folder / RECORD_FILE)
+    for path in checkpoint_paths(member.folder):
         path.unlink()
     return record

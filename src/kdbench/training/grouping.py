@@ -76,5 +76,5 @@ def by_step(members: Iterable[Member]) -> list[list[Member]]:
     """Group members by the steps that they have done, fewest first: each group is a cohort."""
     groups: dict[int, list[Member]] = {}
     for member in members:
-        groups.setdefault(member.position.step, []).append(member)
+        groups.setdefault(member.state.step, []).append(member)
     return [groups[step] for step in sorted(groups)]

@@ -30,7 +30,7 @@ from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import Teacher, TeacherFile
 from kdbench.tracking.run_logger import lines
 from kdbench.training.jobs import Job
-from kdbench.training.snapshot import Position
+from kdbench.training.snapshot import Row, TrainState
 
 NONE: Mapping[str, str] = MappingProxyType({})
 FINAL_EPOCHS = 5  # a record keeps the mean top-1 of this many last epochs
@@ -118,23 +118,23 @@ def teacher_entry(file: TeacherFile, teacher: Teacher) -> ClassifierTeacher:
 
 
 def results(
-    position: Position, facts: RunFacts, ending: Ending, sha256: str | None
+    history: Sequence[Row], facts: RunFacts, ending: Ending, sha256: str | None
 ) -> ClassifierRecord:
     """Return a finished run's record: the last epoch's scores as headline, and those of all epochs.
 
     Args:
-        position: the run's position, with a row of scores for each epoch.
+        history: a row of scores for each epoch.
         facts: the fields of `describe`.
         ending: the measurements at its end.
         sha256: the sha256 of the student's weights.
     """
-    last = position.history[-1]
-    best = max(position.history, key=lambda row: row["test/top1"])
-    final = [row["test/top1"] for row in position.history[-FINAL_EPOCHS:]]
+    last = history[-1]
+    best = max(history, key=lambda row: row["test/top1"])
+    final = [row["test/top1"] for row in history[-FINAL_EPOCHS:]]
     return ClassifierRecord(
         **vars(facts),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        epochs=len(position.history),
+        epochs=len(history),
         top1_last=last["test/top1"],
         top1_best_on_test=best["test/top1"],
         epoch_best_on_test=int(best["epoch"]),
@@ -142,12 +142,12 @@ def results(
         top5_last=last["test/top5"],
         loss_last=last["test/loss"],
         curve={
-            key: [round(row[key], 4) for row in position.history]
+            key: [round(row[key], 4) for row in history]
             for key in ("train/loss", "train/top1", "test/top1")
         },
         top1_val_last=last.get("val/top1"),
         student_sha256=sha256,
-        metrics_sha256=hashlib.sha256(lines(position.history)).hexdigest(),
+        metrics_sha256=hashlib.sha256(lines(history)).hexdigest(),
         ece_last=ending.ece,
         agreement=ending.agreement,
         cost=ending.cost,
@@ -159,18 +159,18 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
     return 100 * int((ours == theirs).sum()) / len(ours)
 
 
-def costs(position: Position, runtime: Runtime) -> Costs:
+def costs(state: TrainState, runtime: Runtime) -> Costs:
     """Return the cost of a run so far, teachers included, over all ranks.
 
     The peak of memory is that of the rank with the highest.
     """
     ranks = runtime.ranks
-    share = round(position.seconds_share, 1)
+    share = round(state.seconds_share, 1)
     peaks = ranks.exchange(str(peak_memory_mb(runtime.device)))
     return Costs(
-        seconds=round(position.seconds, 1),
+        seconds=round(state.seconds, 1),
         seconds_share=share,
-        cpu_seconds=round(ranks.total(position.cpu_seconds), 1),
+        cpu_seconds=round(ranks.total(state.cpu_seconds), 1),
         gpu_seconds=share * ranks.count if runtime.device.type == "cuda" else None,
         peak_memory_mb=round(max(map(float, peaks)), 1),
     )

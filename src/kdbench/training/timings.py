@@ -25,7 +25,7 @@ from kdbench.system.runtime import Runtime
 from kdbench.teachers.frozen import CHUNK, freeze
 from kdbench.teachers.outputs import LiveTeachers
 from kdbench.training.cohort import Cohort
-from kdbench.training.member import Member, Run
+from kdbench.training.member import Member
 from kdbench.training.schedule import Schedule
 from kdbench.types import Batch, Output
 
@@ -95,8 +95,8 @@ def time_run(
     method = build_method(config.method, config.seed)
     own = build_student(config.student, data, config.seed)
     student = fit(method, own, networks, of_every_class(data), config.seed)
-    run = Run("timing", config.seed, student, method, data, schedule, runtime, Path())
-    member = Member(run, console, [])
+    what = "timing", config.seed, student, method, data, schedule
+    member = Member(*what, runtime, Path(), console, [])
     cohort = Cohort([member], OutputsAtHand(live), images, console)
     cohort.each(lambda one: one.start_epoch(1))
     _, views = next(next(cohort.steps(1, threading.Event())).parts)

@@ -27,7 +27,7 @@ from kdbench.training.cohort import Cohort
 from kdbench.training.finish import close_job, write_facts
 from kdbench.training.grouping import by_step, check_alike
 from kdbench.training.jobs import Job, open_job
-from kdbench.training.member import Member, Run
+from kdbench.training.member import Member
 from kdbench.training.micro_batches import Cutting
 from kdbench.training.recording import cache_facts
 from kdbench.training.schedule import Schedule
@@ -158,7 +158,7 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
             given = networks, facts, dataset, images, runtime, runs_dir, console.message
             outputs, infinite_teachers = choose_outputs(use, *given)
             for member in members:
-                if member.run.method.num_teachers != 0:
+                if member.method.num_teachers != 0:
                     member.infinite_teachers = infinite_teachers
             Cohort(members, outputs, images, console).train()
             for job in jobs:
@@ -172,8 +172,8 @@ def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Con
 
 def use_of(members: Sequence[Member]) -> Use:
     """Return how the members of one cohort use its teachers."""
-    schedule = members[0].run.schedule
-    methods = [member.run.method for member in members]
+    schedule = members[0].schedule
+    methods = [member.method for member in members]
     return Use(methods, schedule.epochs, schedule.precision, schedule.table_precision)
 
 
@@ -192,11 +192,10 @@ def open_member(
         say([job], start_from(config.start, student, config.student.name), console)
     schedule: Schedule = make(config.schedule, "schedule")
     student = set_up(job.method, student, networks, dataset, seed)
-    name = job.identity.run_id
-    run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
     logger: RunLogger = make(config.logger, "logger") if runtime.ranks.first else RunLogger()
     loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
-    member = Member(run, console, loggers)
+    what = job.identity.run_id, seed, student, job.method, dataset, schedule
+    member = Member(*what, runtime, job.folder, console, loggers)
     member.resume()
     runtime.ranks.by_first(lambda: write_facts(job.folder, config, member.exact))
     job.logger = logger

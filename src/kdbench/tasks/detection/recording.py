@@ -41,7 +41,7 @@ def finish(job: Job, training: Training, facts: RunFacts) -> DetectorRecord:
 
 
 def _write(training: Training, facts: RunFacts) -> DetectorRecord:
-    run, history = training.run, training.position.history
+    run, history = training.run, training.state.history
     weights = run.folder / STUDENT_FILE
     save_weights(run.student, weights)
     passport = Passport(
@@ -69,13 +69,13 @@ def results(training: Training, facts: RunFacts, sha256: str | None) -> Detector
         facts: the fields of `describe`.
         sha256: the sha256 of the student's weights.
     """
-    history = training.position.history
+    history = training.state.history
     last = history[-1]
     best = max(history, key=lambda row: row["test/ap"])
     return DetectorRecord(
         **vars(facts),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        steps=training.position.step,
+        steps=training.state.step,
         ap_last=last["test/ap"],
         ap50_last=last.get("test/ap50"),
         ap75_last=last.get("test/ap75"),
@@ -88,5 +88,5 @@ def results(training: Training, facts: RunFacts, sha256: str | None) -> Detector
         curve={key: [round(row[key], 4) for row in history] for key in CURVE},
         student_sha256=sha256,
         metrics_sha256=hashlib.sha256(lines(history)).hexdigest(),
-        cost=costs(training.position, training.run.runtime),
+        cost=costs(training.state, training.run.runtime),
     )

@@ -174,7 +174,7 @@ def conclude(job: Job, training: Training, facts: RunFacts, console: Console) ->
         return
     except Exception as error:
         job.error = error
-        record_failure(job, facts, costs(training.position, training.run.runtime), writes=True)
+        record_failure(job, facts, costs(training.state, training.run.runtime), writes=True)
         return
     job.logger.record(record)
     job.logger.finish(0)

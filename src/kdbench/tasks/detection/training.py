@@ -27,9 +27,8 @@ from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.cohort import Clock
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.snapshot import (
-    Moving,
-    Position,
     Row,
+    TrainState,
     own_randomness,
     restore,
     start_randomness,
@@ -65,8 +64,7 @@ class Training:
         optimizer = Optimizer(run.schedule.sgd(), run.student, run.method)
         generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
         random = start_randomness(derive(run.seed, "train"), device)
-        self.moving = Moving(run.student, run.method, optimizer, generator, random)
-        self.position = Position()
+        self.state = TrainState(run.student, run.method, optimizer, generator, random)
         self.epoch_steps = steps_per_epoch(run.data, run.schedule.batch_size)
         self.exact = exact_facts(run.runtime)
 
@@ -80,9 +78,9 @@ class Training:
         checkpoint = newest_sound(self.run.folder, self.console.message)
         if checkpoint is not None:
             check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
-            self.position = restore(self.moving, checkpoint, self.run.folder)
-            self.moving.optimizer.guard.start(self.position.step)
-            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+            restore(self.state, checkpoint, self.run.folder)
+            self.state.optimizer.guard.start(self.state.step)
+            self.console.message(f"{self.run.run_id}: going on after step {self.state.step}")
 
     def train(self) -> None:
         """Train to the end of the schedule.
@@ -92,10 +90,10 @@ class Training:
             DivergedError: a loss, a gradient or a score is not finite.
             KdbenchError: an image cannot be read, or a file cannot be written.
         """
-        self.tell(lambda logger: logger.start(self.position.history))
+        self.tell(lambda logger: logger.start(self.state.history))
         run, clock = self.run, Clock()
         size, seed = run.schedule.batch_size, derive(run.seed, "data")
-        bounds = self.position.step, run.schedule.steps
+        bounds = self.state.step, run.schedule.steps
         batches = train_batches(run.data, size, seed, *bounds, run.runtime.device)
         run.student.train()
         with stop_requests() as stop:
@@ -106,19 +104,19 @@ class Training:
 
     def step(self, batch: DetectionBatch) -> None:
         """Update the student once."""
-        run, moving, position = self.run, self.moving, self.position
-        moving.optimizer.set_rates(run.schedule.factor(position.step))
+        run, state = self.run, self.state
+        state.optimizer.set_rates(run.schedule.factor(state.step))
         layout = run.runtime.memory_format
         batch.images.tensors = batch.images.tensors.contiguous(memory_format=layout)
-        with own_randomness(moving), arithmetic(run.schedule.precision):
+        with own_randomness(state), arithmetic(run.schedule.precision):
             losses, sums = losses_and_sums(run.student, run.method, run.teachers, batch)
-            moving.optimizer.update(losses)
-        position.sums = {key: position.sums.get(key, 0) + value for key, value in sums.items()}
-        position.step += 1
+            state.optimizer.update(losses)
+        state.sums = {key: state.sums.get(key, 0) + value for key, value in sums.items()}
+        state.step += 1
 
     def after_step(self, clock: Clock) -> None:
         """Check the run, score it and write a checkpoint, each where it is due."""
-        schedule, runtime, step = self.run.schedule, self.run.runtime, self.position.step
+        schedule, runtime, step = self.run.schedule, self.run.runtime, self.state.step
         last = step == schedule.steps
         if step % max(1, schedule.steps // READS) == 0:
             self.check()
@@ -134,7 +132,7 @@ class Training:
 
     def means(self) -> dict[str, float]:
         """Return the means over the images seen since the last row."""
-        sums = {name: float(value) for name, value in self.position.sums.items()}
+        sums = {name: float(value) for name, value in self.state.sums.items()}
         count = sums.pop("images")
         return {name: value / count for name, value in sums.items()}
 
@@ -145,9 +143,9 @@ class Training:
             DivergedError: a step, or a mean, is not finite.
         """
         self.check()
-        run, position = self.run, self.position
-        epoch = position.step / self.epoch_steps
-        row: Row = {"step": position.step, "epoch": epoch, "lr": self.moving.optimizer.lr}
+        run, state = self.run, self.state
+        epoch = state.step / self.epoch_steps
+        row: Row = {"step": state.step, "epoch": epoch, "lr": self.state.optimizer.lr}
         for name, value in self.means().items():
             row[name if name.startswith("method/") else f"train/{name}"] = value
         where = run.runtime.device, run.runtime.memory_format
@@ -156,14 +154,14 @@ class Training:
         row.setdefault("test/ap", 0.0)  # for test images without objects
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
-            raise self.diverged(position.step, f"its {odd[0]}")
-        clock.charge([position])
-        row["seconds"] = position.seconds
-        position.history.append(row)
-        position.sums = {}
+            raise self.diverged(state.step, f"its {odd[0]}")
+        clock.charge([state])
+        row["seconds"] = state.seconds
+        state.history.append(row)
+        state.sums = {}
         self.tell(lambda logger: logger.epoch(row))
         self.console.message(
-            f"  step {position.step}/{run.schedule.steps}  loss {row['train/loss']:.3f}  "
+            f"  step {state.step}/{run.schedule.steps}  loss {row['train/loss']:.3f}  "
             f"AP {row['test/ap']:.2f}  {row['seconds']:.0f} s"
         )
 
@@ -173,7 +171,7 @@ class Training:
         Raises:
             DivergedError: a step had a loss or a gradient that is not finite.
         """
-        step = self.moving.optimizer.guard.read()
+        step = self.state.optimizer.guard.read()
         if step is not None:
             raise self.diverged(step, f"the loss or a gradient of step {step}")
 
@@ -190,12 +188,12 @@ class Training:
             WriteError: it cannot be written; the previous checkpoint remains.
         """
         self.check()
-        clock.charge([self.position])
-        checkpoint = take(self.moving, self.position)
+        clock.charge([self.state])
+        checkpoint = take(self.state)
         if self.exact is not None:
             checkpoint.state["exact"] = self.exact
         with writing(self.run.folder):
-            save_checkpoint(self.run.folder, self.position.step, checkpoint)
+            save_checkpoint(self.run.folder, self.state.step, checkpoint)
 
     def stop_if_asked(self, stop: threading.Event, clock: Clock) -> None:
         """Stop at a step boundary, resumably, if a signal has come.
@@ -206,7 +204,7 @@ class Training:
         if stop.is_set():
             self.save(clock)
             raise Interrupted(
-                f"stopped after step {self.position.step}; the same command goes on from there"
+                f"stopped after step {self.state.step}; the same command goes on from there"
             )
 
     def tell(self, news: Callable[[RunLogger], None]) -> None:
