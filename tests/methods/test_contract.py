@@ -15,10 +15,11 @@ from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.schema.check import check_node
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.training.snapshot import TrainState, restore, start_randomness, take
-from kdbench.training.step import losses_and_sums, train_step
+from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
 
@@ -231,7 +232,7 @@ def test_saved_and_restored_it_goes_on_as_if_nothing_had_happened(method):
         batch = case.batch(slice(int(epoch), int(epoch) + SIZE), epoch)
         outputs = teacher_outputs(case.teachers, batch)
         parts = state.student, state.method, outputs, state.optimizer, batch, state.generator
-        train_step(*parts)
+        train_step(*parts, losses_and_sums)
 
     case, state = ready()
     step(case, state, 1.0)

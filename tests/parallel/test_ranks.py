@@ -24,16 +24,17 @@ from kdbench.assembly.method_pages import recipes
 from kdbench.config.hydra_cli import print_error
 from kdbench.data.augmentation.views import Views
 from kdbench.errors import ConfigError, KdbenchError, RankError, WriteError
+from kdbench.parallel.micro_batches import Cutting
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
 from kdbench.records.settings import TrainSettings
 from kdbench.system.runtime import Runtime
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.teachers.outputs import wants_cache
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member
-from kdbench.training.micro_batches import Cutting
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.training.snapshot import TrainState
@@ -264,10 +265,13 @@ def test_the_parts_of_a_batch_are_one_step_on_it(name):
         method = build_method(compose_method(name), 0)
         optimizer = Optimizer(Schedule(1, 7, 0.1, []), student, method)
         state = TrainState(student, method, optimizer, torch.Generator(), {})
-        accumulation = Accumulation(student, state, 0, Ranks())
+        accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
         for step in range(2):
             if count == 1:
-                sums = update(student, method, optimizer, batch_of(index), outputs(teacher, index))
+                sums = update(
+                    *(student, method, optimizer, batch_of(index), outputs(teacher, index)),
+                    losses_and_sums,
+                )
                 continue
             cutting = Cutting(count, 7, 7, Ranks())
             accumulation.start(step, 7)
@@ -290,9 +294,8 @@ def test_every_part_reads_the_bank_as_it_was_before_the_step():
     method.setup(Probe(shape, (shape,), 3, torch.arange(20) % 3))
     student = Plain()
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
-    accumulation = Accumulation(
-        student, TrainState(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
-    )
+    state = TrainState(student, method, optimizer, torch.Generator(), {})
+    accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
     before = method.bank_student.clone()
     index, cutting = torch.tensor([3, 17, 4, 0, 9, 12]), Cutting(2, 6, 6, Ranks())
     accumulation.start(0, 6)
@@ -311,9 +314,8 @@ def test_batch_norms_move_by_the_mean_of_their_parts():
     ]
     method = build_method(compose_method("ce"), 0)
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
-    accumulation = Accumulation(
-        student, TrainState(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
-    )
+    state = TrainState(student, method, optimizer, torch.Generator(), {})
+    accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
     accumulation.start(0, 6)
     for part, rows in zip(*parts_of_six(), strict=True):
         accumulation.add(part, batch_of(rows), ())

@@ -7,17 +7,19 @@ micro-batch, except for the rounding of sums of more than two.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import Method
+from kdbench.parallel.micro_batches import Part
 from kdbench.parallel.ranks import Ranks
 from kdbench.seeds import derive
-from kdbench.training.micro_batches import Part
+from kdbench.tasks.task import Sums
 from kdbench.training.snapshot import TrainState
-from kdbench.training.step import Sums, losses_and_sums
-from kdbench.types import Batch, Output
+from kdbench.training.step import LossesOf
+from kdbench.types import Network
 
 
 class SideEffects:
@@ -69,8 +71,10 @@ class SideEffects:
 class Accumulation:
     """The steps of a run whose batches are split into micro-batches."""
 
-    def __init__(self, student: nn.Module, state: TrainState, seed: int, ranks: Ranks) -> None:
-        self.student, self.state = student, state
+    def __init__(
+        self, student: Network, state: TrainState, seed: int, ranks: Ranks, losses_of: LossesOf
+    ) -> None:
+        self.losses_of, self.student, self.state = losses_of, student, state
         self.seed, self.ranks = seed, ranks
         self.effects = SideEffects([state.student, state.method])
 
@@ -82,14 +86,14 @@ class Accumulation:
         self.losses: list[Tensor] = []
         self.sums: list[Sums] = []
 
-    def add(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def add(self, part: Part, batch: Any, teachers: Any) -> None:
         """Add the gradients of one micro-batch; no parameter moves yet."""
         generator = self.state.generator
         generator.manual_seed(derive(self.seed, "draw", self.step, part.number))
         torch.manual_seed(derive(self.seed, "train", self.step, part.number))
         batch = batch._replace(drawn=self.state.method.draw(batch, generator))
         self.effects.start_part(batch.index)
-        losses, sums = losses_and_sums(self.student, self.state.method, batch, teachers)
+        losses, sums = self.losses_of(self.student, self.state.method, batch, teachers)
         self.losses.append(self.state.optimizer.accumulate(losses.times(part.share)))
         self.effects.end_part(batch.index, part)
         self.sums.append(sums)

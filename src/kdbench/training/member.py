@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.evaluation import Scores, evaluate
-from kdbench.data.base import Dataset, Split
 from kdbench.errors import DivergedError, KdbenchError, writing
 from kdbench.methods.base import Method
+from kdbench.parallel.micro_batches import Part
 from kdbench.records.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -24,28 +24,26 @@ from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import Replayed, recorder_for
-from kdbench.system.precision import arithmetic, at_precision
-from kdbench.system.runtime import Runtime
+from kdbench.system.precision import arithmetic
+from kdbench.tasks.task import Ending, LoadedTeacher, Row, Sums, Task
 from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.compiled_students import for_training
-from kdbench.training.micro_batches import Part
 from kdbench.training.optimizer import Optimizer
-from kdbench.training.schedule import Schedule
+from kdbench.training.pace import AnySchedule, Pace, optimizer_settings
 from kdbench.training.snapshot import (
-    Row,
     TrainState,
     own_randomness,
     restore,
     start_randomness,
     take,
 )
-from kdbench.training.step import Sums, train_step, update
-from kdbench.types import Batch, Network, Output
+from kdbench.training.step import train_step, update
+from kdbench.types import Output
 
 
 class Member:
-    """What is trained: a run on its device, with its state, evaluation and files.
+    """What is trained: a run on its device, with its step, its scores and its files.
 
     `state` holds all that its steps change; the rest is settled from its start.
     """
@@ -56,41 +54,45 @@ class Member:
         seed: int,
         student: nn.Module,
         method: Method,
-        dataset: Dataset,
-        schedule: Schedule,
-        runtime: Runtime,
+        task: Task,
+        schedule: AnySchedule,
         folder: Path,
         console: Console,
         loggers: Sequence[RunLogger],
     ) -> None:
         self.run_id, self.seed, self.folder = run_id, seed, folder
-        self.method, self.dataset, self.schedule, self.runtime = method, dataset, schedule, runtime
+        self.method, self.task, self.schedule, self.runtime = method, task, schedule, task.runtime
         self.console, self.loggers = console, loggers
+        self.pace = Pace(schedule, task.data.images)
+        device, layout = self.runtime.device, self.runtime.memory_format
         for module in (student, method):
-            module.to(runtime.device).to(memory_format=runtime.memory_format)
-        generator = torch.Generator(runtime.device).manual_seed(derive(seed, "draw"))
-        optimizer = Optimizer(schedule, student, method)
-        random = start_randomness(derive(seed, "train"), runtime.device)
+            module.to(device).to(memory_format=layout)
+        generator = torch.Generator(device).manual_seed(derive(seed, "draw"))
+        optimizer = Optimizer(optimizer_settings(schedule), student, method)
+        random = start_randomness(derive(seed, "train"), device)
         self.state = TrainState(student, method, optimizer, generator, random)
-        self.network = at_precision(student, schedule.precision)  # the student as it is called
-        self.accumulation = Accumulation(self.network, self.state, seed, runtime.ranks)
-        recorder = recorder_for(runtime) if schedule.micro_batches == 1 else None
-        self.steps_per_epoch = math.ceil(len(dataset.train.labels) / schedule.batch_size)
-        trained: Network = self.network if recorder is None else self.ready_student()
-        whole = partial(update, trained, method, optimizer)
-        self.replayed = Replayed(whole, recorder, run_id, console.message) if recorder else None
-        self.exact = exact_facts(runtime)
+        self.network = task.network(student)
+        self.accumulation = Accumulation(
+            self.network, self.state, seed, self.runtime.ranks, task.losses
+        )
+        self.replayed = self.replayed_step()
+        self.exact = exact_facts(self.runtime)
         self.error: Exception | None = None  # the reason for leaving its cohort
         self.companions = 0  # other runs of its cohort
         self.infinite_teachers: Callable[[], list[str]] = list  # names those with infinite outputs
 
-    def ready_student(self) -> Network:
-        """Return the student as training steps call it."""
-        schedule = self.schedule
-        shape = torch.Size((schedule.batch_size, *self.dataset.train.images.shape[1:]))
-        steps = self.steps_per_epoch * schedule.epochs
-        settings = schedule.precision, self.runtime, steps, self.console.message
-        return for_training(self.network, self.method.taps, shape, *settings)
+    def replayed_step(self) -> Replayed | None:
+        """Return the step as a CUDA graph, where the device, task and schedule allow one."""
+        shape, recorder = self.task.batch_shape(self.schedule.batch_size), None
+        if shape is not None and self.schedule.micro_batches == 1:
+            recorder = recorder_for(self.runtime)
+        if shape is None or recorder is None:
+            return None
+        settings = self.schedule.precision, self.runtime, self.pace.steps, self.console.message
+        student = for_training(self.network, self.method.taps, shape, *settings)
+        parts = student, self.method, self.state.optimizer
+        step = partial(update, *parts, losses_of=self.task.losses)
+        return Replayed(step, recorder, self.run_id, self.console.message)
 
     def resume(self) -> None:
         """Restore the newest valid checkpoint; start from the beginning where there is none.
@@ -146,12 +148,12 @@ class Member:
 
         self.runtime.ranks.by_first(act)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare the steps of `epoch` (from 1)."""
-        self.state.optimizer.start_epoch(epoch)
+    def start_row(self) -> None:
+        """Prepare the steps up to the next score."""
+        self.pace.start_row(self.state.optimizer, self.state.step)
         self.state.student.train()
 
-    def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def step(self, batch: Any, teachers: Any) -> None:
         """Update the student once, without waiting for the device.
 
         On a GPU the update runs concurrently with later work, until the next `check`.
@@ -160,9 +162,9 @@ class Member:
         with aside, arithmetic(self.schedule.precision):
             self._step(batch, teachers)
 
-    def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def _step(self, batch: Any, teachers: Any) -> None:
         state, replayed = self.state, self.replayed
-        state.optimizer.warm_up(self.state.step, self.steps_per_epoch)
+        self.pace.start_step(state.optimizer, state.step)
         if replayed is not None and replayed.recordings:  # it draws no random numbers
             self.count_step(self._replay(replayed, batch, teachers))
             return
@@ -171,14 +173,14 @@ class Member:
             if replayed is not None:
                 sums = self._replay(replayed, batch, teachers)
             else:
-                parts = state.optimizer, batch, state.generator
+                parts = state.optimizer, batch, state.generator, self.task.losses
                 sums = train_step(self.network, self.method, teachers, *parts)
         drew = any(not torch.equal(state.random[key], before[key]) for key in before)
         if replayed is not None and not replayed.refused and drew:
             replayed.refuse("its forward pass draws random numbers")
         self.count_step(sums)
 
-    def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
+    def _replay(self, replayed: Replayed, batch: Any, teachers: Any) -> Sums:
         """Do `train_step` with everything after the draw as one recording, where possible."""
         method = self.method
         batch = batch._replace(drawn=method.draw(batch, self.state.generator))
@@ -190,10 +192,10 @@ class Member:
 
     def start_parts(self, size: int) -> None:
         """Begin a step on a batch of `size` images, in micro-batches."""
-        self.state.optimizer.warm_up(self.state.step, self.steps_per_epoch)
+        self.pace.start_step(self.state.optimizer, self.state.step)
         self.accumulation.start(self.state.step, size)
 
-    def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def add_part(self, part: Part, batch: Any, teachers: Any) -> None:
         """Compute one micro-batch of the step; no parameter moves yet."""
         with arithmetic(self.schedule.precision):
             self.accumulation.add(part, batch, teachers)
@@ -221,43 +223,47 @@ class Member:
             self.replayed.recorder.join()
         step = self.state.optimizer.guard.read()
         if step is not None:
-            what = f"the loss or a gradient of step {step}"
-            raise self.diverged(len(self.state.history) + 1, step, what)
+            raise self.diverged(step, f"the loss or a gradient of step {step}")
 
-    def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
-        """Score the epoch on splits by name and return its row, still without "seconds".
+    def means(self) -> Row:
+        """Return the means over the images since the last row; waits for the device."""
+        step = self.state.step
+        count = self.pace.seen(step) - self.pace.seen(self.pace.row_start(step))
+        return {name: value.item() / count for name, value in self.state.sums.items()}
+
+    def score_row(self) -> Row:
+        """Score the student and return its row, still without "seconds".
 
         Raises:
             DivergedError: a step, or a score, is not finite.
         """
         self.check()
-        count = len(self.dataset.train.labels)
-        means = {name: value.item() / count for name, value in self.state.sums.items()}
-        row: Row = {"epoch": epoch, "lr": self.state.optimizer.lr}
+        step, means = self.state.step, self.means()
+        trained = self.task.training_scores(means)
+        row: Row = {**self.pace.place(step), "lr": self.state.optimizer.lr}
         for name, value in means.items():
-            if name != "hits":
-                row[name if name.startswith("method/") else f"train/{name}"] = value
-        row["train/top1"] = 100 * means["hits"]
-        for name, split in scored.items():
-            scores = self.score(split)
-            row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
+            row[name if name.startswith("method/") else f"train/{name}"] = value
+        row |= trained | self.score()
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
-            raise self.diverged(epoch, self.state.step, f"its {odd[0]}")
+            raise self.diverged(step, f"its {odd[0]}")
         return row
 
-    def diverged(self, epoch: int, step: int, what: str) -> DivergedError:
+    def diverged(self, step: int, what: str) -> DivergedError:
         """Return the error for numbers that are not finite, which names their cause."""
+        epoch = self.pace.epoch_of(step)
         return DivergedError(self.run_id, epoch, step, what, self.infinite_teachers())
 
-    def score(self, split: Split) -> Scores:
-        """Score the student on a split."""
-        runtime = self.runtime
-        where = runtime.device, runtime.memory_format, runtime.ranks
-        return evaluate(self.network, split, self.dataset, *where, self.schedule.precision)
+    def score(self) -> Row:
+        """Score the student as it is now."""
+        return self.task.score(self.network)
 
-    def close_epoch(self, row: Row) -> None:
-        """Add a finished epoch's row, with the time so far, to the history and the logs."""
+    def conclude(self, teachers: Mapping[str, LoadedTeacher]) -> Ending:
+        """Measure the run at its end; its teachers are named as records name them."""
+        return self.task.conclude(self.network, self.state.student, self.state.history, teachers)
+
+    def close_row(self, row: Row) -> None:
+        """Add a row, with the time so far, to the history and the logs."""
         row["seconds"] = self.state.seconds
         self.state.history.append(row)
         self.state.sums = {}

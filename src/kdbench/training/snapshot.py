@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from kdbench.errors import KdbenchError, first_line
 from kdbench.methods.base import Method
 from kdbench.records.checkpoint import Checkpoint
+from kdbench.tasks.task import Row, Sums
 from kdbench.training.optimizer import Optimizer
-from kdbench.training.step import Sums
-
-Row = dict[str, float]  # one epoch's metrics
 
 
 @dataclass
