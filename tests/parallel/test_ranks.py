@@ -41,8 +41,10 @@ from kdbench.training.snapshot import TrainState
 from kdbench.training.step import update
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from support.commands import compose_method
-from support.runs import config
+from support.commands import compose, compose_method
+from support.records import record_at
+from support.runs import config, same, weights
+from support.shapes import make_shapes
 
 # Batches of 24, 24 and 16 images; 510 to score, in two batches that ranks take in turn.
 SMALL = [
@@ -225,6 +227,25 @@ def test_torchrun_starts_a_lost_rank_again_by_itself():
         _, errors = running.communicate(timeout=900)
     assert running.returncode == 0, errors
     assert list(Path("runs").glob("*/record.json"))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_score_a_detector_as_one_process_does():
+    pytest.importorskip("pycocotools", reason="pip install 'kdbench[detection]'")
+    root = make_shapes(Path("shapes").resolve(), train=4, val=3)
+    given = ["task=detection", f"dataset.root={root}", "runtime=cpu", "runtime.threads=1"]
+    given += ["dataset.min_sizes=[64]", "dataset.max_size=64", "schedule.batch_size=2"]
+    given += ["student.anchor_sizes=[8,16,32,48,64]", "student.proposals=20"]
+    given += ["student.rois_per_image=8", "schedule.steps=2", "schedule.milestones=[]"]
+    given += ["schedule.warmup_steps=0", "schedule.micro_batches=2"]
+    for code, _, errors in ended(as_ranks(2, "-m", "kdbench.train", *given, "runs_dir=two")):
+        assert code == 0, errors
+    alone = train(compose(*given, "runs_dir=alone"))
+    two = Path("two") / alone.name
+    assert same(weights(two), weights(alone))
+    found, expected = (record_at(folder / "record.json") for folder in (two, alone))
+    assert found["hardware"]["ranks"] == 2
+    assert (found["ap_last"], found["curve"]) == (expected["ap_last"], expected["curve"])
 
 
 def test_ranks_meet_beside_what_dead_ones_have_left():

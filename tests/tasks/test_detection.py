@@ -425,6 +425,40 @@ def test_a_teacher_with_another_ap_than_its_passport_is_refused():
         compare(file, Scores(39.8, *[None] * 5))
 
 
+def heads(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "student.safetensors")
+
+
+@pytest.mark.slow
+def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
+    """Each ends with the bits that it has alone; a sweep, an estimate and a score know them."""
+    here = [*RUN, "schedule.steps=2", "schedule.milestones=[]", "schedule.score_steps=2"]
+    here += [f"dataset.root={root}", "schedule.micro_batches=2"]
+    assert command("train", *here, "seed=1000").code == 0
+    teacher = the_only("coco-none-*-s1000-*")
+    sized = [a.replace("student.", "teacher.fasterrcnn_ResNet18.network.") for a in RUN[6:9]]
+    named = [*here, "teacher=fasterrcnn_ResNet18", *sized, "schedule.precision=bf16"]
+    named.append(f"teacher.fasterrcnn_ResNet18.checkpoint={teacher}")
+    assert command("train", *named, "method=kd", "runs_dir=alone").code == 0
+    sweep = [*named, "hydra/launcher=cohort", "method=ce,kd", "runs_dir=beside"]
+    timed = command("estimate", *named, "method=ce,kd", "runs_dir=beside")
+    assert "2 runs: 0 done, 0 to resume, 2 to do" in timed.out, timed.err
+    assert command("train", "-m", *sweep).code == 0
+    alone, taught = next(Path("alone").glob("*-kd-*")), next(Path("beside").glob("*-kd-*"))
+    assert alone.name == taught.name
+    assert all(torch.equal(heads(taught)[key], value) for key, value in heads(alone).items())
+    record = record_at(taught / "record.json")
+    assert (record["companions"], record["protocol"]) == (1, "coco-2steps-b2-bf16-last")
+    scored = command(
+        "evaluate", *RUN[:5], *RUN[6:9], f"dataset.root={root}", f"checkpoint={taught}"
+    )
+    found = json.loads(scored.out.splitlines()[-1])
+    assert found["ap"] == pytest.approx(
+        json.loads((taught / "student.passport.json").read_text())["ap"], abs=1e-3
+    )
+    assert found["n"] == 4
+
+
 @pytest.mark.slow
 def test_a_student_learns(command, tmp_path):
     root = make_shapes(tmp_path / "data", train=48, val=12)

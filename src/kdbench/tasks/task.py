@@ -14,7 +14,7 @@ from kdbench.records.contents import TASKS, ClassifierTeacher, Data, DetectorTea
 from kdbench.records.settings import TaskName
 from kdbench.schema.node import Node
 from kdbench.seeds import derive
-from kdbench.system.precision import Precision, TablePrecision
+from kdbench.system.precision import Precision
 from kdbench.system.runtime import Runtime
 from kdbench.teachers.loading import TeacherFile
 from kdbench.types import Losses, Network
@@ -53,10 +53,16 @@ class Company(NamedTuple):
 
     methods: Sequence[Method]
     seed: int
-    batch_size: int
+    schedule: Any  # of the runs; each task reads what its batches follow from
     steps: int  # of a whole run
     cutting: Cutting
-    table_precision: TablePrecision = "fp32"
+
+
+class Measured(NamedTuple):
+    """The scores of a network, for people and programs."""
+
+    notices: list[str]  # lines for the user
+    scores: dict[str, float | None]  # None: there is nothing to score, or it is not finite
 
 
 class LoadedTeacher(Protocol):
@@ -185,6 +191,10 @@ class Task(ABC):
     @abstractmethod
     def score(self, network: nn.Module) -> Row:
         """Score the student, on all ranks together; return its part of a row."""
+
+    @abstractmethod
+    def measure(self, network: nn.Module, name: str) -> Measured:
+        """Score any network on the test images, which lines for the user call `name`."""
 
     @abstractmethod
     def conclude(

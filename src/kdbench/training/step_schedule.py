@@ -1,10 +1,9 @@
 """Learning rate, batch size, steps and precision of a recipe that counts steps, not epochs."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kdbench.errors import ConfigError
-from kdbench.system.precision import Precision, TablePrecision
+from kdbench.system.precision import Precision
 from kdbench.training.schedule import Schedule, check_schedule
 
 
@@ -27,7 +26,6 @@ class StepSchedule:
     warmup_factor: float = 0.001  # of `lr` in the first of them
     score_steps: int = 20_000  # steps between scores of the student; it is also scored at the end
     precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
-    table_precision: ClassVar[TablePrecision] = "fp32"  # no detector's outputs are cached
     micro_batches: int = 1  # of a batch, computed in sequence or on several ranks
 
     def __post_init__(self) -> None:

@@ -175,10 +175,9 @@ def company_of(members: Sequence[Member]) -> Company:
     return Company(
         [member.method for member in members],
         first.seed,
-        first.schedule.batch_size,
+        first.schedule,
         first.pace.steps,
         cutting(first.schedule, first.task.data.images, first.runtime.ranks),
-        first.schedule.table_precision,
     )
 
 

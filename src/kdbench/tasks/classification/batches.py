@@ -56,7 +56,7 @@ class SharedBatches:
         self.outputs, self.infinite_teachers = outputs, infinite_teachers
         self.memory_format = memory_format
         self.labels = dataset.train.labels.to(images.device)
-        self.epoch_steps = math.ceil(len(self.labels) / company.batch_size)
+        self.epoch_steps = math.ceil(len(self.labels) / company.schedule.batch_size)
 
     def steps(
         self, first: int, last: int, methods: Sequence[Method], stopped: Callable[[], bool]
@@ -77,7 +77,7 @@ class SharedBatches:
         stopped: Callable[[], bool],
     ) -> Iterator[Step]:
         """Yield the steps `start` to `end` - 1 of an epoch (from 1)."""
-        size, cutting = self.company.batch_size, self.company.cutting
+        size, cutting = self.company.schedule.batch_size, self.company.cutting
         seed = derive(self.company.seed, "data")
         order, view = epoch_plan(len(self.labels), self.views, seed, epoch)
         self.outputs.start_epoch(view, stopped)

@@ -1,8 +1,10 @@
 """Classification as the training engine sees it."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 
 from kdbench.assembly.build import build_network, set_up
 from kdbench.assembly.evaluation import Scores, evaluate
+from kdbench.data.augmentation.views import TrainImages
 from kdbench.data.base import Dataset, Split
-from kdbench.data.streaming.streamed import images_of
+from kdbench.data.streaming.streamed import StreamedImages, images_of
 from kdbench.methods.base import Method
 from kdbench.records.contents import ClassifierRecord, ClassifierTeacher, Data
 from kdbench.records.identity import teacher_label
@@ -22,7 +25,17 @@ from kdbench.system.precision import Precision, at_precision
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.classification.batches import SharedBatches
 from kdbench.tasks.classification.losses import losses_and_sums
-from kdbench.tasks.task import Batches, Company, Ending, Rehearsal, Report, Row, Sums, Task
+from kdbench.tasks.task import (
+    Batches,
+    Company,
+    Ending,
+    Measured,
+    Rehearsal,
+    Report,
+    Row,
+    Sums,
+    Task,
+)
 from kdbench.teachers.loading import Teacher, TeacherFile, load_teacher
 from kdbench.teachers.outputs import Use, choose_outputs, uncached
 from kdbench.types import Batch, Losses, Network, Output
@@ -40,11 +53,16 @@ class Classification(Task):
 
     data: Dataset
 
-    def __init__(self, data: Dataset, runtime: Runtime, precision: Precision) -> None:
-        super().__init__(data, runtime, precision)
-        others = {name: split for name, split in data.splits.items() if name != "train"}
-        self.scored = {name: at_hand(split, runtime.device) for name, split in others.items()}
-        self.cut = images_of(data, runtime.device)
+    @cached_property
+    def cut(self) -> TrainImages | StreamedImages:
+        """The training images, of which views are cut."""
+        return images_of(self.data, self.runtime.device)
+
+    @cached_property
+    def scored(self) -> dict[str, Split]:
+        """The splits that are scored."""
+        others = {name: split for name, split in self.data.splits.items() if name != "train"}
+        return {name: at_hand(split, self.runtime.device) for name, split in others.items()}
 
     @staticmethod
     def caches(method: Method, data: Dataset) -> bool:
@@ -101,8 +119,8 @@ class Classification(Task):
         report: Report,
     ) -> Batches:
         """Return the batches of a cohort, with teacher outputs live or from the cache."""
-        epochs = company.steps / -(-self.data.images // company.batch_size)
-        use = Use(company.methods, round(epochs), self.precision, company.table_precision)
+        epochs = company.steps / -(-self.data.images // company.schedule.batch_size)
+        use = Use(company.methods, round(epochs), self.precision, company.schedule.table_precision)
         facts = {file.name: file.cache_facts for file in files}
         given = self.data, self.cut, self.runtime, runs_dir, report
         outputs, infinite = choose_outputs(use, teachers, facts, *given)
@@ -131,6 +149,18 @@ class Classification(Task):
         """Score a network on a split, on all ranks together."""
         where = self.runtime.device, self.runtime.memory_format, self.runtime.ranks
         return evaluate(network, split, self.data, *where, precision)
+
+    def measure(self, network: nn.Module, name: str) -> Measured:
+        """Score any network on the test images."""
+        scores = self.evaluate(network, self.data.test, "fp32")
+        found = {
+            "top1": round(scores.top1, 4),
+            "top5": round(scores.top5, 4),
+            "loss": round(scores.loss, 6) if math.isfinite(scores.loss) else None,
+            "n": scores.n,
+        }
+        odd = f"{name} has outputs that are not finite, for {scores.infinite} of {scores.n} images"
+        return Measured([odd] if scores.infinite else [], found)
 
     def conclude(
         self,

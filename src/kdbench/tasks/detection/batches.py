@@ -81,7 +81,7 @@ class SharedBatches:
         cutting, steps = self.company.cutting, range(first, last)
         seed = derive(self.company.seed, "data")
         # One plan for the steps and one for the images, which are read ahead of them.
-        plan, further = (Plan(self.data, self.company.batch_size, seed) for _ in range(2))
+        plan, further = (Plan(self.data, self.company.schedule.batch_size, seed) for _ in range(2))
         parts = (
             planned.part(part.place)
             for planned in map(further, steps)

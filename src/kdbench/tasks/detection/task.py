@@ -25,7 +25,17 @@ from kdbench.tasks.detection.losses import losses_and_sums
 from kdbench.tasks.detection.networks import Detector
 from kdbench.tasks.detection.scores import evaluate, need_pycocotools
 from kdbench.tasks.detection.teachers import Teacher, load_teacher
-from kdbench.tasks.task import Batches, Company, Ending, Rehearsal, Report, Row, Sums, Task
+from kdbench.tasks.task import (
+    Batches,
+    Company,
+    Ending,
+    Measured,
+    Rehearsal,
+    Report,
+    Row,
+    Sums,
+    Task,
+)
 from kdbench.teachers.loading import TeacherFile
 from kdbench.types import Losses, Probe
 
@@ -131,6 +141,13 @@ class Detection(Task):
         scores = evaluate(network, self.data, self.runtime, self.precision)
         row = {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
         return {**row, "test/ap": row.get("test/ap", 0.0)}
+
+    def measure(self, network: nn.Module, name: str) -> Measured:
+        """Score any network on the test images."""
+        assert isinstance(network, Detector)
+        scores = evaluate(network, self.data, self.runtime)._asdict()
+        found = {key: None if v is None else round(v, 4) for key, v in scores.items()}
+        return Measured([], {**found, "n": self.data.scored})
 
     def conclude(
         self,
