@@ -106,7 +106,8 @@ def test_one_place_makes_objects_from_a_configuration():
 
 @pytest.mark.parametrize(
     "place",
-    ["losses", "networks", "methods", "training.step", "training.schedule"]
+    ["losses", "networks", "methods", "tasks.classification.losses", "training.step"]
+    + ["training.schedule", "training.step_schedule"]
     + [f"data.augmentation.{name}" for name in ("views", "strong", "rotation", "randaugment")],
 )
 def test_what_a_step_is_made_of_waits_for_no_device(place):

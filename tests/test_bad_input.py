@@ -214,7 +214,7 @@ def test_a_disk_that_fails_in_a_job_is_one_line(command, monkeypatch):
     def fail(config):
         raise OSError(errno.EIO, "Input/output error", "runs")
 
-    monkeypatch.setattr("kdbench.tasks.dispatch.train", fail)
+    monkeypatch.setattr("kdbench.training.together.train", fail)
     result = command("train", "-m", *DATA, "seed=0,1")
     assert result.code == 1
     line = "Input/output error: runs"

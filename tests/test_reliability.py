@@ -18,10 +18,10 @@ from torch import nn
 import kdbench.errors
 import kdbench.records.weights
 import kdbench.system.files
+import kdbench.tasks.classification.task
 import kdbench.teachers.output_cache
 import kdbench.tracking.run_logger
 import kdbench.training.member
-import kdbench.training.step
 from kdbench.assembly.build import build_method
 from kdbench.errors import DivergedError, KdbenchError, WriteError
 from kdbench.methods.base import Method
@@ -105,7 +105,7 @@ LONG = ["schedule.batch_size=2"]  # 20 steps an epoch: the display reads after e
 
 def spoil(method: str, step: int, monkeypatch) -> None:
     """The loss of that method's step `step` (from 1) of this process is not a number."""
-    original, count = kdbench.training.step.losses_and_sums, 0
+    original, count = kdbench.tasks.classification.task.losses_and_sums, 0
     spoilt = type(build_method(compose_method(method), 0))
 
     def losses_and_sums(student, recipe, batch, outputs):
@@ -117,7 +117,7 @@ def spoil(method: str, step: int, monkeypatch) -> None:
                 losses = losses._replace(label=losses.label * float("nan"))
         return losses, sums
 
-    monkeypatch.setattr(kdbench.training.step, "losses_and_sums", losses_and_sums)
+    monkeypatch.setattr(kdbench.tasks.classification.task, "losses_and_sums", losses_and_sums)
 
 
 def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
@@ -149,9 +149,9 @@ def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
 
 
 def test_a_score_that_is_not_finite_ends_the_run(here, monkeypatch):
-    scores = kdbench.training.member.evaluate
+    scores = kdbench.tasks.classification.task.evaluate
     monkeypatch.setattr(
-        kdbench.training.member,
+        kdbench.tasks.classification.task,
         "evaluate",
         lambda *given: scores(*given)._replace(loss=float("nan")),
     )

@@ -13,7 +13,7 @@ from kdbench.system.escapes import for_terminal
 
 def run(config: EvaluateSettings) -> None:
     """Score; torch, slow to import, is imported once the command has been understood."""
-    from kdbench.assembly.scoring import score_checkpoint
+    from kdbench.tasks.scoring import score_checkpoint
 
     notices, scores = score_checkpoint(config)
     for line in notices:

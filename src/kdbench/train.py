@@ -13,7 +13,7 @@ from kdbench.records.settings import TrainSettings
 
 def run(config: TrainSettings) -> None:
     """Train; torch, slow to import, is imported once the command has been understood."""
-    from kdbench.tasks.dispatch import train
+    from kdbench.training.together import train
 
     train(config)
 

@@ -19,9 +19,9 @@ from kdbench.data.augmentation.views import epoch_plan, normalise
 from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.parallel.micro_batches import Cutting
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
-from kdbench.training.micro_batches import Cutting
 from support.photographs import CLASSES, real, truncate, write_class_folders
 
 SIZE, RESIZE = 32, 36

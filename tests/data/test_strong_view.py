@@ -226,11 +226,11 @@ def test_a_two_view_run_resumes_exactly_and_sees_the_weak_view_of_every_run(comm
     ]
     original, seen = kdbench.training.member.train_step, []
 
-    def watched(student, method, teachers, optimizer, batch, generator):
+    def watched(student, method, teachers, optimizer, batch, generator, losses_of):
         seen.append(batch)
         if len(seen) == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(student, method, teachers, optimizer, batch, generator)
+        return original(student, method, teachers, optimizer, batch, generator, losses_of)
 
     monkeypatch.setattr(kdbench.training.member, "train_step", watched)
     stop_at = 0

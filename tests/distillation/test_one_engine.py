@@ -46,11 +46,11 @@ def ran(tmp_path_factory):
         batches: dict[int, list] = {}
         original = kdbench.training.member.train_step
 
-        def watched(student, method, teachers, optimizer, batch, generator):
+        def watched(student, method, teachers, optimizer, batch, generator, losses_of):
             seen = batches.setdefault(method.views, [])
             if not any(torch.equal(batch.index, one.index) for one in seen):
                 seen.append(batch)
-            return original(student, method, teachers, optimizer, batch, generator)
+            return original(student, method, teachers, optimizer, batch, generator, losses_of)
 
         patch.setattr(kdbench.training.member, "train_step", watched)
         names = recipes()

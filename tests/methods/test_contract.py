@@ -15,10 +15,11 @@ from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.schema.check import check_node
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
-from kdbench.training.snapshot import Moving, Position, restore, start_randomness, take
-from kdbench.training.step import losses_and_sums, train_step
+from kdbench.training.snapshot import TrainState, restore, start_randomness, take
+from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
 
@@ -220,27 +221,27 @@ def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
 def test_saved_and_restored_it_goes_on_as_if_nothing_had_happened(method):
     """Banks, controllers, adapters, momenta and draws are all in the checkpoint."""
 
-    def ready() -> tuple[Case, Moving]:
+    def ready() -> tuple[Case, TrainState]:
         case = Case(method, "same family")
         optimizer = Optimizer(Schedule(3, SIZE, 0.01, []), case.student, case.method)
         generator = torch.Generator().manual_seed(5)
         random = start_randomness(6, torch.device("cpu"))
-        return case, Moving(case.student.train(), case.method, optimizer, generator, random)
+        return case, TrainState(case.student.train(), case.method, optimizer, generator, random)
 
-    def step(case: Case, moving: Moving, epoch: float) -> None:
+    def step(case: Case, state: TrainState, epoch: float) -> None:
         batch = case.batch(slice(int(epoch), int(epoch) + SIZE), epoch)
         outputs = teacher_outputs(case.teachers, batch)
-        parts = moving.student, moving.method, outputs, moving.optimizer, batch, moving.generator
-        train_step(*parts)
+        parts = state.student, state.method, outputs, state.optimizer, batch, state.generator
+        train_step(*parts, losses_and_sums)
 
-    case, moving = ready()
-    step(case, moving, 1.0)
-    kept = copy.deepcopy(take(moving, Position(step=1)))
-    step(case, moving, 2.0)
+    case, state = ready()
+    step(case, state, 1.0)
+    kept = copy.deepcopy(take(state))
+    step(case, state, 2.0)
     fresh, resumed = ready()
     restore(resumed, kept, Path())
     step(fresh, resumed, 2.0)
-    ended, again = take(moving, Position()), take(resumed, Position())
+    ended, again = take(state), take(resumed)
     assert ended.tensors.keys() == again.tensors.keys()
     for name, tensor in ended.tensors.items():
         assert torch.equal(tensor, again.tensors[name]), name

@@ -15,9 +15,9 @@ from kdbench.methods.dynamickd import DynamicKD
 from kdbench.methods.logit_scale import optimal_scale, scale_of, theta_of
 from kdbench.methods.ttm import TTM
 from kdbench.networks.forward import teacher_outputs
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
-from kdbench.training.step import losses_and_sums
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 
 T = 4.0

@@ -19,9 +19,10 @@ from kdbench.methods.ce import CE
 from kdbench.networks.forward import output_of, teacher_outputs
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.schema.check import check_node
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
-from kdbench.training.step import losses_and_sums, train_step
+from kdbench.training.step import train_step
 from support.batches import batch_of, dataset
 from support.commands import compose_method
 
@@ -52,9 +53,9 @@ def train(
         order = torch.randperm(640, generator=torch.Generator().manual_seed(epoch))
         for rows in order.split(BATCH):
             batch = batch_of(rows, float(epoch), method)
-            train_step(
-                student, method, teacher_outputs(teachers, batch), optimizer, batch, generator
-            )
+            outputs = teacher_outputs(teachers, batch)
+            given = outputs, optimizer, batch, generator, losses_and_sums
+            train_step(student, method, *given)
 
 
 @cache

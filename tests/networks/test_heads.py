@@ -18,7 +18,7 @@ from kdbench.networks.mobilenetv2 import MobileNetV2
 from kdbench.networks.resnet import resnet8, resnet14
 from kdbench.networks.wrn import wrn_16_1
 from kdbench.schema.check import check_node
-from kdbench.training.step import losses_and_sums
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.types import Affine, Batch, NetworkProbe
 from support.commands import compose_method
 from support.zoo import constructor

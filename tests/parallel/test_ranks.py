@@ -24,24 +24,27 @@ from kdbench.assembly.method_pages import recipes
 from kdbench.config.hydra_cli import print_error
 from kdbench.data.augmentation.views import Views
 from kdbench.errors import ConfigError, KdbenchError, RankError, WriteError
+from kdbench.parallel.micro_batches import Cutting
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
 from kdbench.records.settings import TrainSettings
 from kdbench.system.runtime import Runtime
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.teachers.outputs import wants_cache
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member
-from kdbench.training.micro_batches import Cutting
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
-from kdbench.training.snapshot import Moving
+from kdbench.training.snapshot import TrainState
 from kdbench.training.step import update
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from support.commands import compose_method
-from support.runs import config
+from support.commands import compose, compose_method
+from support.records import record_at
+from support.runs import config, same, weights
+from support.shapes import make_shapes
 
 # Batches of 24, 24 and 16 images; 510 to score, in two batches that ranks take in turn.
 SMALL = [
@@ -226,6 +229,25 @@ def test_torchrun_starts_a_lost_rank_again_by_itself():
     assert list(Path("runs").glob("*/record.json"))
 
 
+@pytest.mark.slow
+def test_two_ranks_train_and_score_a_detector_as_one_process_does():
+    pytest.importorskip("pycocotools", reason="pip install 'kdbench[detection]'")
+    root = make_shapes(Path("shapes").resolve(), train=4, val=3)
+    given = ["task=detection", f"dataset.root={root}", "runtime=cpu", "runtime.threads=1"]
+    given += ["dataset.min_sizes=[64]", "dataset.max_size=64", "schedule.batch_size=2"]
+    given += ["student.anchor_sizes=[8,16,32,48,64]", "student.proposals=20"]
+    given += ["student.rois_per_image=8", "schedule.steps=2", "schedule.milestones=[]"]
+    given += ["schedule.warmup_steps=0", "schedule.micro_batches=2"]
+    for code, _, errors in ended(as_ranks(2, "-m", "kdbench.train", *given, "runs_dir=two")):
+        assert code == 0, errors
+    alone = train(compose(*given, "runs_dir=alone"))
+    two = Path("two") / alone.name
+    assert same(weights(two), weights(alone))
+    found, expected = (record_at(folder / "record.json") for folder in (two, alone))
+    assert found["hardware"]["ranks"] == 2
+    assert (found["ap_last"], found["curve"]) == (expected["ap_last"], expected["curve"])
+
+
 def test_ranks_meet_beside_what_dead_ones_have_left():
     store = dist.HashStore()
     words = []
@@ -263,11 +285,14 @@ def test_the_parts_of_a_batch_are_one_step_on_it(name):
         student, teacher = Plain(), Plain()
         method = build_method(compose_method(name), 0)
         optimizer = Optimizer(Schedule(1, 7, 0.1, []), student, method)
-        moving = Moving(student, method, optimizer, torch.Generator(), {})
-        accumulation = Accumulation(student, moving, 0, Ranks())
+        state = TrainState(student, method, optimizer, torch.Generator(), {})
+        accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
         for step in range(2):
             if count == 1:
-                sums = update(student, method, optimizer, batch_of(index), outputs(teacher, index))
+                sums = update(
+                    *(student, method, optimizer, batch_of(index), outputs(teacher, index)),
+                    losses_and_sums,
+                )
                 continue
             cutting = Cutting(count, 7, 7, Ranks())
             accumulation.start(step, 7)
@@ -290,9 +315,8 @@ def test_every_part_reads_the_bank_as_it_was_before_the_step():
     method.setup(Probe(shape, (shape,), 3, torch.arange(20) % 3))
     student = Plain()
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
-    accumulation = Accumulation(
-        student, Moving(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
-    )
+    state = TrainState(student, method, optimizer, torch.Generator(), {})
+    accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
     before = method.bank_student.clone()
     index, cutting = torch.tensor([3, 17, 4, 0, 9, 12]), Cutting(2, 6, 6, Ranks())
     accumulation.start(0, 6)
@@ -311,9 +335,8 @@ def test_batch_norms_move_by_the_mean_of_their_parts():
     ]
     method = build_method(compose_method("ce"), 0)
     optimizer = Optimizer(Schedule(1, 6, 0.1, []), student, method)
-    accumulation = Accumulation(
-        student, Moving(student, method, optimizer, torch.Generator(), {}), 0, Ranks()
-    )
+    state = TrainState(student, method, optimizer, torch.Generator(), {})
+    accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
     accumulation.start(0, 6)
     for part, rows in zip(*parts_of_six(), strict=True):
         accumulation.add(part, batch_of(rows), ())
@@ -444,9 +467,9 @@ def test_a_rank_without_a_gpu_of_its_own_is_one_line(monkeypatch):
 
 
 def test_a_checkpoint_that_only_the_first_rank_sees_is_one_line(tmp_path):
-    run = SimpleNamespace(folder=tmp_path, runtime=SimpleNamespace(ranks=Ranks(Place(1, 2))))
+    member = SimpleNamespace(folder=tmp_path, runtime=SimpleNamespace(ranks=Ranks(Place(1, 2))))
     with pytest.raises(KdbenchError, match=r"rank 1 cannot read .*set runs_dir to a folder that"):
-        Member.read_checkpoint(SimpleNamespace(run=run), 3)
+        Member.read_checkpoint(member, 3)
 
 
 @pytest.mark.parametrize("error", [RankError("lost"), ValueError("of this rank alone")])

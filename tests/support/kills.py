@@ -6,7 +6,6 @@ import kdbench.system.files
 import kdbench.teachers.output_cache
 import kdbench.tracking.run_logger
 import kdbench.training.member
-import kdbench.training.step
 
 
 class Killed(BaseException):

@@ -6,13 +6,13 @@ import math
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import kdbench.tasks.detection.training
+import kdbench.tasks.detection.task
+import kdbench.training.member
 from kdbench.assembly.build import build_method
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.identity import identify
@@ -20,17 +20,19 @@ from kdbench.records.passport import Passport
 from kdbench.records.reading import record_of
 from kdbench.records.record import find_records
 from kdbench.schema.node import Node
+from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.annotations import read_annotations, targets
 from kdbench.tasks.detection.batches import Plan, prepared, train_batches
 from kdbench.tasks.detection.coco import coco, read_picture
+from kdbench.tasks.detection.losses import losses_and_sums
 from kdbench.tasks.detection.networks import fasterrcnn_mobilenet_v2, fasterrcnn_resnet
-from kdbench.tasks.detection.run import check_runtime, set_up
-from kdbench.tasks.detection.schedule import DetectionSchedule
 from kdbench.tasks.detection.scores import Scores
-from kdbench.tasks.detection.step import losses_and_sums
+from kdbench.tasks.detection.task import Detection, LiveDetectors
 from kdbench.tasks.detection.teachers import compare
 from kdbench.teachers.loading import TeacherFile
 from kdbench.tracking.sending import history
+from kdbench.training.member import Member
+from kdbench.training.step_schedule import StepSchedule
 from support.commands import compose_method
 from support.records import make_record, record_at
 from support.shapes import make_shapes
@@ -57,6 +59,11 @@ def root(tmp_path_factory) -> Path:
 def data_of(root: Path, **changes):
     settings = {"mean": MEAN, "std": STD, "min_sizes": [48, 64], "max_size": 64, "flip": True}
     return coco(str(root), **(settings | changes))
+
+
+def read(data, steps: int) -> list:
+    """The first batches of two images."""
+    return list(train_batches(data, map(Plan(data, 2, 0), range(steps)), CPU))
 
 
 def change(root: Path, tmp_path: Path, act, split: str = "train2017") -> Path:
@@ -121,7 +128,7 @@ def test_the_reader_keeps_what_can_be_trained_on(root, tmp_path):
 )
 def test_a_broken_file_is_one_line(root, tmp_path, act, line):
     with pytest.raises(KdbenchError) as caught:
-        list(train_batches(data_of(change(root, tmp_path, act)), 2, 0, 0, 4, CPU))
+        read(data_of(change(root, tmp_path, act)), 4)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -131,7 +138,7 @@ def test_broken_files_are_one_line_too(tmp_path):
     picture = next(tmp_path.glob("train2017/*.png"))
     picture.write_bytes(picture.read_bytes()[:100])
     with pytest.raises(KdbenchError, match="no readable image"):
-        list(train_batches(data_of(tmp_path), 2, 0, 0, 4, CPU))
+        read(data_of(tmp_path), 4)
     for text, line in (("{", "no readable JSON"), ("[]", "no list of images")):
         (tmp_path / "annotations/instances_val2017.json").write_text(text)
         with pytest.raises(KdbenchError, match=line):
@@ -225,14 +232,17 @@ def test_losses_are_the_formulas_on_the_student_s_proposals(root, name):
     with torch.no_grad():
         teacher.roi_heads.box_predictor.cls_score.weight.mul_(40)  # of some certainty
     method = build_method(compose_method(name, "task=detection"), 0)
-    set_up(method, student, (teacher,), data, 0)
-    (batch,) = train_batches(data, 2, 0, 0, 1, CPU)
+    task = Detection(data, Runtime("cpu"), "fp32")
+    task.set_up(method, student, {"teacher": teacher}, 0)
+    (batch,) = read(data, 1)
     torch.manual_seed(3)
-    losses, sums = losses_and_sums(student, method, (teacher,), batch)
+    losses, sums = losses_and_sums(
+        student, method, batch, LiveDetectors({"teacher": teacher}, "fp32").outputs(batch)
+    )
     torch.manual_seed(3)
     with torch.no_grad():
         learned = student.learn(batch.images, batch.targets)
-    output = teacher.output(batch.images, learned.proposals)
+        output = teacher.output(batch.images, teacher.maps(batch.images), learned.proposals)
     logits, labels = learned.output.logits, learned.labels
     terms = {key.removeprefix("term/"): float(v) / 2 for key, v in sums.items()}
     label = torch.nn.functional.cross_entropy(logits.double(), labels)
@@ -258,7 +268,7 @@ def test_losses_are_the_formulas_on_the_student_s_proposals(root, name):
 def test_a_training_pass_is_torchvision_s(root):
     """Losses of `learn` are those of torchvision's own forward pass on the same images."""
     data, network = data_of(root, min_sizes=[64], flip=False), small(0)
-    (batch,) = train_batches(data, 2, 0, 0, 1, CPU)
+    (batch,) = read(data, 1)
     network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3
     network.transform.min_size = (64,)
     torch.manual_seed(0)
@@ -309,15 +319,15 @@ def test_average_precision_by_hand(root):
 
 
 def test_the_rate_follows_detectron2():
-    schedule = DetectionSchedule(100, 8, 0.01, [50, 80], warmup_steps=10, warmup_factor=0.001)
+    schedule = StepSchedule(100, 8, 0.01, [50, 80], warmup_steps=10, warmup_factor=0.001)
     factors = [schedule.factor(step) for step in (0, 5, 10, 49, 50, 80)]
     assert factors == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.01])
     for key, value in (("steps", 0), ("lr", 0.0), ("momentum", -1.0), ("milestones", [3, 2])):
         with pytest.raises(ConfigError):
-            DetectionSchedule(**{**vars(schedule), key: value})
+            StepSchedule(**{**vars(schedule), key: value})
     for changes in ({"milestones": [100]}, {"warmup_steps": 200}):
         with pytest.raises(ConfigError):
-            DetectionSchedule(**{**vars(schedule), **changes})
+            StepSchedule(**{**vars(schedule), **changes})
 
 
 def the_only(pattern: str) -> Path:
@@ -344,15 +354,15 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
     assert command("train", *student).code == 0
     done = the_only("coco-fasterrcnn_ResNet18-fasterrcnn_ResNet18-er_kd-s0-*")
     whole = load_file(done / "student.safetensors")
-    original, stops = kdbench.tasks.detection.training.Training.step, []
+    original, stops = Member.step, []
 
-    def stopped(training, batch):
-        original(training, batch)
-        if training.position.step == 3 and not stops:
+    def stopped(member, *given):
+        original(member, *given)
+        if member.state.step == 3 and not stops:
             stops.append(3)
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(kdbench.tasks.detection.training.Training, "step", stopped)
+    monkeypatch.setattr(Member, "step", stopped)
     assert command("train", *student, "runs_dir=other", f"{named[1]}").code == 130
     result = command("train", *student, "runs_dir=other")
     assert "going on after step 3" in result.out
@@ -367,16 +377,16 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
 @pytest.mark.slow
 def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     here = [*RUN, *SHORT, f"dataset.root={root}", "runtime.checkpoint_steps=1"]
-    original = kdbench.tasks.detection.training.Training.step
+    original = Member.step
 
-    def killed(training, batch):
-        if training.position.step == 2:
+    def killed(member, *given):
+        if member.state.step == 2:
             raise KeyboardInterrupt
-        original(training, batch)
+        original(member, *given)
 
-    monkeypatch.setattr(kdbench.tasks.detection.training.Training, "step", killed)
+    monkeypatch.setattr(Member, "step", killed)
     assert command("train", *here).code == 130
-    monkeypatch.setattr(kdbench.tasks.detection.training.Training, "step", original)
+    monkeypatch.setattr(Member, "step", original)
     assert "going on after step 2" in command("train", *here).out
     folder = the_only("coco-none-*-s0-*")
     resumed = load_file(folder / "student.safetensors")
@@ -398,26 +408,55 @@ def test_a_full_disk_and_a_score_that_is_no_number_are_one_line(command, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kdbench.tasks.detection.training, "save_checkpoint", full)
+        patch.setattr(kdbench.training.member, "save_checkpoint", full)
         assert "No space left on device" in command("train", *here).error_line
     folder = the_only("coco-none-*")
-    assert not (folder / "record.json").exists(), "it has not failed: the same command goes on"
+    assert record_at(folder / "record.json")["status"] == "failed"
     nothing = Scores(math.nan, *[None] * 5)
-    monkeypatch.setattr(kdbench.tasks.detection.training, "evaluate", lambda *given: nothing)
+    monkeypatch.setattr(kdbench.tasks.detection.task, "evaluate", lambda *given: nothing)
     assert "its test/ap is not finite" in command("train", *here).error_line
     assert record_at(folder / "record.json")["status"] == "failed"
 
 
 def test_a_teacher_with_another_ap_than_its_passport_is_refused():
     file = TeacherFile("big", Node("x", {}), Path("big.safetensors"), Passport(ap=40.0))
-    compare(file, Scores(40.1, *[None] * 5), print)
+    compare(file, Scores(40.1, *[None] * 5))
     with pytest.raises(KdbenchError, match=r"has an AP of 39\.80, its passport says 40\.00"):
-        compare(file, Scores(39.8, *[None] * 5), print)
+        compare(file, Scores(39.8, *[None] * 5))
 
 
-def test_ranks_are_refused():
-    with pytest.raises(ConfigError, match="start it without torchrun"):
-        check_runtime(SimpleNamespace(ranks=SimpleNamespace(count=2)))
+def heads(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "student.safetensors")
+
+
+@pytest.mark.slow
+def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
+    """Each ends with the bits that it has alone; a sweep, an estimate and a score know them."""
+    here = [*RUN, "schedule.steps=2", "schedule.milestones=[]", "schedule.score_steps=2"]
+    here += [f"dataset.root={root}", "schedule.micro_batches=2"]
+    assert command("train", *here, "seed=1000").code == 0
+    teacher = the_only("coco-none-*-s1000-*")
+    sized = [a.replace("student.", "teacher.fasterrcnn_ResNet18.network.") for a in RUN[6:9]]
+    named = [*here, "teacher=fasterrcnn_ResNet18", *sized, "schedule.precision=bf16"]
+    named.append(f"teacher.fasterrcnn_ResNet18.checkpoint={teacher}")
+    assert command("train", *named, "method=kd", "runs_dir=alone").code == 0
+    sweep = [*named, "hydra/launcher=cohort", "method=ce,kd", "runs_dir=beside"]
+    timed = command("estimate", *named, "method=ce,kd", "runs_dir=beside")
+    assert "2 runs: 0 done, 0 to resume, 2 to do" in timed.out, timed.err
+    assert command("train", "-m", *sweep).code == 0
+    alone, taught = next(Path("alone").glob("*-kd-*")), next(Path("beside").glob("*-kd-*"))
+    assert alone.name == taught.name
+    assert all(torch.equal(heads(taught)[key], value) for key, value in heads(alone).items())
+    record = record_at(taught / "record.json")
+    assert (record["companions"], record["protocol"]) == (1, "coco-2steps-b2-bf16-last")
+    scored = command(
+        "evaluate", *RUN[:5], *RUN[6:9], f"dataset.root={root}", f"checkpoint={taught}"
+    )
+    found = json.loads(scored.out.splitlines()[-1])
+    assert found["ap"] == pytest.approx(
+        json.loads((taught / "student.passport.json").read_text())["ap"], abs=1e-3
+    )
+    assert found["n"] == 4
 
 
 @pytest.mark.slow
@@ -443,13 +482,10 @@ def test_a_student_learns(command, tmp_path):
         (["student.backbone=nowhere"], "no file nowhere: set student.backbone=FILE"),
         (["dataset.root=nowhere"], "no annotations nowhere/"),
         (["schedule.warmup_factor=0"], "schedule.warmup_factor must be above 0, not 0.0"),
-        (["-m", "hydra/launcher=cohort", "seed=0,1"], "detectors do not train side by side"),
     ],
 )
 def test_a_mistake_is_one_line(command, root, arguments, line):
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    overrides = [argument for argument in arguments if argument not in flags]
-    result = command("train", *flags, *RUN, f"dataset.root={root}", *overrides)
+    result = command("train", *RUN, f"dataset.root={root}", *arguments)
     assert line in result.error_line
 
 

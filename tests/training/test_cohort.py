@@ -88,9 +88,9 @@ def test_an_epoch_is_every_image_once_and_the_last_batch_is_short(command, monke
     batches = []
     original = kdbench.training.member.train_step
 
-    def watched(student, method, teachers, optimizer, batch, generator):
+    def watched(student, method, teachers, optimizer, batch, generator, losses_of):
         batches.append(batch)
-        return original(student, method, teachers, optimizer, batch, generator)
+        return original(student, method, teachers, optimizer, batch, generator, losses_of)
 
     monkeypatch.setattr(kdbench.training.member, "train_step", watched)
     assert command("train", *RUN, "student=resnet8").code == 0
@@ -106,11 +106,11 @@ def test_methods_of_one_seed_see_the_same_batches(command, monkeypatch, seed):
     seen = {}
     original = kdbench.training.member.train_step
 
-    def watched(student, method, teachers, optimizer, batch, generator):
+    def watched(student, method, teachers, optimizer, batch, generator, losses_of):
         if type(method).__name__ not in seen:
             first = next(student.parameters()).detach().clone()
             seen[type(method).__name__] = (batch.images.clone(), first)
-        return original(student, method, teachers, optimizer, batch, generator)
+        return original(student, method, teachers, optimizer, batch, generator, losses_of)
 
     command("train", *RUN, "student=resnet14", f"seed={seed}")
     (folder,) = Path("runs").glob("synthetic-none-resnet14-*")

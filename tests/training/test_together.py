@@ -177,7 +177,7 @@ def test_whatever_befalls_one_member_is_its_own(here, monkeypatch, capsys, error
     original, held = getattr(Member, place), []
 
     def fails(member, *arguments):
-        if "-ce-" in member.run.run_id and member.position.step == {"score": 6, "step": 4}[place]:
+        if "-ce-" in member.run_id and member.state.step == {"score": 6, "step": 4}[place]:
             activations = torch.zeros(3)
             held.append(weakref.ref(activations))
             raise error

@@ -30,7 +30,7 @@ KINDS = {
 # The kinds that differ in a detector's run.
 DETECTION = {
     "dataset": "kdbench.tasks.detection.coco.DetectionData",
-    "schedule": "kdbench.tasks.detection.schedule.DetectionSchedule",
+    "schedule": "kdbench.training.step_schedule.StepSchedule",
     "network": "kdbench.tasks.detection.networks.Detector",
 }
 
@@ -85,7 +85,7 @@ def kind_of(path: str, group: str, node: Any, detects: bool) -> type:
     usual: type = resolve_name(KINDS[group])
     if group not in DETECTION or not isinstance(node, Mapping):
         return usual
-    if not detects and not _may_detect(node):
+    if not detects and group != "schedule" and not _may_detect(node):
         return usual
     detection: type = resolve_name(DETECTION[group])
     name = node.get("name")

@@ -81,14 +81,17 @@ def check_evaluate(raw: Mapping[str, Any]) -> EvaluateSettings:
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
+    detects = "task" in raw
     keys: dict[str, Callable[[str, Any], Any]] = {
-        "student": _network,
-        "dataset": _node,
+        "student": partial(_network, detects=detects),
+        "dataset": partial(_node, detects=detects),
         "runtime": _node,
         "checkpoint": _typed(OWN["checkpoint"]),
         "checkpoint_key": _typed(OWN["checkpoint_key"]),
         "runs_dir": _typed(OWN["runs_dir"]),
     }
+    if detects:
+        keys["task"] = _typed(Literal["detection"])
     return EvaluateSettings(**_check_keys(raw, keys))
 
 

@@ -89,6 +89,16 @@ class Dataset:
         return {name: split for name, split in named.items() if split is not None}
 
     @property
+    def images(self) -> int:
+        """The number of training images."""
+        return len(self.train.labels)
+
+    @property
+    def scored(self) -> int:
+        """The number of images on which a student is scored."""
+        return sum(len(split.labels) for name, split in self.splits.items() if name != "train")
+
+    @property
     def replaced(self) -> Collection[int] | None:
         """The rows of replaced training images; None where images may not be replaced."""
         return None

@@ -15,7 +15,8 @@ from kdbench.schema.plugins import packages
 # Raised when a change of the code changes results at unchanged settings.
 RESULTS_VERSION = 1
 # A run's name is a hash over `_target_` paths too. Code that moves keeps the path that the first
-# runs were recorded under, so that they are found again: old path by new, of modules.
+# runs were recorded under, so that they are found again: old path by new, of modules and of
+# classes that have another name now.
 FIRST_PATHS = {
     "kdbench.data.memory.digits": "kdbench.data.digits",
     "kdbench.data.memory.image_folder": "kdbench.data.image_folder",
@@ -29,8 +30,8 @@ FIRST_PATHS = {
     "kdbench.tasks.detection.coco": "kdbench.detection.coco",
     "kdbench.tasks.detection.hint": "kdbench.detection.hint",
     "kdbench.tasks.detection.networks": "kdbench.detection.networks",
-    "kdbench.tasks.detection.schedule": "kdbench.detection.schedule",
     "kdbench.training.schedule": "kdbench.optim",
+    "kdbench.training.step_schedule.StepSchedule": "kdbench.detection.schedule.DetectionSchedule",
 }
 # Settings that came later, by what they are of (its first path), and the value that all earlier
 # runs had: at that value they are left out of the hash, so that earlier runs keep their names.
@@ -54,6 +55,7 @@ LATER: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0,
         "micro_batches": 1,
     },
+    "kdbench.detection.schedule.DetectionSchedule": {"micro_batches": 1},
     "kdbench.data.imagenet.imagenet": {"on_corrupt": "error", "resized": None, "decoder": "pillow"},
 }
 WHERE = ("root", "download", "cache_dir")  # settings of a data set that say where, and not what
@@ -163,7 +165,8 @@ def with_first_paths(node: Any) -> Any:
         copy = {key: with_first_paths(value) for key, value in node.items()}
         if isinstance(target := copy.get("_target_"), str):
             module, _, name = target.rpartition(".")
-            copy["_target_"] = f"{FIRST_PATHS.get(module, module)}.{name}"
+            renamed = f"{FIRST_PATHS.get(module, module)}.{name}"
+            copy["_target_"] = FIRST_PATHS.get(target, renamed)
         return copy
     if isinstance(node, list | tuple):
         return [with_first_paths(item) for item in node]

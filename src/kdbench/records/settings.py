@@ -111,6 +111,7 @@ class EvaluateSettings:
     checkpoint: str | None  # a file, a run's folder or name
     checkpoint_key: str | None
     runs_dir: str
+    task: TaskName = "classification"
 
 
 @dataclass(frozen=True)

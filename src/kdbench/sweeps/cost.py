@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdbench.assembly.build import build_method, check_teachers
 from kdbench.assembly.make import make
-from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
@@ -18,8 +18,10 @@ from kdbench.schema.node import Node
 from kdbench.system.console import duration
 from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.outputs import uncached
+from kdbench.tasks.dispatch import task_called
+from kdbench.training.grouping import LENGTH
 from kdbench.training.jobs import open_job
+from kdbench.training.pace import Pace
 from kdbench.training.timings import LIMIT, STEPS, Known, Timings, time_run
 from kdbench.training.together import self_teacher
 
@@ -54,7 +56,7 @@ class Planned:
     @property
     def company(self) -> str:
         """A key that runs share which can train side by side on the same teacher outputs."""
-        schedule = {key: self.config.schedule.settings[key] for key in ("batch_size", "epochs")}
+        schedule = {key: self.config.schedule.settings.get(key) for key in ("batch_size", *LENGTH)}
         views = 1 if self.cached else build_method(self.config.method, 0).views
         return canonical([self.cache, self.config.seed, schedule, self.cached, views])
 
@@ -77,11 +79,9 @@ def estimate(configs: Sequence[TrainSettings], names: bool, say: Say, progress: 
     Raises:
         KdbenchError: a configuration that could not be trained.
     """
-    if any(config.task != "classification" for config in configs):
-        raise ConfigError("kdbench-estimate knows classifiers only: leave task=detection out")
     runtime: Runtime = make(configs[0].runtime, "runtime")
     runtime.apply()
-    datasets: dict[str, Dataset] = {}
+    datasets: dict[str, Any] = {}
     plans: dict[str, Planned] = {}
     for config in configs:
         key = canonical(config.dataset.spelt())
@@ -105,7 +105,7 @@ def estimate(configs: Sequence[TrainSettings], names: bool, say: Say, progress: 
 
 
 def time_each(
-    runs: Sequence[Planned], datasets: dict[str, Dataset], runtime: Runtime, progress: Say
+    runs: Sequence[Planned], datasets: dict[str, Any], runtime: Runtime, progress: Say
 ) -> dict[str, Timings]:
     """Time each distinct configuration, by `Planned.like`."""
     timings: dict[str, Timings] = {}
@@ -121,7 +121,7 @@ def time_each(
     return timings
 
 
-def data_or_placeholder(node: Node, say: Say) -> Dataset:
+def data_or_placeholder(node: Node, say: Say) -> Any:
     """Make the data set, or a placeholder of random images where its files are missing.
 
     Raises:
@@ -142,7 +142,7 @@ def data_or_placeholder(node: Node, say: Say) -> Dataset:
     return synthetic(classes, train, test, image_size=32, seed=0, **kept)
 
 
-def planned(config: TrainSettings, dataset: Dataset) -> Iterable[Planned]:
+def planned(config: TrainSettings, dataset: Any) -> Iterable[Planned]:
     """Yield the run that a configuration describes, after the teachers that it trains first."""
     runs_dir = Path(config.runs_dir)
     method = build_method(config.method, config.seed)
@@ -155,7 +155,7 @@ def planned(config: TrainSettings, dataset: Dataset) -> Iterable[Planned]:
             if before.status == DONE:
                 teachers[name] = replace(teacher, checkpoint=str(runs_dir / before.name))
     config = replace(config, teacher=teachers)
-    cached = bool(teachers) and not uncached([method], dataset.views)
+    cached = bool(teachers) and task_called(config.task).caches(method, dataset)
     try:
         job = open_job(config, dataset, runs_dir)
     except KdbenchError as error:
@@ -171,8 +171,7 @@ def planned(config: TrainSettings, dataset: Dataset) -> Iterable[Planned]:
         yield Planned(config, name, DONE, left=0.0)
         return
     found = checkpoint_paths(job.folder)
-    schedule = config.schedule.settings
-    steps = schedule["epochs"] * math.ceil(len(dataset.train.labels) / schedule["batch_size"])
+    steps = pace_of(config, dataset).steps
     left = 1 - int(found[-1].stem.rpartition("-")[2]) / steps if found else 1.0
     yield Planned(config, name, RESUME if found else TODO, left=left, cached=cached)
 
@@ -196,28 +195,31 @@ def say_names(runs: Sequence[Planned], say: Say) -> None:
         say(f"  {run.name:<48} {run.status}{percent}")
 
 
-def parts(run: Planned, timings: Timings, dataset: Dataset) -> tuple[float, float]:
+def parts(run: Planned, timings: Timings, dataset: Any) -> tuple[float, float]:
     """Return the seconds left of a run: the student's part, and the live teachers' part."""
-    schedule = run.config.schedule.settings
-    steps = math.ceil(len(dataset.train.labels) / schedule["batch_size"])
-    scored = sum(len(split.labels) for name, split in dataset.splits.items() if name != "train")
-    epochs = run.left * schedule["epochs"]
-    own = epochs * (steps * timings.step + scored * timings.evaluation)
-    return own, epochs * steps * timings.teachers
+    pace = pace_of(run.config, dataset)
+    rows = math.ceil(pace.steps / pace.row_steps)
+    own = pace.steps * timings.step + rows * dataset.scored * timings.evaluation
+    return run.left * own, run.left * pace.steps * timings.teachers
 
 
-def filling(run: Planned, timings: Timings, dataset: Dataset) -> float:
+def pace_of(config: TrainSettings, dataset: Any) -> Pace:
+    """Return the steps of a run on its data."""
+    return Pace(make(config.schedule, "schedule"), dataset.images)
+
+
+def filling(run: Planned, timings: Timings, dataset: Any) -> float:
     """Return the seconds to fill an empty output cache with all rows that the run reads."""
     schedule, views = run.config.schedule.settings, dataset.views.count
     asked = 1 - (1 - 1 / views) ** schedule["epochs"]
-    images = len(dataset.train.labels) * views * asked
-    return images * timings.teachers / min(schedule["batch_size"], len(dataset.train.labels))
+    images = dataset.images * views * asked
+    return images * timings.teachers / min(schedule["batch_size"], dataset.images)
 
 
 def say_costs(
     runs: Sequence[Planned],
     timings: dict[str, Timings],
-    datasets: dict[str, Dataset],
+    datasets: dict[str, Any],
     say: Say,
 ) -> None:
     """Say the totals, alone and side by side, and a line for each method."""

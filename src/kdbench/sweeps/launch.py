@@ -49,10 +49,6 @@ def launch(configs: Sequence[TrainSettings], settings: Settings) -> None:
             "a sweep starts its own processes: run it without torchrun, or with "
             "hydra/launcher=basic to train its runs one after the other on all ranks"
         )
-    if any(config.task != "classification" for config in configs):
-        raise ConfigError(
-            "detectors do not train side by side: hydra/launcher=basic trains them one by one"
-        )
     started, console = time.monotonic(), Console()
     runs_dir = Path(configs[0].runs_dir)
     make_folder(runs_dir)

@@ -44,8 +44,9 @@ class Task:
 
     @property
     def epochs(self) -> int:
-        """Epochs of all runs, as a measure of work."""
-        return sum(job.config.schedule.settings["epochs"] for job in self.jobs)
+        """Epochs of all runs, or steps of schedules that count these, as a measure of work."""
+        schedules = [job.config.schedule.settings for job in self.jobs]
+        return sum(one.get("epochs") or one["steps"] for one in schedules)
 
 
 class Ended(NamedTuple):

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdbench.assembly.make import make
-from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import canonical, teacher_label
@@ -68,7 +67,7 @@ def plan(configs: Sequence[TrainSettings]) -> Plan:
     Teachers that are to be trained first must be done by now: see `teachers_first`.
     """
     found, seen = Plan(), set()
-    datasets: dict[str, Dataset | KdbenchError] = {}
+    datasets: dict[str, Any] = {}
     for config in configs:
         runs_dir = Path(config.runs_dir)
         try:
@@ -87,7 +86,7 @@ def plan(configs: Sequence[TrainSettings]) -> Plan:
     return found
 
 
-def load(node: Node, datasets: dict[str, Dataset | KdbenchError]) -> Dataset:
+def load(node: Node, datasets: dict[str, Any]) -> Any:
     """Load the data set of a node, once.
 
     Raises:
@@ -115,7 +114,7 @@ def teachers_first(configs: Sequence[TrainSettings]) -> list[TrainSettings]:
     ]
 
 
-def with_ready_teachers(config: TrainSettings, dataset: Dataset, runs_dir: Path) -> TrainSettings:
+def with_ready_teachers(config: TrainSettings, dataset: Any, runs_dir: Path) -> TrainSettings:
     """Return the configuration with the teachers that the method reads, each with its checkpoint.
 
     Raises:

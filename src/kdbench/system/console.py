@@ -11,41 +11,40 @@ from kdbench.system.escapes import for_terminal, printable
 
 
 class Display:
-    """The progress of a cohort: a live line on a terminal, a line for each epoch everywhere."""
+    """The progress of a cohort: a live line on a terminal, a line for each row everywhere."""
 
-    def __init__(self, names: Sequence[str], epochs: int, images: int, progress: Progress) -> None:
-        self._epochs, self._images, self._progress = epochs, images, progress
+    def __init__(
+        self, names: Sequence[str], steps: int, words: Mapping[str, str], progress: Progress
+    ) -> None:
+        self._words, self._progress = {"train/loss": "loss", **words}, progress
         self._labels = {name: f"  {printable(name)}" if len(names) > 1 else "" for name in names}
-        self._task = progress.add_task("", total=epochs * images, state="", metrics="")
-        self._last: tuple[float, int] | None = None  # time, images seen in all
+        self._task = progress.add_task("", total=steps, state="", metrics="")
+        self._last: tuple[float, int] | None = None  # time, steps done
 
-    def step(self, epoch: int, seen: int, loss: float, top1: float) -> None:
-        """Show the images seen in an epoch (from 1), their mean loss and top-1 in percent."""
-        now, done = time.monotonic(), (epoch - 1) * self._images + seen
-        if self._last is None:  # a resumed run starts here; earlier images are no measure of speed
+    def step(self, done: int, state: str, means: Mapping[str, float]) -> None:
+        """Show the steps done, how far they are in words, and the means since the last row."""
+        now = time.monotonic()
+        if self._last is None:  # a resumed run starts here; earlier steps are no measure of speed
             self._progress.reset(self._task, completed=done)
         else:
             rate = (done - self._last[1]) / max(now - self._last[0], 1e-9)
-            metrics = f"loss {loss:.3f}  top-1 {top1:.1f}  {rate:,.0f} images/s"
-            self._progress.update(
-                self._task,
-                completed=done,
-                state=f"epoch {epoch}/{self._epochs}",
-                metrics=metrics,
-            )
+            metrics = f"{self._told(means)}  {rate:,.1f} steps/s"
+            self._progress.update(self._task, completed=done, state=state, metrics=metrics)
         self._last = now, done
 
-    def epoch(self, name: str, row: Mapping[str, float]) -> None:
-        """Show the row of an evaluated epoch of the run called `name`."""
+    def row(self, name: str, state: str, row: Mapping[str, float]) -> None:
+        """Show the scores of the run called `name`."""
         self._progress.console.print(
-            f"{self._labels[name]}  epoch {row['epoch']:.0f}/{self._epochs}"
-            f"  loss {row['train/loss']:.3f}"
-            f"  train top-1 {row['train/top1']:.2f}  test top-1 {row['test/top1']:.2f}"
-            f"  {row['seconds']:.0f} s",
+            f"{self._labels[name]}  {state}  {self._told(row)}  {row['seconds']:.0f} s",
             highlight=False,
             markup=False,
         )
         self._last = None if self._last is None else (time.monotonic(), self._last[1])
+
+    def _told(self, row: Mapping[str, float]) -> str:
+        digits = {"train/loss": 3}
+        shown = [key for key in self._words if key in row]
+        return "  ".join(f"{self._words[key]} {row[key]:.{digits.get(key, 2)}f}" for key in shown)
 
 
 class Console:
@@ -60,8 +59,10 @@ class Console:
         self._console.print(for_terminal(text), highlight=False, markup=False)
 
     @contextmanager
-    def display(self, names: Sequence[str], epochs: int, images: int) -> Iterator[Display]:
-        """Open a progress display for runs of `epochs` over `images` each, side by side."""
+    def display(
+        self, names: Sequence[str], steps: int, words: Mapping[str, str]
+    ) -> Iterator[Display]:
+        """Open a progress display for runs of `steps`, side by side; `words` name their scores."""
         for name in names:
             self.message(name)
         progress = Progress(
@@ -76,7 +77,7 @@ class Console:
             transient=True,
         )
         with progress:
-            yield Display(names, epochs, images, progress)
+            yield Display(names, steps, words, progress)
 
 
 def duration(seconds: float) -> str:

@@ -40,6 +40,11 @@ def arithmetic(precision: str) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
+def mixed(precision: str, device: torch.device) -> torch.autocast:
+    """Compute the enclosed forward pass under autocast to bfloat16, if that is the `Precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 class InBfloat16(nn.Module):
     """A network whose forward pass runs under autocast; its weights and outputs are float32."""
 

@@ -1,1 +1,1 @@
-"""The parts that are particular to a task."""
+"""What differs between tasks: batches, losses, scores and results."""

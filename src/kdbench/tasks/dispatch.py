@@ -1,19 +1,32 @@
-"""Dispatch of a run to its task."""
+"""The task of a configuration."""
 
-from pathlib import Path
+from dataclasses import replace
 
-from kdbench.records.settings import TrainSettings
-from kdbench.training.together import train as train_classifier
+from kdbench.records.settings import TaskName, TrainSettings
+from kdbench.tasks.classification.task import Classification
+from kdbench.tasks.task import Task
 
 
-def train(config: TrainSettings) -> Path:
-    """Train or resume the run of `config`, unless it is done already; return its folder.
+def task_called(name: TaskName) -> type[Task]:
+    """Return the class of a task."""
+    if name == "detection":
+        from kdbench.tasks.detection.task import Detection  # slow to import
+
+        return Detection
+    return Classification
+
+
+def named_by_content(config: TrainSettings) -> TrainSettings:
+    """Return the configuration that a run is named and recorded by: files by what is in them.
+
+    A student's backbone is identified by its file's content; a teacher's own weights replace its.
 
     Raises:
-        KdbenchError: something is wrong that the user can mend.
+        KdbenchError: a file is missing.
     """
-    if config.task == "detection":
-        from kdbench.tasks.detection.run import train_detector  # slow to import
+    if config.task != "detection":
+        return config
+    from kdbench.tasks.detection.backbones import by_content, without_backbone
 
-        return train_detector(config)
-    return train_classifier(config)
+    teachers = {name: without_backbone(one) for name, one in config.teacher.items()}
+    return replace(config, teacher=teachers, student=by_content(config.student))

@@ -15,7 +15,7 @@ from kdbench.assembly.build import build_network
 from kdbench.assembly.evaluation import evaluate
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.identity import canonical
+from kdbench.records.identity import canonical, without_names
 from kdbench.records.passport import Passport, check_data, check_top1, identified
 from kdbench.records.settings import TeacherSettings
 from kdbench.records.weights import find_checkpoint, load_weights
@@ -46,6 +46,13 @@ class TeacherFile(NamedTuple):
     def contents(self) -> list[str]:
         """What identifies its weights: the file's sha256, and the key where there is one."""
         return [str(self.passport.sha256), *([] if self.key is None else [self.key])]
+
+    @property
+    def cache_facts(self) -> dict[str, Any]:
+        """What identifies its output cache, besides data and device."""
+        key = {} if self.key is None else {"key": self.key}
+        network = without_names(self.network.spelt())
+        return {"teacher": self.passport.sha256, **key, "network": network}
 
 
 class Teacher(NamedTuple):

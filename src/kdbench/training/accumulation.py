@@ -7,17 +7,19 @@ micro-batch, except for the rounding of sums of more than two.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.methods.base import Method
+from kdbench.parallel.micro_batches import Part
 from kdbench.parallel.ranks import Ranks
 from kdbench.seeds import derive
-from kdbench.training.micro_batches import Part
-from kdbench.training.snapshot import Moving
-from kdbench.training.step import Sums, losses_and_sums
-from kdbench.types import Batch, Output
+from kdbench.tasks.task import Sums
+from kdbench.training.snapshot import TrainState
+from kdbench.training.step import LossesOf
+from kdbench.types import Network
 
 
 class SideEffects:
@@ -69,35 +71,36 @@ class SideEffects:
 class Accumulation:
     """The steps of a run whose batches are split into micro-batches."""
 
-    def __init__(self, student: nn.Module, moving: Moving, seed: int, ranks: Ranks) -> None:
-        assert isinstance(moving.method, Method)
-        self.student, self.method, self.moving = student, moving.method, moving
+    def __init__(
+        self, student: Network, state: TrainState, seed: int, ranks: Ranks, losses_of: LossesOf
+    ) -> None:
+        self.losses_of, self.student, self.state = losses_of, student, state
         self.seed, self.ranks = seed, ranks
-        self.effects = SideEffects([moving.student, moving.method])
+        self.effects = SideEffects([state.student, state.method])
 
     def start(self, step: int, size: int) -> None:
         """Begin `step` (from 0, over all epochs), on a batch of `size` images."""
         self.step = step
-        self.moving.optimizer.clear()
+        self.state.optimizer.clear()
         self.effects.start(size)
         self.losses: list[Tensor] = []
         self.sums: list[Sums] = []
 
-    def add(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def add(self, part: Part, batch: Any, teachers: Any) -> None:
         """Add the gradients of one micro-batch; no parameter moves yet."""
-        generator = self.moving.generator
+        generator = self.state.generator
         generator.manual_seed(derive(self.seed, "draw", self.step, part.number))
         torch.manual_seed(derive(self.seed, "train", self.step, part.number))
-        batch = batch._replace(drawn=self.method.draw(batch, generator))
+        batch = batch._replace(drawn=self.state.method.draw(batch, generator))
         self.effects.start_part(batch.index)
-        losses, sums = losses_and_sums(self.student, self.method, batch, teachers)
-        self.losses.append(self.moving.optimizer.accumulate(losses.times(part.share)))
+        losses, sums = self.losses_of(self.student, self.state.method, batch, teachers)
+        self.losses.append(self.state.optimizer.accumulate(losses.times(part.share)))
         self.effects.end_part(batch.index, part)
         self.sums.append(sums)
 
     def finish(self, index: Tensor) -> Sums:
         """Update from all micro-batches of the images at `index` [B]; return the batch's sums."""
-        optimizer = self.moving.optimizer
+        optimizer = self.state.optimizer
         loss = torch.stack(self.losses).sum()
         self.ranks.add_up([loss, *optimizer.gradients()])
         optimizer.apply(loss)

@@ -1,51 +1,20 @@
 """The training loop: runs train side by side on one stream of batches and one teacher forward."""
 
-import itertools
-import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
-from kdbench.data.augmentation.strong import StrongView, stack_views
-from kdbench.data.augmentation.views import TrainImages, epoch_plan
-from kdbench.data.base import Split
-from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.errors import Interrupted, KdbenchError, RankError
+from kdbench.parallel.micro_batches import Part
 from kdbench.records.failures import tell_failure
-from kdbench.seeds import derive
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests
+from kdbench.tasks.task import Batches, Inputs, Row, Step
 from kdbench.training.member import Member
-from kdbench.training.micro_batches import Cutting, Part
-from kdbench.training.snapshot import Position
-from kdbench.types import Batch, Output
+from kdbench.training.snapshot import TrainState
 
-READS_PER_EPOCH = 10  # times that the progress display waits for the device
-
-
-class TeacherOutputs(Protocol):
-    """The source of the teachers' outputs; `kdbench.teachers.outputs` has the implementations."""
-
-    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Prepare the outputs on every image's view [N]; may return early once `stopped()`."""
-
-    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """Return all teachers' outputs on the first view of a batch, the first two, ... all."""
-
-
-Views = dict[int, Batch]  # the same images by the number of their views
-
-
-class Step(NamedTuple):
-    """The batch of one step."""
-
-    images: Tensor  # [B] indices of the images of all ranks, on the device
-    parts: Iterator[tuple[Part, Views]]  # this rank's micro-batches, made lazily
+READS_PER_ROW = 10  # times between two scores that the progress display waits for the device
 
 
 class Clock:
@@ -54,13 +23,13 @@ class Clock:
     def __init__(self) -> None:
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
-    def charge(self, positions: Sequence[Position]) -> None:
+    def charge(self, states: Sequence[TrainState]) -> None:
         """Add the time to runs that share it, and start anew."""
         wall, cpu = time.monotonic(), time.process_time()
-        for position in positions:
-            position.seconds += wall - self.wall
-            position.seconds_share += (wall - self.wall) / len(positions)
-            position.cpu_seconds += (cpu - self.cpu) / len(positions)
+        for state in states:
+            state.seconds += wall - self.wall
+            state.seconds_share += (wall - self.wall) / len(states)
+            state.cpu_seconds += (cpu - self.cpu) / len(states)
         self.wall, self.cpu = wall, cpu
 
 
@@ -71,26 +40,12 @@ class Cohort:
     its exception is kept in `Member.error`. A single run is a cohort of one.
     """
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        outputs: TeacherOutputs,
-        images: TrainImages | StreamedImages,
-        console: Console,
-    ) -> None:
-        self.members, self.outputs = members, outputs
-        self.images, self.console = images, console
-        self.run = members[0].run  # holds what all members share
-        self.device = self.run.runtime.device
-        self.labels = self.run.dataset.train.labels.to(self.device)
-        splits = {name: s for name, s in self.run.dataset.splits.items() if name != "train"}
-        self.scored = {name: at_hand(split, self.device) for name, split in splits.items()}
-        schedule, self.ranks = self.run.schedule, self.run.runtime.ranks
-        self.steps_per_epoch = math.ceil(len(self.labels) / schedule.batch_size)
-        sizes = schedule.batch_size, len(self.labels)
-        self.cutting = Cutting(schedule.micro_batches, *sizes, self.ranks)
-        self.step = members[0].position.step
-        self.epochs_done = len(members[0].position.history)
+    def __init__(self, members: Sequence[Member], batches: Batches, console: Console) -> None:
+        self.members, self.batches, self.console = members, batches, console
+        first = members[0]  # has what all members share
+        self.task, self.pace, self.runtime = first.task, first.pace, first.runtime
+        self.ranks, self.step = self.runtime.ranks, first.state.step
+        self.cut = first.schedule.micro_batches > 1
 
     @property
     def alive(self) -> list[Member]:
@@ -107,90 +62,67 @@ class Cohort:
         for member in self.members:
             member.companions = len(self.members) - 1
         self.each(Member.start)
-        epochs = self.run.schedule.epochs
-        names = [member.run.run_id for member in self.members]
-        shown = self.console.display(names, epochs, len(self.labels))
-        with shown as display, stop_requests() as stop, self.ranks.own_errors():
-            while self.epochs_done < epochs and self.alive:
-                self.train_epoch(display, stop)
+        names = [member.run_id for member in self.members]
+        with (
+            self.console.display(names, self.pace.steps, self.task.shown) as display,
+            stop_requests() as stop,
+            self.ranks.own_errors(),
+        ):
+            while self.step < self.pace.steps and self.alive:
+                self.train_row(display, stop)
 
-    def train_epoch(self, display: Display, stop: threading.Event) -> None:
-        """Finish the running epoch, score it, and write checkpoints where they are due."""
-        clock, epoch = Clock(), self.epochs_done + 1
-        self.each(lambda member: member.start_epoch(epoch))
-        read_every = max(1, self.steps_per_epoch // READS_PER_EPOCH)
-        for step in self.steps(epoch, stop):
+    def train_row(self, display: Display, stop: threading.Event) -> None:
+        """Train up to the next score, score, and write checkpoints where they are due."""
+        clock, end = Clock(), self.pace.row_end(self.step)
+        start = self.pace.row_start(end)
+        self.each(Member.start_row)
+        read_every = max(1, self.pace.row_steps // READS_PER_ROW)
+        methods = [member.method for member in self.alive]
+        for step in self.batches.steps(self.step, end, methods, stop.is_set):
             if self.ranks.any(stop.is_set()):
-                self.stop(epoch, clock)
+                self.stop(clock)
             else:
                 self.train_step(step)
-            done = self.step - (epoch - 1) * self.steps_per_epoch
-            if done % read_every == 0:
+            reads = (self.step - start) % read_every == 0
+            if reads:
                 self.each(Member.check)
             if not self.alive:
                 return
-            if done % read_every == 0:
-                display.step(epoch, *self.running_means(done))
-            if self.saves_after_step() and done < self.steps_per_epoch:
+            if reads:
+                display.step(self.step, self.pace.words(self.step), self.running_means())
+            if self.is_saved() and self.step < end:
                 self.save(clock)
-        self.finish_epoch(epoch, clock, display)
-        last = epoch == self.run.schedule.epochs
+        self.finish_row(clock, display)
+        last = self.step == self.pace.steps
         if self.ranks.any(stop.is_set()) and not last:
-            self.stop(epoch, clock)
-        elif epoch % self.run.runtime.checkpoint_epochs == 0 or last or self.saves_after_step():
+            self.stop(clock)
+        elif last or self.is_saved():
             self.each(Member.save)
 
-    def saves_after_step(self) -> bool:
-        """Return whether `runtime.checkpoint_steps` asks for checkpoints after this step."""
-        every = self.run.runtime.checkpoint_steps
-        return every is not None and self.step % every == 0
-
-    def steps(self, epoch: int, stop: threading.Event) -> Iterator[Step]:
-        """Yield the epoch's steps from the current one on; the last, short batch is kept."""
-        run, size = self.run, self.run.schedule.batch_size
-        seed = derive(run.seed, "data")
-        order, view = epoch_plan(len(self.labels), run.dataset.views, seed, epoch)
-        self.outputs.start_epoch(view, stop.is_set)
-        epoch_tensor = torch.tensor(float(epoch), device=self.device)
-        first = self.step - (epoch - 1) * self.steps_per_epoch
-        wanted = {member.run.method.views for member in self.alive}
-        strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
-
-        def views_of(index: Tensor, cut: Tensor) -> Views:
-            views = [cut]
-            if strong is not None:
-                views.append(strong.batch(index))
-            stacks = {n: stack_views(views[:n], run.runtime.memory_format) for n in wanted}
-            return {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
-
-        images = self.images.epoch(order, view, size, first, self.cutting.cut)
-        for index in order.to(self.device).split(size)[first:]:
-            places = self.cutting.parts(len(index))
-            found = itertools.islice(images, len(places))
-            parts = ((part, views_of(*one)) for part, one in zip(places, found, strict=True))
-            yield Step(index, parts)
+    def is_saved(self) -> bool:
+        """Return whether `runtime` asks for checkpoints after this step."""
+        every = self.runtime.checkpoint_steps
+        epochs = self.step % (self.runtime.checkpoint_epochs * self.pace.epoch_steps) == 0
+        return epochs or (every is not None and self.step % every == 0)
 
     def train_step(self, step: Step) -> None:
         """Update every member once."""
-        cut = self.cutting.count > 1
-        if cut:
+        if self.cut:
             self.each(lambda member: member.start_parts(len(step.images)))
-        for part, batches in step.parts:
-            self.compute(part if cut else None, batches)
-        if cut:
+        for part, inputs in step.parts:
+            self.compute(part if self.cut else None, inputs)
+        if self.cut:
             self.each(lambda member: member.finish_parts(step.images))
         self.step += 1
 
-    def compute(self, part: Part | None, batches: Views) -> None:
+    def compute(self, part: Part | None, inputs: Inputs) -> None:
         """Let every member step on a whole batch (no `part`), or add a micro-batch's gradients."""
-        outputs = self.outputs.by_views(batches[max(batches)])
 
         def act(member: Member) -> None:
-            views = member.run.method.views
             if part is None:
-                member.step(batches[views], outputs[views])
+                member.step(*inputs(member.method))
             else:
-                member.add_part(part, batches[views], outputs[views])
+                member.add_part(part, *inputs(member.method))
 
         self.each(act)
 
@@ -207,39 +139,40 @@ class Cohort:
                 traceback.clear_frames(error.__traceback__)  # frees memory that others need
                 member.error = error
                 if len(self.members) > 1:
-                    self.console.message(f"{member.run.run_id} failed: {error}")
+                    self.console.message(f"{member.run_id} failed: {error}")
                     if self.ranks.first:
-                        tell_failure(member.run.folder, error)
+                        tell_failure(member.folder, error)
 
-    def running_means(self, done: int) -> tuple[int, float, float]:
-        """Return the images seen this epoch, and the members' mean loss and top-1 in percent."""
-        count = min(done * self.run.schedule.batch_size, len(self.labels))
-        sums = [member.position.sums for member in self.alive]
-        loss, hits = (sum(s[key].item() for s in sums) / len(sums) for key in ("loss", "hits"))
-        return count, loss / count, 100 * hits / count
+    def running_means(self) -> Row:
+        """Return the members' mean loss and scores over the images since the last row."""
+        rows = []
+        for member in self.alive:
+            means = member.means()
+            rows.append({"train/loss": means["loss"], **self.task.training_scores(means)})
+        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
-    def finish_epoch(self, epoch: int, clock: Clock, display: Display) -> None:
-        """Score the epoch and add every member's row."""
+    def finish_row(self, clock: Clock, display: Display) -> None:
+        """Score every member and add its row."""
         rows = {}
 
         def score(member: Member) -> None:
-            rows[member.run.run_id] = member.finish_epoch(epoch, self.scored)
+            rows[member.run_id] = member.score_row()
 
         def close(member: Member) -> None:
-            member.close_epoch(rows[member.run.run_id])
-            display.epoch(member.run.run_id, rows[member.run.run_id])
+            row = rows[member.run_id]
+            member.close_row(row)
+            display.row(member.run_id, self.pace.words(self.step), row)
 
         self.each(score)
-        clock.charge([member.position for member in self.alive])
+        clock.charge([member.state for member in self.alive])
         self.each(close)
-        self.epochs_done += 1
 
     def save(self, clock: Clock) -> None:
         """Write checkpoints that include the time so far."""
-        clock.charge([member.position for member in self.alive])
+        clock.charge([member.state for member in self.alive])
         self.each(Member.save)
 
-    def stop(self, epoch: int, clock: Clock) -> None:
+    def stop(self, clock: Clock) -> None:
         """Stop at a step boundary, resumably; return only if no member could write a checkpoint.
 
         Raises:
@@ -248,12 +181,6 @@ class Cohort:
         self.save(clock)
         if self.alive:
             raise Interrupted(
-                f"stopped in epoch {epoch} after step {self.step}; the same command goes on from "
-                "there"
+                f"stopped in epoch {self.pace.epoch_of(self.step)} after step {self.step}; "
+                "the same command goes on from there"
             )
-
-
-def at_hand(split: Split, device: torch.device) -> Split:
-    """Return a split for the scores of every epoch, on the device if it is in memory at all."""
-    images = split.images.to(device) if isinstance(split.images, Tensor) else split.images
-    return Split(images, split.labels.to(device))

@@ -6,11 +6,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from kdbench.assembly.evaluation import evaluate
-from kdbench.data.base import Dataset
 from kdbench.errors import DivergedError, KdbenchError, RankError, WriteError, writing
 from kdbench.records.checkpoint import checkpoint_paths
-from kdbench.records.contents import ClassifierRecord, Costs, FailedRecord, RunFacts
+from kdbench.records.contents import Costs, Done, FailedRecord, RunFacts
 from kdbench.records.identity import teacher_label
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.record import RECORD_FILE, write_record
@@ -20,23 +18,13 @@ from kdbench.records.weights import STUDENT_FILE, save_weights
 from kdbench.schema.secrets import masked, masked_node
 from kdbench.system.console import Console
 from kdbench.system.files import write_atomically
-from kdbench.system.runtime import Runtime
-from kdbench.teachers.loading import Teacher
+from kdbench.tasks.task import Ending, LoadedTeacher, Task
 from kdbench.training.jobs import Job
 from kdbench.training.member import Member
-from kdbench.training.recording import (
-    Ending,
-    agreement,
-    costs,
-    describe,
-    results,
-    teacher_entry,
-)
+from kdbench.training.recording import costs, describe, results
 
 
-def close_job(
-    job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
-) -> None:
+def close_job(job: Job, task: Task, teachers: dict[str, LoadedTeacher], console: Console) -> None:
     """Write the record of a run that has ended, done or failed, on the first rank.
 
     An error meanwhile is this run's failure alone: the other runs of its cohort close as usual.
@@ -46,11 +34,11 @@ def close_job(
     """
     assert job.member is not None
     try:
-        record_end(job, dataset, runtime, teachers, console)
+        record_end(job, task, teachers, console)
     except RankError:
         raise
     except Exception as error:
-        if runtime.ranks.count > 1 and not isinstance(error, KdbenchError):
+        if task.runtime.ranks.count > 1 and not isinstance(error, KdbenchError):
             raise  # the error may be on this rank alone
         traceback.clear_frames(error.__traceback__)  # frees the memory that may have run out
         job.error = job.member.error = error
@@ -58,29 +46,22 @@ def close_job(
             console.message(f"{job.identity.run_id} failed: {error}")
         with suppress(Exception):  # the first error is reported, not one of recording it
             if job.record is None and not isinstance(error, WriteError):
-                record_end(job, dataset, runtime, teachers, console)
+                record_end(job, task, teachers, console)
 
 
-def record_end(
-    job: Job, dataset: Dataset, runtime: Runtime, teachers: dict[str, Teacher], console: Console
-) -> None:
+def record_end(job: Job, task: Task, teachers: dict[str, LoadedTeacher], console: Console) -> None:
     """Write the record for `close_job`, which keeps its errors from the other runs."""
     assert job.member is not None
-    lines = [teacher_entry(file, teachers[file.name]) for file in job.files]
-    facts = describe(job, dataset, runtime, lines)
-    cost = costs(job.member.position, runtime)
-    if job.member.error is not None:
-        job.error = job.member.error
-        record_failure(job, facts, cost, runtime.ranks.first)
+    member = job.member
+    facts = describe(job, task, teachers, member.companions)
+    cost = costs(member.state, task.runtime)
+    if member.error is not None:
+        job.error = member.error
+        record_failure(job, facts, cost, task.runtime.ranks.first)
         return
     own = {teacher_label(file.name, file.network): teachers[file.name] for file in job.files}
-    scores = job.member.score(dataset.test)
-    top1 = top1_as_a_teacher(job.member, dataset, runtime)
-    agreed = {
-        name: agreement(scores.predictions, teacher.predictions) for name, teacher in own.items()
-    }
-    ending = Ending(scores.ece, agreed, cost, top1)
-    runtime.ranks.by_first(partial(finish, job, facts, ending, console))
+    ending = member.conclude(own)
+    task.runtime.ranks.by_first(partial(finish, job, facts, ending, cost, console))
 
 
 def write_facts(folder: Path, config: TrainSettings, exact: Facts | None) -> None:
@@ -112,22 +93,14 @@ def record_failure(job: Job, facts: RunFacts, cost: Costs, writes: bool) -> None
     job.logger.finish(1)
 
 
-def top1_as_a_teacher(member: Member, dataset: Dataset, runtime: Runtime) -> float:
-    """Return a student's top-1 as `load_teacher` will measure it: in fp32, for any training."""
-    run = member.run
-    if run.schedule.precision == "fp32":
-        return member.position.history[-1]["test/top1"]
-    where = runtime.device, runtime.memory_format, runtime.ranks
-    return evaluate(run.student, dataset.test, dataset, *where).top1
-
-
-def finish(job: Job, facts: RunFacts, ending: Ending, console: Console) -> None:
+def finish(job: Job, facts: RunFacts, ending: Ending, cost: Costs, console: Console) -> None:
     """Write the student with its passport, then the record; "done" is written last.
 
     Args:
         job: the run.
         facts: the fields of `describe`.
         ending: the measurements at its end.
+        cost: of the run.
         console: takes the result in a line.
 
     Raises:
@@ -136,29 +109,28 @@ def finish(job: Job, facts: RunFacts, ending: Ending, console: Console) -> None:
     assert job.member is not None
     assert job.logger is not None
     with writing(job.folder):
-        record = write_results(job.member, facts, ending)
+        record = write_results(job.member, facts, ending, cost)
     job.logger.record(record)
     job.logger.finish(0)
     console.message(f"{job.identity.run_id}: {record.summary}; files in {job.folder}")
 
 
-def write_results(member: Member, facts: RunFacts, ending: Ending) -> ClassifierRecord:
+def write_results(member: Member, facts: RunFacts, ending: Ending, cost: Costs) -> Done:
     """Write the files of a run that is done; the arguments are those of `finish`."""
-    run = member.run
-    weights = run.folder / STUDENT_FILE
-    save_weights(run.student, weights)
+    weights, task = member.folder / STUDENT_FILE, member.task
+    save_weights(member.state.student, weights)
     passport = Passport(
         sha256=sha256_of(weights),
         network=facts.config.student.name,
-        dataset=run.dataset.name,
-        mean=run.dataset.mean,
-        std=run.dataset.std,
-        top1=ending.top1,
-        source=f"kdbench run {run.run_id}",
+        dataset=task.data.name,
+        mean=task.data.mean,
+        std=task.data.std,
+        source=f"kdbench run {member.run_id}",
+        **ending.passport,
     )
-    record = results(member.position, facts, ending, passport.sha256)
+    record = results(type(task), member.state.history, facts, ending, cost, passport.sha256)
     write_passport(passport, beside(weights))
-    write_record(record, run.folder / RECORD_FILE)
-    for path in checkpoint_paths(run.folder):
+    write_record(record, member.folder / RECORD_FILE)
+    for path in checkpoint_paths(member.folder):
         path.unlink()
     return record

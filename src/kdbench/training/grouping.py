@@ -11,8 +11,9 @@ from kdbench.records.settings import TrainSettings
 from kdbench.training.member import Member
 
 # These are equal for all runs of a cohort, besides teachers and some keys of the schedule.
-SHARED = ("dataset", "runtime", "seed", "runs_dir")
-SHARED_SCHEDULE = ("epochs", "batch_size", "micro_batches", "precision", "table_precision")
+SHARED = ("task", "dataset", "runtime", "seed", "runs_dir")
+LENGTH = ("epochs", "steps", "score_steps")  # a schedule has the first, or the others
+SHARED_SCHEDULE = (*LENGTH, "batch_size", "micro_batches", "precision", "table_precision")
 
 
 def check_alike(configs: Sequence[TrainSettings]) -> None:
@@ -23,9 +24,9 @@ def check_alike(configs: Sequence[TrainSettings]) -> None:
     """
     told = [config.spelt() for config in configs]
     for key in SHARED:
-        _check_one(key, (spelt[key] for spelt in told))
+        _check_one(key, (spelt.get(key) for spelt in told))
     for key in SHARED_SCHEDULE:
-        _check_one(f"schedule.{key}", (spelt["schedule"][key] for spelt in told))
+        _check_one(f"schedule.{key}", (spelt["schedule"].get(key) for spelt in told))
     _check_one("teacher", (spelt["teacher"] for spelt in told if spelt["teacher"]))
 
 
@@ -36,7 +37,8 @@ def group_alike(configs: Sequence[TrainSettings], size: int) -> list[list[TrainS
     for config in configs:
         seen = config if reads_teachers(config) else replace(config, teacher={})
         told = seen.spelt()
-        common = [told[key] for key in SHARED] + [told["schedule"][key] for key in SHARED_SCHEDULE]
+        schedule = told["schedule"]
+        common = [told.get(key) for key in SHARED] + [schedule.get(key) for key in SHARED_SCHEDULE]
         beside = open_groups.setdefault(canonical(common), [])
         group = next((one for one in beside if _teachers_fit(one, seen)), None)
         if group is None:
@@ -76,5 +78,5 @@ def by_step(members: Iterable[Member]) -> list[list[Member]]:
     """Group members by the steps that they have done, fewest first: each group is a cohort."""
     groups: dict[int, list[Member]] = {}
     for member in members:
-        groups.setdefault(member.position.step, []).append(member)
+        groups.setdefault(member.state.step, []).append(member)
     return [groups[step] for step in sorted(groups)]

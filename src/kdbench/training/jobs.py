@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdbench.assembly.build import build_method, check_task, check_teachers
-from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError, writing
 from kdbench.methods.base import Method
 from kdbench.records.contents import Done
@@ -15,6 +15,7 @@ from kdbench.records.settings import TrainSettings
 from kdbench.records.weights import find_checkpoint
 from kdbench.system.files import own_folder, remove_leftovers
 from kdbench.system.locks import RunLock
+from kdbench.tasks.dispatch import named_by_content
 from kdbench.teachers.loading import TeacherFile, find_teacher
 from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.member import Member
@@ -25,6 +26,7 @@ class Job:
     """A run to do: its checked configuration, and everything derived from it before training."""
 
     config: TrainSettings
+    named: TrainSettings  # the same, with files by their content
     method: Method
     files: list[TeacherFile]
     identity: Identity
@@ -60,20 +62,22 @@ class Job:
             self.lock.release()
 
 
-def open_job(config: TrainSettings, dataset: Dataset, runs_dir: Path) -> Job:
-    """Identify a run and find its teachers' files.
+def open_job(config: TrainSettings, data: Any, runs_dir: Path) -> Job:
+    """Identify a run on a data set, and find its teachers' files.
 
     Raises:
         KdbenchError: the method and the teachers do not fit, or a checkpoint is missing.
     """
     method = build_method(config.method, config.seed)
-    check_task(config.method, method, "classification")
+    check_task(config.method, method, config.task)
     check_teachers(config.method.name, method, len(config.teacher))
     files = [find_teacher(name, node, runs_dir) for name, node in config.teacher.items()]
     config = with_start(config, runs_dir)
+    named = named_by_content(config)
+    files = [file._replace(network=named.teacher[file.name].network) for file in files]
     sha256 = {file.name: str(file.passport.sha256) for file in files}
-    identity = identify(config, dataset.name, dataset.fingerprint, sha256)
-    return Job(config, method, files, identity, runs_dir / identity.run_id)
+    identity = identify(named, data.name, data.fingerprint, sha256)
+    return Job(config, named, method, files, identity, runs_dir / identity.run_id)
 
 
 def with_start(config: TrainSettings, runs_dir: Path) -> TrainSettings:

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.evaluation import Scores, evaluate
-from kdbench.data.base import Dataset, Split
 from kdbench.errors import DivergedError, KdbenchError, writing
 from kdbench.methods.base import Method
+from kdbench.parallel.micro_batches import Part
 from kdbench.records.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -25,73 +24,75 @@ from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import Replayed, recorder_for
-from kdbench.system.precision import arithmetic, at_precision
-from kdbench.system.runtime import Runtime
+from kdbench.system.precision import arithmetic
+from kdbench.tasks.task import Ending, LoadedTeacher, Row, Sums, Task
 from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.compiled_students import for_training
-from kdbench.training.micro_batches import Part
 from kdbench.training.optimizer import Optimizer
-from kdbench.training.schedule import Schedule
+from kdbench.training.pace import AnySchedule, Pace, optimizer_settings
 from kdbench.training.snapshot import (
-    Moving,
-    Position,
-    Row,
+    TrainState,
     own_randomness,
     restore,
     start_randomness,
     take,
 )
-from kdbench.training.step import Sums, train_step, update
-from kdbench.types import Batch, Network, Output
-
-
-@dataclass
-class Run:
-    """One training run: what it trains, on which data and schedule, and its folder."""
-
-    run_id: str
-    seed: int
-    student: nn.Module
-    method: Method
-    dataset: Dataset
-    schedule: Schedule
-    runtime: Runtime
-    folder: Path
+from kdbench.training.step import train_step, update
+from kdbench.types import Output
 
 
 class Member:
-    """A run on its device, with its own optimizer, randomness, evaluation and checkpoints."""
+    """What is trained: a run on its device, with its step, its scores and its files.
 
-    def __init__(self, run: Run, console: Console, loggers: Sequence[RunLogger]) -> None:
-        self.run, self.console, self.loggers = run, console, loggers
-        device = run.runtime.device
-        for module in (run.student, run.method):
-            module.to(device).to(memory_format=run.runtime.memory_format)
-        generator = torch.Generator(device).manual_seed(derive(run.seed, "draw"))
-        optimizer = Optimizer(run.schedule, run.student, run.method)
-        random = start_randomness(derive(run.seed, "train"), device)
-        self.moving = Moving(run.student, run.method, optimizer, generator, random)
-        self.student = at_precision(run.student, run.schedule.precision)
-        self.accumulation = Accumulation(self.student, self.moving, run.seed, run.runtime.ranks)
-        recorder = recorder_for(run.runtime) if run.schedule.micro_batches == 1 else None
-        self.position = Position()
-        self.steps_per_epoch = math.ceil(len(run.dataset.train.labels) / run.schedule.batch_size)
-        self.trained: Network = self.student if recorder is None else self.ready_student()
-        whole = partial(update, self.trained, run.method, optimizer)
-        self.replayed = Replayed(whole, recorder, run.run_id, console.message) if recorder else None
-        self.exact = exact_facts(run.runtime)
+    `state` holds all that its steps change; the rest is settled from its start.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        seed: int,
+        student: nn.Module,
+        method: Method,
+        task: Task,
+        schedule: AnySchedule,
+        folder: Path,
+        console: Console,
+        loggers: Sequence[RunLogger],
+    ) -> None:
+        self.run_id, self.seed, self.folder = run_id, seed, folder
+        self.method, self.task, self.schedule, self.runtime = method, task, schedule, task.runtime
+        self.console, self.loggers = console, loggers
+        self.pace = Pace(schedule, task.data.images)
+        device, layout = self.runtime.device, self.runtime.memory_format
+        for module in (student, method):
+            module.to(device).to(memory_format=layout)
+        generator = torch.Generator(device).manual_seed(derive(seed, "draw"))
+        optimizer = Optimizer(optimizer_settings(schedule), student, method)
+        random = start_randomness(derive(seed, "train"), device)
+        self.state = TrainState(student, method, optimizer, generator, random)
+        self.network = task.network(student)
+        self.accumulation = Accumulation(
+            self.network, self.state, seed, self.runtime.ranks, task.losses
+        )
+        self.replayed = self.replayed_step()
+        self.exact = exact_facts(self.runtime)
         self.error: Exception | None = None  # the reason for leaving its cohort
         self.companions = 0  # other runs of its cohort
         self.infinite_teachers: Callable[[], list[str]] = list  # names those with infinite outputs
 
-    def ready_student(self) -> Network:
-        """Return the student as training steps call it."""
-        run, size = self.run, self.run.schedule.batch_size
-        shape = torch.Size((size, *run.dataset.train.images.shape[1:]))
-        precision, steps = run.schedule.precision, self.steps_per_epoch * run.schedule.epochs
-        settings = precision, run.runtime, steps, self.console.message
-        return for_training(self.student, run.method.taps, shape, *settings)
+    def replayed_step(self) -> Replayed | None:
+        """Return the step as a CUDA graph, where the device, task and schedule allow one."""
+        shape, recorder = self.task.batch_shape(self.schedule.batch_size), None
+        if shape is not None and self.schedule.micro_batches == 1:
+            recorder = recorder_for(self.runtime)
+        if shape is None or recorder is None:
+            return None
+        settings = self.schedule.precision, self.runtime, self.pace.steps, self.console.message
+        student = for_training(self.network, self.method.taps, shape, *settings)
+        parts = student, self.method, self.state.optimizer
+        step = partial(update, *parts, losses_of=self.task.losses)
+        return Replayed(step, recorder, self.run_id, self.console.message)
 
     def resume(self) -> None:
         """Restore the newest valid checkpoint; start from the beginning where there is none.
@@ -101,10 +102,10 @@ class Member:
         """
         checkpoint = self.newest_checkpoint()
         if checkpoint is not None:
-            check_exact(self.run.folder, checkpoint.state.pop("exact", None), self.exact)
-            self.position = restore(self.moving, checkpoint, self.run.folder)
-            self.moving.optimizer.guard.start(self.position.step)
-            self.console.message(f"{self.run.run_id}: going on after step {self.position.step}")
+            check_exact(self.folder, checkpoint.state.pop("exact", None), self.exact)
+            restore(self.state, checkpoint, self.folder)
+            self.state.optimizer.guard.start(self.state.step)
+            self.console.message(f"{self.run_id}: going on after step {self.state.step}")
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest valid checkpoint that the first rank finds; remove damaged ones.
@@ -112,7 +113,7 @@ class Member:
         Raises:
             KdbenchError: another rank cannot read it.
         """
-        ranks, folder = self.run.runtime.ranks, self.run.folder
+        ranks, folder = self.runtime.ranks, self.folder
         checkpoint = newest_sound(folder, self.console.message) if ranks.first else None
         step = ranks.exchange("" if checkpoint is None else str(checkpoint.state["step"]))[0]
         if not step:
@@ -125,18 +126,18 @@ class Member:
         Raises:
             KdbenchError: this rank cannot read it.
         """
-        path = checkpoint_path(self.run.folder, step)
+        path = checkpoint_path(self.folder, step)
         checkpoint = load_tensors(path)
         if checkpoint is None:
             raise KdbenchError(
-                f"rank {self.run.runtime.ranks.number} cannot read {path}: set runs_dir to a "
+                f"rank {self.runtime.ranks.number} cannot read {path}: set runs_dir to a "
                 "folder that all ranks share"
             )
         return checkpoint
 
     def start(self) -> None:
         """Tell the loggers that training starts or goes on."""
-        self.tell(lambda logger: logger.start(self.position.history))
+        self.tell(lambda logger: logger.start(self.state.history))
 
     def tell(self, news: Callable[[RunLogger], None]) -> None:
         """Tell the loggers; only the first rank has any."""
@@ -145,44 +146,44 @@ class Member:
             for logger in self.loggers:
                 news(logger)
 
-        self.run.runtime.ranks.by_first(act)
+        self.runtime.ranks.by_first(act)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare the steps of `epoch` (from 1)."""
-        self.moving.optimizer.start_epoch(epoch)
-        self.student.train()
+    def start_row(self) -> None:
+        """Prepare the steps up to the next score."""
+        self.pace.start_row(self.state.optimizer, self.state.step)
+        self.state.student.train()
 
-    def step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def step(self, batch: Any, teachers: Any) -> None:
         """Update the student once, without waiting for the device.
 
         On a GPU the update runs concurrently with later work, until the next `check`.
         """
         aside = self.replayed.recorder.aside() if self.replayed is not None else nullcontext()
-        with aside, arithmetic(self.run.schedule.precision):
+        with aside, arithmetic(self.schedule.precision):
             self._step(batch, teachers)
 
-    def _step(self, batch: Batch, teachers: tuple[Output, ...]) -> None:
-        moving, replayed = self.moving, self.replayed
-        moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
+    def _step(self, batch: Any, teachers: Any) -> None:
+        state, replayed = self.state, self.replayed
+        self.pace.start_step(state.optimizer, state.step)
         if replayed is not None and replayed.recordings:  # it draws no random numbers
             self.count_step(self._replay(replayed, batch, teachers))
             return
-        before = moving.random
-        with own_randomness(moving):
+        before = state.random
+        with own_randomness(state):
             if replayed is not None:
                 sums = self._replay(replayed, batch, teachers)
             else:
-                parts = moving.optimizer, batch, moving.generator
-                sums = train_step(self.student, self.run.method, teachers, *parts)
-        drew = any(not torch.equal(moving.random[key], before[key]) for key in before)
+                parts = state.optimizer, batch, state.generator, self.task.losses
+                sums = train_step(self.network, self.method, teachers, *parts)
+        drew = any(not torch.equal(state.random[key], before[key]) for key in before)
         if replayed is not None and not replayed.refused and drew:
             replayed.refuse("its forward pass draws random numbers")
         self.count_step(sums)
 
-    def _replay(self, replayed: Replayed, batch: Batch, teachers: tuple[Output, ...]) -> Sums:
+    def _replay(self, replayed: Replayed, batch: Any, teachers: Any) -> Sums:
         """Do `train_step` with everything after the draw as one recording, where possible."""
-        method = self.run.method
-        batch = batch._replace(drawn=method.draw(batch, self.moving.generator))
+        method = self.method
+        batch = batch._replace(drawn=method.draw(batch, self.state.generator))
         read = tuple(  # taps that the method does not read need not be copied
             Output(logits, {tap: taps[tap] for tap in method.taps})
             for logits, taps in (teachers if method.num_teachers != 0 else ())
@@ -191,12 +192,12 @@ class Member:
 
     def start_parts(self, size: int) -> None:
         """Begin a step on a batch of `size` images, in micro-batches."""
-        self.moving.optimizer.warm_up(self.position.step, self.steps_per_epoch)
-        self.accumulation.start(self.position.step, size)
+        self.pace.start_step(self.state.optimizer, self.state.step)
+        self.accumulation.start(self.state.step, size)
 
-    def add_part(self, part: Part, batch: Batch, teachers: tuple[Output, ...]) -> None:
+    def add_part(self, part: Part, batch: Any, teachers: Any) -> None:
         """Compute one micro-batch of the step; no parameter moves yet."""
-        with arithmetic(self.run.schedule.precision):
+        with arithmetic(self.schedule.precision):
             self.accumulation.add(part, batch, teachers)
 
     def finish_parts(self, index: Tensor) -> None:
@@ -205,12 +206,12 @@ class Member:
 
     def count_step(self, sums: Sums) -> None:
         """Count a step that is done, and add its sums."""
-        position = self.position
-        if position.sums:  # on a GPU, one kernel adds them all
-            torch._foreach_add_([position.sums[key] for key in sums], list(sums.values()))
+        state = self.state
+        if state.sums:  # on a GPU, one kernel adds them all
+            torch._foreach_add_([state.sums[key] for key in sums], list(sums.values()))
         else:
-            position.sums = {key: value.clone() for key, value in sums.items()}
-        position.step += 1
+            state.sums = {key: value.clone() for key, value in sums.items()}
+        state.step += 1
 
     def check(self) -> None:
         """Wait for the device and check that all steps so far were finite.
@@ -220,49 +221,52 @@ class Member:
         """
         if self.replayed is not None:
             self.replayed.recorder.join()
-        step = self.moving.optimizer.guard.read()
+        step = self.state.optimizer.guard.read()
         if step is not None:
-            what = f"the loss or a gradient of step {step}"
-            raise self.diverged(len(self.position.history) + 1, step, what)
+            raise self.diverged(step, f"the loss or a gradient of step {step}")
 
-    def finish_epoch(self, epoch: int, scored: Mapping[str, Split]) -> Row:
-        """Score the epoch on splits by name and return its row, still without "seconds".
+    def means(self) -> Row:
+        """Return the means over the images since the last row; waits for the device."""
+        step = self.state.step
+        count = self.pace.seen(step) - self.pace.seen(self.pace.row_start(step))
+        return {name: value.item() / count for name, value in self.state.sums.items()}
+
+    def score_row(self) -> Row:
+        """Score the student and return its row, still without "seconds".
 
         Raises:
             DivergedError: a step, or a score, is not finite.
         """
         self.check()
-        run = self.run
-        count = len(run.dataset.train.labels)
-        means = {name: value.item() / count for name, value in self.position.sums.items()}
-        row: Row = {"epoch": epoch, "lr": self.moving.optimizer.lr}
+        step, means = self.state.step, self.means()
+        trained = self.task.training_scores(means)
+        row: Row = {**self.pace.place(step), "lr": self.state.optimizer.lr}
         for name, value in means.items():
-            if name != "hits":
-                row[name if name.startswith("method/") else f"train/{name}"] = value
-        row["train/top1"] = 100 * means["hits"]
-        for name, split in scored.items():
-            scores = self.score(split)
-            row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
+            row[name if name.startswith("method/") else f"train/{name}"] = value
+        row |= trained | self.score()
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
-            raise self.diverged(epoch, self.position.step, f"its {odd[0]}")
+            raise self.diverged(step, f"its {odd[0]}")
         return row
 
-    def diverged(self, epoch: int, step: int, what: str) -> DivergedError:
+    def diverged(self, step: int, what: str) -> DivergedError:
         """Return the error for numbers that are not finite, which names their cause."""
-        return DivergedError(self.run.run_id, epoch, step, what, self.infinite_teachers())
+        epoch = self.pace.epoch_of(step)
+        return DivergedError(self.run_id, epoch, step, what, self.infinite_teachers())
 
-    def score(self, split: Split) -> Scores:
-        """Score the student on a split."""
-        runtime = self.run.runtime
-        where = runtime.device, runtime.memory_format, runtime.ranks
-        return evaluate(self.student, split, self.run.dataset, *where, self.run.schedule.precision)
+    def score(self) -> Row:
+        """Score the student as it is now."""
+        return self.task.score(self.network)
 
-    def close_epoch(self, row: Row) -> None:
-        """Add a finished epoch's row, with the time so far, to the history and the logs."""
-        row["seconds"] = self.position.seconds
-        self.position.history.append(row)
-        self.position.sums = {}
+    def conclude(self, teachers: Mapping[str, LoadedTeacher]) -> Ending:
+        """Measure the run at its end; its teachers are named as records name them."""
+        return self.task.conclude(self.network, self.state.student, self.state.history, teachers)
+
+    def close_row(self, row: Row) -> None:
+        """Add a row, with the time so far, to the history and the logs."""
+        row["seconds"] = self.state.seconds
+        self.state.history.append(row)
+        self.state.sums = {}
         self.tell(lambda logger: logger.epoch(row))
 
     def save(self) -> None:
@@ -273,12 +277,12 @@ class Member:
             WriteError: it cannot be written; the previous checkpoint remains.
         """
         self.check()
-        checkpoint = take(self.moving, self.position)
+        checkpoint = take(self.state)
         if self.exact is not None:
             checkpoint.state["exact"] = self.exact
-        self.run.runtime.ranks.by_first(partial(self.write, checkpoint))
+        self.runtime.ranks.by_first(partial(self.write, checkpoint))
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint of this step."""
-        with writing(self.run.folder):
-            save_checkpoint(self.run.folder, self.position.step, checkpoint)
+        with writing(self.folder):
+            save_checkpoint(self.folder, self.state.step, checkpoint)

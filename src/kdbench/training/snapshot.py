@@ -10,39 +10,35 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KdbenchError, first_line
+from kdbench.methods.base import Method
 from kdbench.records.checkpoint import Checkpoint
+from kdbench.tasks.task import Row, Sums
 from kdbench.training.optimizer import Optimizer
-from kdbench.training.step import Sums
-
-Row = dict[str, float]  # one epoch's metrics
 
 
 @dataclass
-class Position:
-    """The progress of a run."""
+class TrainState:
+    """How far a run is: all that its steps change, and so all that a checkpoint holds."""
 
+    student: nn.Module
+    method: Method
+    optimizer: Optimizer
+    generator: torch.Generator  # of the method's draws
+    random: dict[str, Tensor]  # states of torch's own generators, for dropout in foreign networks
     step: int = 0  # steps done, over all epochs
     seconds: float = 0.0  # spent training and evaluating, resumes included
     seconds_share: float = 0.0  # `seconds`, divided among the runs that trained side by side
     cpu_seconds: float = 0.0  # of all threads of the process, divided likewise
-    history: list[Row] = field(default_factory=list)  # finished epochs
-    sums: Sums = field(default_factory=dict)  # of the running epoch
-
-
-@dataclass
-class Moving:
-    """The state that a step changes, apart from the position."""
-
-    student: nn.Module
-    method: nn.Module
-    optimizer: Optimizer
-    generator: torch.Generator  # of the method's draws
-    random: dict[str, Tensor]  # states of torch's own generators, for dropout in foreign networks
+    history: list[Row] = field(default_factory=list)  # a row for each score
+    sums: Sums = field(default_factory=dict)  # of the steps since the last row
 
     @property
     def device(self) -> torch.device:
         """The device that holds all of it."""
         return self.generator.device
+
+
+PLAIN = ("step", "seconds", "seconds_share", "cpu_seconds", "history")  # JSON in a checkpoint
 
 
 def start_randomness(seed: int, device: torch.device) -> dict[str, Tensor]:
@@ -59,41 +55,40 @@ def _randomness(device: torch.device) -> dict[str, Tensor]:
 
 
 @contextmanager
-def own_randomness(moving: Moving) -> Iterator[None]:
+def own_randomness(state: TrainState) -> Iterator[None]:
     """Run the enclosed code on this run's states of torch's own generators."""
-    torch.set_rng_state(moving.random["cpu"])
-    if "cuda" in moving.random:
-        torch.cuda.set_rng_state(moving.random["cuda"], moving.device)
+    torch.set_rng_state(state.random["cpu"])
+    if "cuda" in state.random:
+        torch.cuda.set_rng_state(state.random["cuda"], state.device)
     yield
-    moving.random = _randomness(moving.device)
+    state.random = _randomness(state.device)
 
 
-def take(moving: Moving, position: Position) -> Checkpoint:
-    """Return the state after `position.step` steps."""
+def take(state: TrainState) -> Checkpoint:
+    """Return the state as a checkpoint."""
     tensors: dict[str, Tensor] = {}
-    for owner, module in (("student", moving.student), ("method", moving.method)):
+    for owner, module in (("student", state.student), ("method", state.method)):
         tensors |= {f"{owner}/{key}": value for key, value in module.state_dict().items()}
-    for index, state in moving.optimizer.sgd.state_dict()["state"].items():
+    for index, buffers in state.optimizer.sgd.state_dict()["state"].items():
         tensors |= {
             f"optimizer/{index}/{key}": value
-            for key, value in state.items()
+            for key, value in buffers.items()
             if isinstance(value, Tensor)
         }
-    tensors |= {f"sums/{key}": value for key, value in position.sums.items()}
-    random = {"draw": moving.generator.get_state(), **moving.random}
+    tensors |= {f"sums/{key}": value for key, value in state.sums.items()}
+    random = {"draw": state.generator.get_state(), **state.random}
     tensors |= {f"random/{key}": value for key, value in random.items()}
-    state = {key: value for key, value in vars(position).items() if key != "sums"}
-    return Checkpoint(tensors, state)
+    return Checkpoint(tensors, {key: getattr(state, key) for key in PLAIN})
 
 
-def restore(moving: Moving, checkpoint: Checkpoint, folder: Path) -> Position:
-    """Restore the state, and return the position at which it was taken.
+def restore(state: TrainState, checkpoint: Checkpoint, folder: Path) -> None:
+    """Take up the state of a checkpoint.
 
     Raises:
-        KdbenchError: the state does not belong to the run in `folder`.
+        KdbenchError: the checkpoint does not belong to the run in `folder`.
     """
     try:
-        return _restore(moving, checkpoint)
+        _restore(state, checkpoint)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise KdbenchError(
             f"the newest checkpoint in {folder} holds another state than this run has "
@@ -102,26 +97,28 @@ def restore(moving: Moving, checkpoint: Checkpoint, folder: Path) -> Position:
         ) from None
 
 
-def _restore(moving: Moving, checkpoint: Checkpoint) -> Position:
+def _restore(state: TrainState, checkpoint: Checkpoint) -> None:
     owned: dict[str, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         owner, _, key = name.partition("/")
         owned.setdefault(owner, {})[key] = tensor
-    moving.student.load_state_dict(owned["student"])
-    moving.method.load_state_dict(owned.get("method", {}))
+    state.student.load_state_dict(owned["student"])
+    state.method.load_state_dict(owned.get("method", {}))
     buffers: dict[int, dict[str, Any]] = {}
     for key, value in owned.get("optimizer", {}).items():
         index, _, name = key.partition("/")
         buffers.setdefault(int(index), {})[name] = value
-    groups = moving.optimizer.sgd.state_dict()["param_groups"]
-    moving.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
-    for param, state in moving.optimizer.sgd.state.items():
-        for name, value in state.items():  # contiguous in the file, but fused kernels need the
-            state[name] = torch.empty_like(param, requires_grad=False).copy_(value)  # same strides
-    moving.generator.set_state(owned["random"].pop("draw"))
-    moving.random |= {key: owned["random"][key] for key in moving.random if key in owned["random"]}
-    sums = {key: value.to(moving.device) for key, value in owned.get("sums", {}).items()}
-    position = Position(sums=sums, **checkpoint.state)
-    if not all(isinstance(row, dict) for row in position.history):
+    groups = state.optimizer.sgd.state_dict()["param_groups"]
+    state.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
+    for param, of_param in state.optimizer.sgd.state.items():
+        for name, value in of_param.items():  # contiguous in the file, but fused kernels need the
+            of_param[name] = torch.empty_like(param, requires_grad=False).copy_(value)  # strides
+    state.generator.set_state(owned["random"].pop("draw"))
+    state.random |= {key: owned["random"][key] for key in state.random if key in owned["random"]}
+    state.sums = {key: value.to(state.device) for key, value in owned.get("sums", {}).items()}
+    if unknown := set(checkpoint.state) - set(PLAIN):
+        raise KeyError(", ".join(sorted(unknown)))
+    for key in PLAIN:
+        setattr(state, key, checkpoint.state[key])
+    if not all(isinstance(row, dict) for row in state.history):
         raise TypeError("its history has other rows than epochs")
-    return position

@@ -2,36 +2,31 @@
 
 import dataclasses
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdbench.assembly.build import build_method, build_network, build_student, fit
+from kdbench.assembly.build import build_method
 from kdbench.assembly.make import make
-from kdbench.assembly.probes import TrainingSet, training_set
-from kdbench.data.base import Dataset, Split
-from kdbench.data.streaming.streamed import images_of
 from kdbench.records.identity import canonical
 from kdbench.records.settings import TrainSettings
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import WARM_UP
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.frozen import CHUNK, freeze
-from kdbench.teachers.outputs import LiveTeachers
+from kdbench.tasks.dispatch import task_called
+from kdbench.tasks.task import LiveTeachers, Task
 from kdbench.training.cohort import Cohort
-from kdbench.training.member import Member, Run
-from kdbench.training.schedule import Schedule
-from kdbench.types import Batch, Output
+from kdbench.training.member import Member
+from kdbench.training.pace import AnySchedule
+from kdbench.training.together import company_of
 
 STEPS = 3  # timed steps of each configuration at most; their median counts
 LIMIT = 2.0  # seconds of a part after which no further step is timed; one always is
-TEST_IMAGES = 512  # the images of a timed evaluation
 SMALL_LR = 1e-4  # keeps random networks from diverging meanwhile
 
 
@@ -43,24 +38,6 @@ class Timings(NamedTuple):
     evaluation: float  # scoring one image
 
 
-class OutputsAtHand:
-    """A placeholder for a filled output cache: every batch gets the outputs of the first one."""
-
-    def __init__(self, live: LiveTeachers) -> None:
-        self.live = live
-        self.kept: dict[int, dict[int, tuple[Output, ...]]] = {}
-
-    def start_epoch(self, view: Tensor, stopped: Callable[[], bool]) -> None:
-        """Do nothing: no outputs are prepared."""
-
-    def by_views(self, batch: Batch) -> dict[int, tuple[Output, ...]]:
-        """Return all teachers' outputs on the first batch with that many views."""
-        views = batch.images.ndim
-        if views not in self.kept:
-            self.kept[views] = self.live.by_views(batch)
-        return self.kept[views]
-
-
 @dataclass
 class Known:
     """What runs have in common, by what it depends on: made or timed for the first of them."""
@@ -70,37 +47,34 @@ class Known:
 
 
 def time_run(
-    config: TrainSettings, dataset: Dataset, runtime: Runtime, known: Known | None = None
+    config: TrainSettings, data: Any, runtime: Runtime, known: Known | None = None
 ) -> Timings:
     """Time a run's parts; its teachers have random weights, and are not compiled.
 
     Parts in `known` were timed for earlier runs and are not timed again; new ones are added to it.
     """
     known = known or Known()
-    schedule: Schedule = make(config.schedule, "schedule")
+    schedule: AnySchedule = make(config.schedule, "schedule")
     schedule = dataclasses.replace(schedule, lr=SMALL_LR)
-    data = piece(dataset, schedule.batch_size)
-    images = images_of(data, runtime.device)
-    console = Console()
-    told = config.spelt()
+    kind = task_called(config.task)
+    task = kind.rehearsal(data, schedule.batch_size, runtime, schedule.precision)
+    console, told = Console(), config.spelt()
     common = [told["dataset"], schedule.batch_size, schedule.precision]
     key = canonical([*common, told["teacher"]])
     if key not in known.teachers:
-        networks = teachers_of(config, data, runtime)
-        rows = torch.zeros(min(CHUNK, 2), dtype=torch.int64).to(runtime.device)
-        given = images.batch(rows, rows), schedule.precision, runtime, 0, console.message
-        frozen = [freeze(network, *given) for network in networks.values()]
-        known.teachers[key] = networks, LiveTeachers(frozen, runtime, console.message)
+        networks = teachers_of(config, task)
+        known.teachers[key] = networks, task.live([*networks.values()], console.message)
     networks, live = known.teachers[key]
     method = build_method(config.method, config.seed)
-    own = build_student(config.student, data, config.seed)
-    student = fit(method, own, networks, of_every_class(data), config.seed)
-    run = Run("timing", config.seed, student, method, data, schedule, runtime, Path())
-    member = Member(run, console, [])
-    cohort = Cohort([member], OutputsAtHand(live), images, console)
-    cohort.each(lambda one: one.start_epoch(1))
-    _, views = next(next(cohort.steps(1, threading.Event())).parts)
-    first = views[method.views]
+    own = task.build_student(config.student, config.seed)
+    student = task.set_up(method, own, networks, config.seed)
+    what = "timing", config.seed, student, method, task, schedule
+    member = Member(*what, Path(), console, [])
+    batches = task.batches_with(company_of([member]), live)
+    cohort = Cohort([member], batches, console)
+    cohort.each(Member.start_row)
+    _, inputs = next(next(batches.steps(0, 1, [method], never)).parts)
+    first, _ = inputs(method)
     step = _median(lambda: _one_step(cohort), runtime.device)
     key = canonical(["teachers", *common, told["teacher"], method.views])
     if networks and key not in known.seconds:
@@ -109,45 +83,29 @@ def time_run(
     changed = None if student is own else told["method"]
     key = canonical(["evaluation", *common, told["student"], changed])
     if key not in known.seconds:
-        known.seconds[key] = _median(lambda: member.score(data.test), runtime.device)
-    return Timings(step, forward, known.seconds[key] / len(data.test.labels))
+        known.seconds[key] = _median(member.score, runtime.device)
+    return Timings(step, forward, known.seconds[key] / task.data.scored)
 
 
-def of_every_class(data: Dataset) -> TrainingSet:
-    """Return what a method sees of a piece as if it had two images of every class, as all data."""
-    known, count = training_set(data), len(data.train.labels)
-    labels = torch.arange(max(2 * data.num_classes, count)) % data.num_classes
-    images = known.images
-    assert images is not None
-    return known._replace(labels=labels, images=lambda rows: images(rows % count))
-
-
-def piece(dataset: Dataset, batch: int) -> Dataset:
-    """Return a data set of one full training batch and some test images."""
-    count = min(batch, len(dataset.train.labels))
-    train, test = first(dataset.train, count), first(dataset.test, TEST_IMAGES)
-    return dataclasses.replace(dataset, train=train, test=test, val=None)
-
-
-def first(split: Split, count: int) -> Split:
-    """Return the first `count` images of a split, or all where there are fewer."""
-    count = min(count, len(split.labels))
-    return Split(split.images.narrow(0, 0, count), split.labels[:count])
-
-
-def teachers_of(config: TrainSettings, dataset: Dataset, runtime: Runtime) -> dict[str, nn.Module]:
+def teachers_of(config: TrainSettings, task: Task) -> dict[str, nn.Module]:
     """Make the run's teachers as the training loop does, but with random weights."""
     found = {}
     for name, teacher in config.teacher.items():
-        network = build_network(teacher.network, dataset).eval().requires_grad_(False)
+        network = task.build_network(teacher.network).eval().requires_grad_(False)
+        runtime = task.runtime
         found[name] = network.to(runtime.device).to(memory_format=runtime.memory_format)
     return found
 
 
+def never() -> bool:
+    """Return False: nothing stops a timed step."""
+    return False
+
+
 def _one_step(cohort: Cohort) -> None:
     """Train an epoch of one batch, from cutting it to the update."""
-    cohort.step = 0
-    for step in cohort.steps(1, threading.Event()):
+    methods = [member.method for member in cohort.members]
+    for step in cohort.batches.steps(0, 1, methods, never):
         cohort.train_step(step)
     for member in cohort.members:
         if member.error is not None:

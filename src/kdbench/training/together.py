@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from kdbench.assembly.build import build_method, build_student, set_up
+from kdbench.assembly.build import build_method
 from kdbench.assembly.make import make
-from kdbench.data.base import Dataset
-from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError, RankError
+from kdbench.parallel.micro_batches import Cutting
 from kdbench.parallel.ranks import Ranks
 from kdbench.records.notices import tell
 from kdbench.records.settings import Start, TeacherSettings, TrainSettings
@@ -20,17 +19,15 @@ from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.loading import load_teacher
-from kdbench.teachers.outputs import Use, choose_outputs
+from kdbench.tasks.dispatch import task_called
+from kdbench.tasks.task import Company, Task
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
 from kdbench.training.finish import close_job, write_facts
 from kdbench.training.grouping import by_step, check_alike
 from kdbench.training.jobs import Job, open_job
-from kdbench.training.member import Member, Run
-from kdbench.training.micro_batches import Cutting
-from kdbench.training.recording import cache_facts
-from kdbench.training.schedule import Schedule
+from kdbench.training.member import Member
+from kdbench.training.pace import AnySchedule
 
 TEACHER_SEED = 1000  # of teachers trained first; students of benchmark tables have small seeds
 
@@ -60,20 +57,26 @@ def train_together(configs: Sequence[TrainSettings]) -> list[Path | Exception]:
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1; the runs can be resumed.
     """
     runtime: Runtime = make(configs[0].runtime, "runtime")
+    kind = task_called(configs[0].task)
+    kind.check(runtime)
     runtime.apply()
     ranks, console = runtime.ranks, Console(quiet=not runtime.ranks.first)
     runs_dir = Path(configs[0].runs_dir)
     ranks.by_first(lambda: make_folder(runs_dir))
     configs = [with_teachers(config) for config in configs]
     check_alike(configs)
-    dataset: Dataset = ranks.in_turn(lambda: make(configs[0].dataset, "dataset"))
+    data = ranks.in_turn(lambda: make(configs[0].dataset, "dataset"))
+    schedule: AnySchedule = make(configs[0].schedule, "schedule")
+    task = kind(data, runtime, schedule.precision)
+    for line in task.notes:
+        console.message(line)
     jobs: list[Job | KdbenchError] = []
     try:
         for config in configs:
-            jobs.append(try_job(config, dataset, runs_dir, ranks, console))
+            jobs.append(try_job(config, task, runs_dir, console))
         todo = [job for job in jobs if isinstance(job, Job) and not job.done]
         if todo:
-            train_jobs(todo, dataset, runtime, console)
+            train_jobs(todo, task, console)
     finally:
         for job in jobs:
             if isinstance(job, Job):
@@ -82,15 +85,16 @@ def train_together(configs: Sequence[TrainSettings]) -> list[Path | Exception]:
 
 
 def try_job(
-    config: TrainSettings, dataset: Dataset, runs_dir: Path, ranks: Ranks, console: Console
+    config: TrainSettings, task: Task, runs_dir: Path, console: Console
 ) -> Job | KdbenchError:
     """Open the job of a configuration, and lock it unless it is done; or return the error."""
+    ranks = task.runtime.ranks
     try:
-        job = ranks.together(lambda: open_job(config, dataset, runs_dir))
+        job = ranks.together(lambda: open_job(config, task.data, runs_dir))
         job.done = ranks.any(job.record is not None)
         if not job.done:
             # The check comes before there is a folder.
-            check_cutting(make(config.schedule, "schedule"), dataset, ranks)
+            cutting(make(config.schedule, "schedule"), task.data.images, ranks)
             ranks.by_first(job.hold)  # another process may have finished it until now
             job.done = ranks.any(job.record is not None)
     except RankError:
@@ -132,75 +136,68 @@ def self_teacher(config: TrainSettings, teacher: TeacherSettings) -> TrainSettin
     )
 
 
-def train_jobs(jobs: list[Job], dataset: Dataset, runtime: Runtime, console: Console) -> None:
+def train_jobs(jobs: list[Job], task: Task, console: Console) -> None:
     """Train jobs that share data and teachers, each from its newest checkpoint."""
-    reset_peak_memory(runtime.device)
+    reset_peak_memory(task.runtime.device)
     files = max((job.files for job in jobs), key=len)
     runs_dir = jobs[0].folder.parent
-    teachers = {
-        file.name: load_teacher(file, dataset, runtime, runs_dir, console.message) for file in files
-    }
+    teachers = {file.name: task.load_teacher(file, runs_dir, console.message) for file in files}
     for name, teacher in teachers.items():
         say([job for job in jobs if name in {f.name for f in job.files}], teacher.notices, console)
     networks = {name: teacher.network for name, teacher in teachers.items()}
-    facts = {file.name: cache_facts(file) for file in files}
-    images = images_of(dataset, runtime.device)
     try:
         for job in jobs:
             try:
-                job.member = open_member(job, dataset, networks, runtime, console)
+                job.member = open_member(job, task, networks, console)
             except RankError:
                 raise
             except Exception as error:
                 job.error = error
         for members in by_step(job.member for job in jobs if job.member is not None):
-            use = use_of(members)
-            given = networks, facts, dataset, images, runtime, runs_dir, console.message
-            outputs, infinite_teachers = choose_outputs(use, *given)
+            company = company_of(members)
+            batches = task.batches(company, files, networks, runs_dir, console.message)
             for member in members:
-                if member.run.method.num_teachers != 0:
-                    member.infinite_teachers = infinite_teachers
-            Cohort(members, outputs, images, console).train()
+                if member.method.num_teachers != 0:
+                    member.infinite_teachers = batches.infinite_teachers
+            Cohort(members, batches, console).train()
             for job in jobs:
                 if job.member in members:
-                    close_job(job, dataset, runtime, teachers, console)
+                    close_job(job, task, teachers, console)
     finally:
         for job in jobs:
             if job.logger is not None:
                 job.logger.finish(1)
 
 
-def use_of(members: Sequence[Member]) -> Use:
-    """Return how the members of one cohort use its teachers."""
-    schedule = members[0].run.schedule
-    methods = [member.run.method for member in members]
-    return Use(methods, schedule.epochs, schedule.precision, schedule.table_precision)
+def company_of(members: Sequence[Member]) -> Company:
+    """Return what the members of one cohort have in common."""
+    first = members[0]
+    return Company(
+        [member.method for member in members],
+        first.seed,
+        first.schedule,
+        first.pace.steps,
+        cutting(first.schedule, first.task.data.images, first.runtime.ranks),
+    )
 
 
-def open_member(
-    job: Job,
-    dataset: Dataset,
-    teachers: dict[str, nn.Module],
-    runtime: Runtime,
-    console: Console,
-) -> Member:
+def open_member(job: Job, task: Task, teachers: dict[str, nn.Module], console: Console) -> Member:
     """Prepare the job's run to train from its newest checkpoint."""
-    config, seed = job.config, job.config.seed
+    config, seed, ranks = job.config, job.config.seed, task.runtime.ranks
     networks = {file.name: teachers[file.name] for file in job.files}
-    student = build_student(config.student, dataset, seed)
+    student = task.build_student(config.student, seed)
     if config.start is not None:
         say([job], start_from(config.start, student, config.student.name), console)
-    schedule: Schedule = make(config.schedule, "schedule")
-    student = set_up(job.method, student, networks, dataset, seed)
-    name = job.identity.run_id
-    run = Run(name, seed, student, job.method, dataset, schedule, runtime, job.folder)
-    logger: RunLogger = make(config.logger, "logger") if runtime.ranks.first else RunLogger()
-    loggers = [MetricsFile(job.folder), logger] if runtime.ranks.first else []
-    member = Member(run, console, loggers)
+    schedule: AnySchedule = make(config.schedule, "schedule")
+    student = task.set_up(job.method, student, networks, seed)
+    logger: RunLogger = make(config.logger, "logger") if ranks.first else RunLogger()
+    loggers = [MetricsFile(job.folder), logger] if ranks.first else []
+    what = job.identity.run_id, seed, student, job.method, task, schedule
+    member = Member(*what, job.folder, console, loggers)
     member.resume()
-    runtime.ranks.by_first(lambda: write_facts(job.folder, config, member.exact))
+    ranks.by_first(lambda: write_facts(job.folder, config, member.exact))
     job.logger = logger
-    logger.open(job.identity, config, job.folder)
+    logger.open(job.identity, job.named, job.folder)
     return member
 
 
@@ -227,11 +224,10 @@ def say(jobs: Sequence[Job], lines: Sequence[str], console: Console) -> None:
                 tell(job.folder, line)
 
 
-def check_cutting(schedule: Schedule, dataset: Dataset, ranks: Ranks) -> None:
-    """Refuse micro-batches that do not fit.
+def cutting(schedule: AnySchedule, images: int, ranks: Ranks) -> Cutting:
+    """Return the micro-batches of a schedule on a number of training images.
 
     Raises:
         ConfigError: they do not fit the batches, or the ranks.
     """
-    sizes = schedule.batch_size, len(dataset.train.labels)
-    Cutting(schedule.micro_batches, *sizes, ranks)
+    return Cutting(schedule.micro_batches, schedule.batch_size, images, ranks)

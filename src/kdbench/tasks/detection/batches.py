@@ -1,9 +1,10 @@
 """Batches from image files: the same images, sizes and flips in the same order after a resume."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from kdbench.data.augmentation.views import epoch_plan, normalise
+from kdbench.methods.base import Method
+from kdbench.seeds import derive
 from kdbench.tasks.detection.annotations import Picture, Target
 from kdbench.tasks.detection.coco import DetectionData, read_picture, scaled_size
+from kdbench.tasks.task import Company, Inputs, Step
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -22,21 +26,87 @@ AHEAD = 3  # batches that are decoded in advance
 
 
 class DetectionBatch(NamedTuple):
-    """The batch of one step."""
+    """A micro-batch of one step."""
 
     images: ImageList  # normalised, padded with zeros at the right and below
     targets: list[dict[str, Tensor]]  # of each image "boxes" [n, 4] in its pixels, "labels" [n]
-    rows: Tensor  # [B] int64, rows of the training set
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; [B] int64, training row
     epoch: Tensor  # [] float32, counts from 1
+    drawn: Tensor | None = None  # the method's random numbers for this step
 
 
-def train_batches(
-    data: DetectionData, size: int, seed: int, first: int, last: int, device: torch.device
-) -> Iterator[DetectionBatch]:
-    """Yield the batches of the steps `first` to `last` - 1 (from 0, over all epochs).
+class TeacherOutputs(Protocol):
+    """The source of the teachers' part of a step."""
+
+    def outputs(self, batch: DetectionBatch, /) -> Any:
+        """Return every teacher, ready to classify proposals in these images."""
+
+
+class SharedBatches:
+    """The batches of a cohort: read once for all its runs.
 
     The order of an epoch and each image's view follow from (seed, epoch) alone, and its last, short
     batch is kept, as in `kdbench.data.augmentation.views`.
+
+    Args:
+        company: what its runs share.
+        data: the images and their boxes.
+        teachers: the source of the teachers' part.
+        infinite_teachers: names the teachers whose logits were not all finite.
+        device: the runs' device.
+        layout: the memory format of images.
+    """
+
+    def __init__(
+        self,
+        company: Company,
+        data: DetectionData,
+        teachers: TeacherOutputs,
+        infinite_teachers: Callable[[], list[str]],
+        device: torch.device,
+        layout: torch.memory_format,
+    ) -> None:
+        self.company, self.data, self.teachers = company, data, teachers
+        self.infinite_teachers = infinite_teachers
+        self.device, self.layout = device, layout
+
+    def steps(
+        self, first: int, last: int, methods: Sequence[Method], stopped: Callable[[], bool]
+    ) -> Iterator[Step]:
+        """Yield the steps `first` to `last` - 1 (from 0, over all epochs).
+
+        Raises:
+            KdbenchError: an image cannot be read.
+        """
+        cutting, steps = self.company.cutting, range(first, last)
+        seed = derive(self.company.seed, "data")
+        # One plan for the steps and one for the images, which are read ahead of them.
+        plan, further = (Plan(self.data, self.company.schedule.batch_size, seed) for _ in range(2))
+        parts = (
+            planned.part(part.place)
+            for planned in map(further, steps)
+            for part in cutting.parts(len(planned.rows))
+        )
+        read = train_batches(self.data, parts, self.device, self.layout)
+        for planned in map(plan, steps):
+            places = cutting.parts(len(planned.rows))
+            found = itertools.islice(read, len(places))
+            made = ((part, self.inputs(one)) for part, one in zip(places, found, strict=True))
+            yield Step(torch.tensor(planned.rows, device=self.device), made)
+
+    def inputs(self, batch: DetectionBatch) -> Inputs:
+        """Return what every method sees of a batch: the same."""
+        seen = batch, self.teachers.outputs(batch)
+        return lambda method: seen
+
+
+def train_batches(
+    data: DetectionData,
+    plans: Iterable["Planned"],
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Iterator[DetectionBatch]:
+    """Yield the planned batches, read by threads some batches ahead.
 
     Raises:
         KdbenchError: an image cannot be read.
@@ -47,17 +117,17 @@ def train_batches(
             read_picture(data.train_folder, data.train[row], data.depth) for row in planned.rows
         ]
 
-    plan = Plan(data, size, seed)
-    for planned, pixels in ahead(load, map(plan, range(first, last))):
+    for planned, pixels in ahead(load, plans):
         images, found = [], []
         for image, row, view in zip(pixels, planned.rows, planned.views, strict=True):
             chosen = data.views.decode(view)
             seen, target = prepared(image.to(device), data, *chosen, data.targets[row])
             images.append(seen)
             found.append({"boxes": target.boxes.to(device), "labels": target.labels.to(device)})
+        listed = image_list(images)
+        listed.tensors = listed.tensors.contiguous(memory_format=layout)
         epoch = torch.tensor(float(planned.epoch), device=device)
-        rows = torch.tensor(planned.rows, device=device)
-        yield DetectionBatch(image_list(images), found, rows, epoch)
+        yield DetectionBatch(listed, found, torch.tensor(planned.rows, device=device), epoch)
 
 
 class Planned(NamedTuple):
@@ -67,13 +137,17 @@ class Planned(NamedTuple):
     rows: list[int]  # of the training set
     views: list[int]
 
+    def part(self, place: slice) -> "Planned":
+        """Return a micro-batch of it."""
+        return Planned(self.epoch, self.rows[place], self.views[place])
+
 
 class Plan:
     """The images of each step, and their views."""
 
     def __init__(self, data: DetectionData, size: int, seed: int) -> None:
         self.data, self.size, self.seed = data, size, seed
-        self.steps_per_epoch = steps_per_epoch(data, size)
+        self.steps_per_epoch = -(-len(data.train) // size)
         self.drawn: tuple[int, Tensor, Tensor] | None = None  # epoch, order and views of its images
 
     def __call__(self, step: int) -> Planned:
@@ -87,12 +161,9 @@ class Plan:
         return Planned(epoch, rows.tolist(), view[rows].tolist())
 
 
-def steps_per_epoch(data: DetectionData, size: int) -> int:
-    """Return the number of batches of an epoch."""
-    return -(-len(data.train) // size)
-
-
-def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Picture, ImageList]]:
+def test_images(
+    data: DetectionData, pictures: Sequence[Picture], device: torch.device
+) -> Iterator[tuple[Picture, ImageList]]:
     """Yield each test image alone, so that its detections do not depend on other images.
 
     Raises:
@@ -102,7 +173,7 @@ def test_images(data: DetectionData, device: torch.device) -> Iterator[tuple[Pic
     def load(picture: Picture) -> Tensor:
         return read_picture(data.test_folder, picture, data.depth)
 
-    for picture, pixels in ahead(load, data.test.pictures):
+    for picture, pixels in ahead(load, pictures):
         image, _ = prepared(pixels.to(device), data, data.test_size, False, NONE)
         yield picture, image_list([image])
 

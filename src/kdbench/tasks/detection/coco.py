@@ -75,6 +75,16 @@ class DetectionData:
         return len(self.test.categories) + 1
 
     @property
+    def images(self) -> int:
+        """The number of training images."""
+        return len(self.train)
+
+    @property
+    def scored(self) -> int:
+        """The number of images on which a student is scored."""
+        return len(self.test.pictures)
+
+    @property
     def test_size(self) -> int:
         """The shorter side of test images, in pixels: the largest of training."""
         return max(self.views.sizes)

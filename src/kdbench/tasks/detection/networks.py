@@ -1,7 +1,7 @@
 """Faster R-CNN with a feature pyramid, over torchvision's parts and under torchvision's names.
 
 Ren et al. 2015, arXiv 1506.01497; Lin et al. 2017, arXiv 1612.03144. Called like torchvision's own,
-a detector does what torchvision's does; distillation uses `learn`, `output` and `detect`.
+a detector does what torchvision's does; distillation uses `learn`, `maps`, `output` and `detect`.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,6 +46,9 @@ class Learned(NamedTuple):
 
 class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no types
     """A Faster R-CNN whose box head can classify any proposals.
+
+    Under autocast the backbone with its pyramid and the box head compute in its precision; anchors,
+    proposals, boxes and losses stay float32.
 
     Args:
         backbone: the backbone with a pyramid of five maps, named as in torchvision.
@@ -98,11 +101,15 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
             images: the normalised images [B, 3, H, W].
             targets: for each image "boxes" [n, 4] and "labels" [n].
         """
-        heads, maps = self.roi_heads, self.backbone(images.tensors)
-        proposals, rpn = self.rpn(images, maps, targets)
-        proposals, _, labels, offsets = heads.select_training_samples(proposals, targets)
+        maps = self.maps(images)
+        with in_full(images.tensors):
+            proposals, rpn = self.rpn(images, maps, targets)
+            proposals, _, labels, offsets = self.roi_heads.select_training_samples(
+                proposals, targets
+            )
         logits, found = self._heads(maps, proposals, images)
-        _, box = fastrcnn_loss(logits, found, labels, offsets)
+        with in_full(images.tensors):
+            _, box = fastrcnn_loss(logits, found, labels, offsets)
         losses = {
             "box": box,
             "rpn_objectness": rpn["loss_objectness"],
@@ -110,18 +117,29 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
         }
         return Learned(Output(logits, _named(maps)), torch.cat(labels), losses, proposals)
 
-    def output(self, images: ImageList, proposals: list[Tensor]) -> Output:
+    def maps(self, images: ImageList) -> dict[str, Tensor]:
+        """Return the feature pyramid of images, float32 at any precision of the pass."""
+        return {name: one.float() for name, one in self.backbone(images.tensors).items()}
+
+    def output(self, images: ImageList, maps: dict[str, Tensor], proposals: list[Tensor]) -> Output:
         """Return a teacher's output: logits [R, K] of a student's proposals, over its own maps."""
-        maps = self.backbone(images.tensors)
         logits, _ = self._heads(maps, proposals, images)
         return Output(logits, _named(maps))
 
     def detect(self, images: ImageList) -> list[dict[str, Tensor]]:
         """Return each image's "boxes" [n, 4] in pixels, "labels" and "scores" [n], best first."""
-        maps = self.backbone(images.tensors)
-        proposals, _ = self.rpn(images, maps)
-        detections, _ = self.roi_heads(maps, proposals, images.image_sizes)
-        return detections
+        maps = self.maps(images)
+        with in_full(images.tensors):
+            proposals, _ = self.rpn(images, maps)
+        logits, offsets = self._heads(maps, proposals, images)
+        with in_full(images.tensors):
+            found = self.roi_heads.postprocess_detections(
+                logits, offsets, proposals, images.image_sizes
+            )
+        return [
+            {"boxes": boxes, "scores": scores, "labels": labels}
+            for boxes, scores, labels in zip(*found, strict=True)
+        ]
 
     def probe(self) -> NetworkProbe:
         """Return the shapes of the maps of a blank image; the network is unchanged."""
@@ -135,8 +153,15 @@ class Detector(FasterRCNN):  # type: ignore[misc]  # torchvision declares no typ
         self, maps: dict[str, Tensor], proposals: list[Tensor], images: ImageList
     ) -> tuple[Tensor, Tensor]:
         heads = self.roi_heads
-        pooled = heads.box_roi_pool(maps, proposals, images.image_sizes)
-        return heads.box_predictor(heads.box_head(pooled))
+        with in_full(images.tensors):
+            pooled = heads.box_roi_pool(maps, proposals, images.image_sizes)
+        logits, offsets = heads.box_predictor(heads.box_head(pooled))
+        return logits.float(), offsets.float()
+
+
+def in_full(tensor: Tensor) -> torch.autocast:
+    """Compute the enclosed code in the precision of its tensors, within a pass in bfloat16."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _named(maps: dict[str, Tensor]) -> dict[str, Tensor]:

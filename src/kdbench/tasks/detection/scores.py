@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import ConfigError
-from kdbench.system.precision import arithmetic
+from kdbench.system.precision import Precision, arithmetic, mixed
+from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.annotations import Annotations
 from kdbench.tasks.detection.batches import test_images
 from kdbench.tasks.detection.coco import DetectionData
@@ -49,32 +50,41 @@ def need_pycocotools() -> None:
 
 @torch.no_grad()
 def evaluate(
-    network: Detector,
-    data: DetectionData,
-    device: torch.device,
-    memory_format: torch.memory_format,
-    precision: str = "fp32",
+    network: Detector, data: DetectionData, runtime: Runtime, precision: Precision = "fp32"
 ) -> Scores:
     """Score a network on the test images; its mode is restored afterwards.
 
-    `precision` is that of the forward passes (`kdbench.system.precision.arithmetic`).
+    The ranks take images in turn, and each returns the scores that a single process would find.
+    `precision` is that of the forward passes (`kdbench.system.precision`).
 
     Raises:
         KdbenchError: an image cannot be read.
     """
-    training = network.training
+    training, ranks, pictures = network.training, runtime.ranks, data.test.pictures
     network.eval()
-    found = []
-    for picture, images in test_images(data, device):
-        images.tensors = images.tensors.contiguous(memory_format=memory_format)
-        with arithmetic(precision):
+    most = network.roi_heads.detections_per_img
+    # Of each image the number of detections; of each of them box, label and score.
+    counts = torch.zeros(len(pictures), dtype=torch.int64)
+    rows = torch.zeros(len(pictures), most, 6, dtype=torch.float64)
+    own = range(ranks.number, len(pictures), ranks.count)
+    shown = test_images(data, [pictures[place] for place in own], runtime.device)
+    for place, (picture, images) in zip(own, shown, strict=True):
+        images.tensors = images.tensors.contiguous(memory_format=runtime.memory_format)
+        with arithmetic(precision), mixed(precision, runtime.device):
             (detected,) = network.detect(images)
         height, width = images.image_sizes[0]
         across, down = picture.width / width, picture.height / height
         boxes = detected["boxes"].cpu() * torch.tensor([across, down, across, down])
-        labels, scores = detected["labels"].cpu(), detected["scores"].cpu()
-        found.append(Found(picture.id, boxes, labels, scores))
+        counts[place] = len(boxes)
+        rows[place, : len(boxes), :4] = boxes.double()
+        rows[place, : len(boxes), 4] = detected["labels"].cpu().double()
+        rows[place, : len(boxes), 5] = detected["scores"].cpu().double()
     network.train(training)
+    ranks.add_up([counts, rows])
+    found = [
+        Found(picture.id, of[:n, :4], of[:n, 4].long(), of[:n, 5])
+        for picture, n, of in zip(pictures, counts.tolist(), rows, strict=True)
+    ]
     return average_precision(data.test, found)
 
 

@@ -2,20 +2,28 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
-from kdbench.records.contents import DetectorTeacher
-from kdbench.records.identity import canonical, teacher_label
+from kdbench.records.identity import canonical
 from kdbench.records.passport import TOLERANCE, check_data
 from kdbench.records.weights import load_weights
-from kdbench.schema.secrets import masked
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
 from kdbench.tasks.detection.scores import Scores, evaluate
 from kdbench.teachers.loading import TeacherFile, read_sealed, write_sealed
+
+
+class Teacher(NamedTuple):
+    """A frozen teacher on the run's device."""
+
+    network: Detector
+    scores: Scores  # measured on the run's test images
+    notices: tuple[str, ...] = ()  # lines for the users of the runs that it teaches
 
 
 def load_teacher(
@@ -24,7 +32,7 @@ def load_teacher(
     runtime: Runtime,
     runs_dir: Path,
     report: Callable[[str], None],
-) -> tuple[Detector, Scores]:
+) -> Teacher:
     """Load a frozen teacher onto the run's device, and measure its scores the first time.
 
     Raises:
@@ -35,8 +43,7 @@ def load_teacher(
     check_data(file.label, file.passport, data)
     network: Detector = make(file.network, "network", num_classes=data.num_classes)
     option = f"teacher.{file.name}.checkpoint_key"
-    for line in load_weights(network, file.path, file.name, file.key, option):
-        report(line)
+    notices = load_weights(network, file.path, file.name, file.key, option)
     odd = [key for key, value in network.state_dict().items() if not value.isfinite().all()]
     if odd:
         raise KdbenchError(
@@ -46,12 +53,14 @@ def load_teacher(
     network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, data)}.json"
     scores = read_measurement(path)
-    if scores is None:
+    if runtime.ranks.any(scores is None):
         report(f"teacher {file.name}: measuring {file.path} on the validation set of {data.name}")
-        scores = evaluate(network, data, runtime.device, runtime.memory_format)
-        write_sealed(path, {"detector": list(scores)})
-    compare(file, scores, report)
-    return network, scores
+        scores = evaluate(network, data, runtime)
+        measured = {"detector": list(scores)}
+        runtime.ranks.by_first(partial(write_sealed, path, measured))
+    assert scores is not None
+    notices += compare(file, scores)
+    return Teacher(network, scores, tuple(notices))
 
 
 def measurement_key(file: TeacherFile, data: DetectionData) -> str:
@@ -67,29 +76,18 @@ def read_measurement(path: Path) -> Scores | None:
     return None if measured is None else Scores(*measured["detector"])
 
 
-def compare(file: TeacherFile, scores: Scores, report: Callable[[str], None]) -> None:
-    """Check a teacher's measured AP against its passport's.
+def compare(file: TeacherFile, scores: Scores) -> list[str]:
+    """Check a teacher's measured AP against its passport's; return lines for the user.
 
     Raises:
         KdbenchError: they differ by more than the tolerance.
     """
     expected, found = file.passport.ap, scores.ap or 0.0
     if expected is None:
-        report(f"teacher {file.name}: no passport; its AP is {found:.2f}, unverified")
-    elif abs(found - expected) > TOLERANCE + 1e-9:
+        return [f"teacher {file.name}: no passport; its AP is {found:.2f}, unverified"]
+    if abs(found - expected) > TOLERANCE + 1e-9:
         raise KdbenchError(
             f"{file.label} has an AP of {found:.2f}, its passport says "
             f"{expected:.2f}: wrong file, data or normalisation"
         )
-
-
-def teacher_entry(file: TeacherFile, scores: Scores) -> DetectorTeacher:
-    """Return a teacher's entry in a record."""
-    passport = file.passport
-    return DetectorTeacher(
-        name=teacher_label(file.name, file.network),
-        sha256=str(passport.sha256),
-        ap=scores.ap,
-        passport_ap=passport.ap,
-        source=passport.source and masked(passport.source),
-    )
+    return []

@@ -5,13 +5,14 @@ from torch import Tensor
 
 from kdbench.methods.base import Method
 from kdbench.tasks.detection.batches import DetectionBatch
+from kdbench.tasks.detection.frozen import Taught
 from kdbench.tasks.detection.networks import Detector
-from kdbench.training.step import Sums
+from kdbench.tasks.task import Sums
 from kdbench.types import Batch, Losses
 
 
 def losses_and_sums(
-    student: Detector, method: Method, teachers: tuple[Detector, ...], batch: DetectionBatch
+    student: Detector, method: Method, batch: DetectionBatch, teachers: tuple[Taught, ...]
 ) -> tuple[Losses, Sums]:
     """Return the losses to differentiate, and this batch's contribution to the sums.
 
@@ -21,10 +22,9 @@ def losses_and_sums(
     unweighted and undistilled.
     """
     learned = student.learn(batch.images, batch.targets)
-    proposals = [one.detach() for one in learned.proposals]
-    with torch.no_grad():
-        outputs = tuple(teacher.output(batch.images, proposals) for teacher in teachers)
-    seen = Batch(batch.images.tensors, learned.labels, batch.rows, batch.epoch)
+    read = teachers if method.num_teachers != 0 else ()
+    outputs = tuple(teacher.output(learned.proposals) for teacher in read)
+    seen = Batch(batch.images.tensors, learned.labels, batch.index, batch.epoch, batch.drawn)
     terms, numbers = method.terms_and_curves(seen, learned.output, outputs)
     means = {name: term.mean() for name, term in terms.items()}
     distillation = [mean for name, mean in means.items() if name != "ce"]
@@ -32,9 +32,8 @@ def losses_and_sums(
     losses = Losses(
         torch.stack(own).sum(), torch.stack(distillation).sum() if distillation else None
     )
-    count = len(batch.rows)
+    count = len(batch.index)
     values: dict[str, Tensor] = {"loss": losses.total()}
     values |= {f"term/{name}": mean for name, mean in {**means, **learned.losses}.items()}
     values |= {f"method/{name}": value.detach().double().mean() for name, value in numbers.items()}
-    sums = {name: value.detach().double() * count for name, value in values.items()}
-    return losses, sums | {"images": torch.full_like(sums["loss"], count)}
+    return losses, {name: value.detach().double() * count for name, value in values.items()}

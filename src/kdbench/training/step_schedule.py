@@ -1,14 +1,14 @@
-"""The schedule of a detector's recipe, in steps instead of epochs."""
+"""Learning rate, batch size, steps and precision of a recipe that counts steps, not epochs."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from kdbench.errors import ConfigError
+from kdbench.system.precision import Precision
 from kdbench.training.schedule import Schedule, check_schedule
 
 
 @dataclass(frozen=True)
-class DetectionSchedule:
+class StepSchedule:
     """SGD with step decay after a linear warm-up: detectron2's recipe, in numbers.
 
     Raises:
@@ -25,11 +25,12 @@ class DetectionSchedule:
     warmup_steps: int = 1000  # the learning rate rises linearly over them, to `lr` after the last
     warmup_factor: float = 0.001  # of `lr` in the first of them
     score_steps: int = 20_000  # steps between scores of the student; it is also scored at the end
-    precision: Literal["fp32", "tf32"] = "fp32"  # of forward passes on a GPU
+    precision: Precision = "fp32"  # of the networks' forward passes; losses and weights are fp32
+    micro_batches: int = 1  # of a batch, computed in sequence or on several ranks
 
     def __post_init__(self) -> None:
         """Check every setting."""
-        check_schedule(self, "steps", "batch_size", "score_steps")
+        check_schedule(self, "steps", "batch_size", "score_steps", "micro_batches")
         if not 0 < self.warmup_factor < float("inf"):
             raise ConfigError(f"schedule.warmup_factor must be above 0, not {self.warmup_factor}")
 
@@ -46,7 +47,7 @@ class DetectionSchedule:
         return drops * (self.warmup_factor * (1 - risen) + risen)
 
     def sgd(self) -> Schedule:
-        """Return the settings for `training.optimizer.Optimizer`; the rate is set for each step."""
+        """Return the settings of its optimizer, whose rate is set for each step."""
         return Schedule(
             epochs=1,
             batch_size=self.batch_size,

@@ -1,0 +1,1 @@
+"""Classification: batches that all methods share, losses on logits and features, top-1."""
