@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from kdbench import __version__
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.contents import Record
 from kdbench.records.record import read_checked, read_record, write_checked
@@ -26,7 +25,6 @@ class Verification:
     top1: float  # percent, of its weights, scored again
     images: int  # on which
     date: str  # of the verification, in UTC
-    kdbench: str  # the version that verified it
 
 
 class Accepted(Protocol):
@@ -64,7 +62,7 @@ def accept(results: Path, found: Accepted) -> Path:
     if path.is_file() and read_record(path).checksum != record.checksum:
         raise KdbenchError(f"{path} is another record of the same run, and stays")
     date = datetime.now(UTC).date().isoformat()
-    measured = round(found.top1, 4), found.images, date, __version__
+    measured = round(found.top1, 4), found.images, date
     for folder in (RUNS, VERIFIED):
         (results / folder).mkdir(parents=True, exist_ok=True)
     write_atomically(path, found.content)
