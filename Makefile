@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 
 # A given value may be the name of a foreign file, so make neither expands it nor puts it into a
 # recipe. Recipes read the variable, quoted or, where it holds several words, without globs (set -f).
-GIVEN := TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED QUICK TORCHDISTILL
+GIVEN := BUDGET TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED QUICK TORCHDISTILL
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
   $(eval override export $(name) := $$(value $(name)))))
 
-.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet table test test-long test-processors coverage check lint bench bench-torchdistill chaos load clean
+.PHONY: help setup quickstart reproduce-cifar100 reproduce-cpu reproduce-imagenet campaign table test test-long test-processors coverage check lint bench bench-torchdistill chaos load clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -66,6 +66,14 @@ reproduce-imagenet: setup  ## Two pairs, sixteen methods, three seeds on ImageNe
 	$(foreach pair,$(if $(PAIR),$(filter $(PAIR),$(PAIRS)),$(PAIRS)),$(TRAIN) +experiments=imagenet_$(pair) \
 	  "dataset.root=$$IMAGENET" $(IMAGENET_TEACHER_$(pair)) $$ARGS &&) true
 	$(BIN)/python -m kdbench.table runs/imagenet
+
+# The teacher is the committed one. A budget is minutes or hours: 25m, 8h.
+campaign: setup  ## The most valuable runs of the CIFAR-100 table that fit into BUDGET=25m, resumable anywhere (TEACHER=FILE, ARGS=...)
+	@[[ "$$BUDGET" =~ ^([0-9]{1,6})([mh])$$ ]] || \
+	  { echo "make campaign needs a time in minutes or hours: BUDGET=25m, BUDGET=8h"; exit 1; }; \
+	minutes=$$(( 10#$${BUDGET%[mh]} )); [[ "$$BUDGET" == *m ]] || minutes=$$(( 60 * minutes )); \
+	$(TRAIN) +experiments=campaign_cifar100 hydra.launcher.minutes=$$minutes $(DOWNLOAD) $$ARGS \
+	  $(if $(TEACHER),"teacher.resnet32x4.checkpoint=$$TEACHER")
 
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take "$$RUNS")

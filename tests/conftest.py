@@ -23,9 +23,9 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Run an entry of kdbench as the shell would, in this process and in an empty folder."""
-    from kdbench import analyse, estimate, evaluate, export, report, table, train
+    from kdbench import analyse, estimate, evaluate, export, report, submit, table, train, verify
 
-    modules = (train, evaluate, table, estimate, report, analyse, export)
+    modules = (train, evaluate, table, estimate, report, analyse, export, submit, verify)
     entries = {module.__name__.split(".")[1]: module.main for module in modules}
     monkeypatch.chdir(tmp_path)
 

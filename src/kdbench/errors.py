@@ -24,6 +24,10 @@ class WriteError(KdbenchError):
     """A file of a run cannot be written; what was written before is unharmed."""
 
 
+class HeldError(KdbenchError):
+    """Another process trains the run; nothing was changed."""
+
+
 class RankError(KdbenchError):
     """Something is wrong on one rank alone, or with its connection; it ends the process."""
 

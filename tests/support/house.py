@@ -29,6 +29,7 @@ WINGS = [
     "sweeps",
     "analysis",
     "exporting",
+    "submissions",
 ]
 # The one place of each outside library.
 DOORS = {

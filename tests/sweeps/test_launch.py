@@ -24,13 +24,14 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.failures import failure, tell_failure
 from kdbench.schema.node import Node
-from kdbench.sweeps.launch import Sweep
 from kdbench.sweeps.local import Ended, LocalExecutor, Task, Worker, claim_log, death, environments
 from kdbench.sweeps.planning import plan
+from kdbench.sweeps.running import Sweep
 from kdbench.sweeps.worker import Outcome
 from kdbench.system.console import Console
 from kdbench.training.jobs import Job
 from kdbench.training.together import train, train_together
+from support.kills import at_first_checkpoint
 from support.records import record_at
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs, same, weights
 
@@ -43,21 +44,6 @@ LONG = ["schedule.epochs=12", "schedule.milestones=[]"]  # long enough to be sto
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def at_first_checkpoint(monkeypatch: pytest.MonkeyPatch, act: Callable[[Worker], None]) -> None:
-    """Act once, as soon as the launcher could see that the cohort has written checkpoints."""
-    acted = []
-
-    def ended(worker: Worker) -> Ended | None:
-        folders = [job.folder for job in worker.task.jobs]
-        if not acted and all(checkpoint_paths(folder) for folder in folders):
-            acted.append(True)
-            act(worker)
-        return original(worker)
-
-    original = Worker.ended
-    monkeypatch.setattr(Worker, "ended", ended)
 
 
 def undisturbed(*overrides: str) -> None:
@@ -270,6 +256,10 @@ def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command):
     [
         ("size=0", "hydra.launcher.size must be 1 or more, not 0"),
         ("processes=-1", "hydra.launcher.processes must be 1 or more, not -1"),
+        ("order=worth", "unknown hydra.launcher.order 'worth': choose from given, value"),
+        ("headline=0", "hydra.launcher.headline must be 1 or more, not 0"),
+        ("minutes=0", "hydra.launcher.minutes must be above 0, not 0"),
+        ("minutes=inf", "hydra.launcher.minutes must be above 0, not inf"),
         ("executor=locl", "unknown hydra.launcher.executor 'locl': did you mean 'local'?"),
         ("submitit={cluster: local, timeout_min: x}", "hydra.launcher.submitit: Parameter"),
     ],

@@ -21,6 +21,9 @@ class CohortLauncherConf:
     executor: str = "local"  # local: processes of this machine; submitit: Slurm; ray: Ray
     processes: int | None = None  # cohorts at a time; null: one on each GPU, or one on the CPU
     fail_fast: bool = False  # whether the first failure stops the sweep, resumable
+    minutes: float | None = None  # after these it stops, resumable; null: when all is done
+    order: str = "given"  # value: the runs that give verdicts soonest come first
+    headline: int | None = None  # with order=value: methods that come first; null: all
     submitit: dict[str, Any] = field(  # a day, where submitit would give five minutes
         default_factory=lambda: {"cluster": None, "timeout_min": 1440}
     )

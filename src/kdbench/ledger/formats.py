@@ -214,12 +214,20 @@ def _notes(table: Table, escape: Escape) -> list[str]:
         for cell in cells
         if cell.departures
     ]
+    sent = [f"{cell.row} by {', '.join(senders(cell))}" for cell in cells if cell.verified]
+    if sent:
+        notes.append(f"sent by others, their weights scored again here: {escape('; '.join(sent))}.")
     used = machines([record for cell in cells for record in cell.records])
     if used and not any(cell.published for cell in cells):
         notes.append(f"hardware: {escape('; '.join(used))}.")
     return notes + [
         f"failed: {escape(_failure(cell, record))}" for cell in cells for record in cell.failed
     ]
+
+
+def senders(cell: Cell) -> list[str]:
+    """Return who has sent records of a cell, each once."""
+    return sorted({one.by for one in cell.verified})
 
 
 def _failure(cell: Cell, record: FailedRecord) -> str:
@@ -267,6 +275,7 @@ def numbers(cell: Cell) -> dict[str, object]:
         "cost_hours": spent and spent.hours,
         "cost_of": spent and spent.of,
         "hardware": _hardware(cell),
+        "sent_by": "; ".join(senders(cell)) or None,
         "hash": cell.hash,
         "data_sha256": cell.data or None,
         "teacher_sha256": cell.taught or None,

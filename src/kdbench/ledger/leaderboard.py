@@ -102,7 +102,7 @@ def evidence(table: Table) -> str:
     done = [record for cell in table.cells for record in cell.records]
     if done:
         lines = "".join(
-            f"<li>{_e(cell.row)}: seed {', '.join(_record_link(r) for r in cell.records)}"
+            f"<li>{_e(cell.row)}: seed {', '.join(_record_link(cell, r) for r in cell.records)}"
             for cell in table.cells
             if cell.records
         )
@@ -222,8 +222,13 @@ def _cost(row: Row) -> str:
     return f"{hours} {price.of}-h"
 
 
-def _record_link(record: Record) -> str:
-    return f'<a href="runs/{quote(record.run_id)}.json">{_e(str(record.seed))}</a>'
+def _record_link(cell: Cell, record: Record) -> str:
+    link = f'<a href="runs/{quote(record.run_id)}.json">{_e(str(record.seed))}</a>'
+    sent = next((one for one in cell.verified if one.run_id == record.run_id), None)
+    if sent is None:
+        return link
+    told = f"weights scored again: {sent.top1:.2f} on {sent.images} images, {sent.date}"
+    return f'{link} (<abbr title="{_e(told)}">{_e(sent.by)}, verified</abbr>)'
 
 
 def _score(cell: Cell) -> float:

@@ -32,6 +32,7 @@ from kdbench.ledger.significance import (
     verdict_of_gain,
     verdict_of_score,
 )
+from kdbench.ledger.verified import Verification, read_verified
 from kdbench.records.contents import ClassifierRecord, FailedRecord, Record
 from kdbench.records.identity import canonical
 
@@ -64,6 +65,7 @@ class Cell:
     verdict: Verdict
     reconstructed: bool  # the method's settings are marked reconstructed or INFERRED
     claim_source: str | None = None  # the claim's source, a key of results/published.csv
+    verified: tuple[Verification, ...] = ()  # of the records that others have sent
 
     @property
     def row(self) -> str:
@@ -132,6 +134,7 @@ def open_ledger(
     published: Path | None,
     baseline: str | None = None,
     swept: bool = False,
+    verified: Path | None = None,
 ) -> Ledger:
     """Read records at and below `paths`; each unusable one is a line in `problems`.
 
@@ -140,11 +143,14 @@ def open_ledger(
         published: the file of published scores; None for tables without them.
         baseline: the row or cell over which gains are computed; None: KD.
         swept: show cells that a pair's own sweep has yet to fill.
+        verified: the folder of verifications of records that others have sent.
 
     Raises:
         ConfigError: no cell has the name `baseline`.
     """
     found, problems = read_records(paths)
+    sent, told = read_verified(verified, found) if verified is not None else ({}, [])
+    problems += told
     runs, detectors = split_tasks(found)
     rows: list[Published] = []
     if published is not None:
@@ -168,6 +174,8 @@ def open_ledger(
     for key in sorted(keys, key=lambda key: key.place):
         recipe = recipes.get(key) or Recipe(key.method, (), _inferred(key))
         cell = _cell(key, groups.get(key, []), recipe, settings.get(key, ""), rows)
+        of_others = tuple(sent[one.run_id] for one in cell.records if one.run_id in sent)
+        cell = replace(cell, verified=of_others)
         cells.append(_judged(cell, gains.get(key), baseline))
     return Ledger(tuple(cells), tuple(problems), tuple(detectors))
 

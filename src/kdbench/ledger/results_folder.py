@@ -11,6 +11,7 @@ from kdbench.ledger.cells import key_of
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
+from kdbench.ledger.verified import RUNS, VERIFIED
 from kdbench.records.contents import Done, Record
 from kdbench.records.record import RECORD_FILE, read_record, record_files
 from kdbench.system.escapes import as_markdown
@@ -30,7 +31,7 @@ def made(results: Path) -> tuple[dict[str, str], Ledger]:
     """Make every generated file's text by its path below `results`, and the ledger it shows."""
     published = results / "published.csv"
     scores = published if published.is_file() else None
-    ledger = open_ledger([results / "runs"], scores, swept=True)
+    ledger = open_ledger([results / RUNS], scores, swept=True, verified=results / VERIFIED)
     # The lines are the same in any current folder.
     problems = tuple(line.replace(f"{results}/", "") for line in ledger.problems)
     ledger = replace(ledger, problems=problems)

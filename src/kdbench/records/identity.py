@@ -93,7 +93,18 @@ def identify(
     cell = "-".join(names).replace("/", "_")
     if len(cell.encode()) > LONGEST - 32:  # room for seed and hash
         raise ConfigError(f"{cell} is too long for a folder's name: shorten the names in it")
-    settings = without_later(recorded(config).spelt())
+    return Identity(cell, digest(recorded(config), data_sha256, teachers), config.seed)
+
+
+def digest(config: RecordedSettings, data_sha256: str, teachers: Mapping[str, str]) -> str:
+    """Return the 8 hex digits over everything that can change a run's result, but not its seed.
+
+    Args:
+        config: the configuration as its record keeps it.
+        data_sha256: the data set's fingerprint.
+        teachers: sha256 of each teacher's file by the teacher's name, in order.
+    """
+    settings = without_later(config.spelt())
     del settings["seed"], settings["runtime"]
     settings["teacher"] = {
         name: [
@@ -107,8 +118,7 @@ def identify(
     if others := packages_of(settings):  # their RESULTS_VERSION
         settings["packages"] = others
     settings["results_version"] = RESULTS_VERSION
-    digest = hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()
-    return Identity(cell, digest[:8], config.seed)
+    return hashlib.sha256(canonical(without_names(settings)).encode()).hexdigest()[:8]
 
 
 def packages_of(node: object) -> dict[str, str]:
@@ -161,15 +171,24 @@ def _first(node: Node) -> Node:
 
 def with_first_paths(node: Any) -> Any:
     """A copy whose `_target_` paths are those that runs are named by (`FIRST_PATHS`)."""
+    return _renamed(node, FIRST_PATHS)
+
+
+def with_present_paths(node: Any) -> Any:
+    """A copy of a record's node whose `_target_` paths are those of the code as it is."""
+    return _renamed(node, {first: present for present, first in FIRST_PATHS.items()})
+
+
+def _renamed(node: Any, names: Mapping[str, str]) -> Any:
     if isinstance(node, Mapping):
-        copy = {key: with_first_paths(value) for key, value in node.items()}
+        copy = {key: _renamed(value, names) for key, value in node.items()}
         if isinstance(target := copy.get("_target_"), str):
             module, _, name = target.rpartition(".")
-            renamed = f"{FIRST_PATHS.get(module, module)}.{name}"
-            copy["_target_"] = FIRST_PATHS.get(target, renamed)
+            renamed = f"{names.get(module, module)}.{name}"
+            copy["_target_"] = names.get(target, renamed)
         return copy
     if isinstance(node, list | tuple):
-        return [with_first_paths(item) for item in node]
+        return [_renamed(item, names) for item in node]
     return node
 
 

@@ -11,6 +11,7 @@ from kdbench.assembly.build import build_method, check_teachers
 from kdbench.assembly.make import make
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.methods.base import Method
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.records.identity import REGIMES, canonical, teacher_label
 from kdbench.records.settings import TrainSettings
@@ -20,7 +21,7 @@ from kdbench.system.hardware import hardware
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.dispatch import task_called
 from kdbench.training.grouping import LENGTH
-from kdbench.training.jobs import open_job
+from kdbench.training.jobs import Job, open_job
 from kdbench.training.pace import Pace
 from kdbench.training.timings import LIMIT, STEPS, Known, Timings, time_run
 from kdbench.training.together import self_teacher
@@ -155,7 +156,6 @@ def planned(config: TrainSettings, dataset: Any) -> Iterable[Planned]:
             if before.status == DONE:
                 teachers[name] = replace(teacher, checkpoint=str(runs_dir / before.name))
     config = replace(config, teacher=teachers)
-    cached = bool(teachers) and task_called(config.task).caches(method, dataset)
     try:
         job = open_job(config, dataset, runs_dir)
     except KdbenchError as error:
@@ -164,16 +164,26 @@ def planned(config: TrainSettings, dataset: Any) -> Iterable[Planned]:
         name = f"{'-'.join(parts)}-s{config.seed}"
         first = any(one.checkpoint == "train" for one in teachers.values())
         why = "it is trained first, by the run's own recipe" if first else str(error)
-        yield Planned(config, name, WAITS, why, cached=cached)
+        yield Planned(config, name, WAITS, why, cached=is_cached(config, method, dataset))
         return
-    name = job.identity.run_id
+    yield of_job(job, dataset)
+
+
+def of_job(job: Job, dataset: Any) -> Planned:
+    """Return the plan of a run that is identified: its status, and how much of it is left."""
+    config, name = job.config, job.identity.run_id
     if job.record is not None:
-        yield Planned(config, name, DONE, left=0.0)
-        return
+        return Planned(config, name, DONE, left=0.0)
+    cached = is_cached(config, job.method, dataset)
     found = checkpoint_paths(job.folder)
     steps = pace_of(config, dataset).steps
     left = 1 - int(found[-1].stem.rpartition("-")[2]) / steps if found else 1.0
-    yield Planned(config, name, RESUME if found else TODO, left=left, cached=cached)
+    return Planned(config, name, RESUME if found else TODO, left=left, cached=cached)
+
+
+def is_cached(config: TrainSettings, method: Method, dataset: Any) -> bool:
+    """Return whether all that a run's method reads of its teachers can be in the output cache."""
+    return bool(config.teacher) and task_called(config.task).caches(method, dataset)
 
 
 def say_counts(runs: Sequence[Planned], say: Say) -> None:

@@ -1,6 +1,6 @@
 """The plan of a sweep: which of its runs are done, named twice, to train, or hopeless."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,10 +61,14 @@ def runs(count: int) -> str:
     return f"{count} run" if count == 1 else f"{count} runs"
 
 
-def plan(configs: Sequence[TrainSettings]) -> Plan:
+def plan(configs: Sequence[TrainSettings], recorded: Collection[str] = ()) -> Plan:
     """Identify every run and read its status from its folder.
 
     Teachers that are to be trained first must be done by now: see `teachers_first`.
+
+    Args:
+        configs: the runs' configurations.
+        recorded: names of runs that are done elsewhere.
     """
     found, seen = Plan(), set()
     datasets: dict[str, Any] = {}
@@ -77,7 +81,7 @@ def plan(configs: Sequence[TrainSettings]) -> Plan:
                 found.repeated += 1
                 continue
             seen.add(job.folder)
-            if job.record is None:
+            if job.record is None and job.identity.run_id not in recorded:
                 found.todo.append(job)
             else:
                 found.done += 1

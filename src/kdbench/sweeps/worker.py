@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdbench.config.hydra_cli import INTERRUPTED
-from kdbench.errors import ConfigError, DivergedError, KdbenchError
+from kdbench.errors import ConfigError, DivergedError, HeldError, KdbenchError
 from kdbench.records.settings import TrainSettings
 from kdbench.schema.secrets import masked
 from kdbench.system.signals import STOPS, is_free
@@ -33,6 +33,7 @@ class Outcome(NamedTuple):
 
     error: str | None = None  # one line; None: it is done
     final: bool = False  # another try would fail too
+    held: bool = False  # another process trains it
 
 
 def understood(text: str) -> list[TrainSettings]:
@@ -63,7 +64,8 @@ def outcome(result: Path | Exception) -> Outcome:
     line = str(result).strip().split("\n")[0]
     if not isinstance(result, KdbenchError):
         line = f"{type(result).__name__}: {line}"
-    return Outcome(line, isinstance(result, ConfigError | DivergedError))
+    final = isinstance(result, ConfigError | DivergedError)
+    return Outcome(line, final, isinstance(result, HeldError))
 
 
 def stop_on_sigterm() -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from kdbench.errors import KdbenchError
+from kdbench.errors import HeldError
 from kdbench.system.files import open_own
 
 LOCK_FILE = ".lock"
@@ -21,7 +21,7 @@ class RunLock:
     the last holder.
 
     Raises:
-        KdbenchError: another process holds it; nothing was changed.
+        HeldError: another process holds it; nothing was changed.
         OSError: the folder cannot be written.
     """
 
@@ -38,7 +38,7 @@ class RunLock:
                 return
             if not isinstance(error, BlockingIOError):
                 raise
-            raise KdbenchError(
+            raise HeldError(
                 f"{folder.name} is being trained by {holder or 'another process'}: wait for it, or "
                 "stop it and try again"
             ) from None
