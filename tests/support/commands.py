@@ -1,6 +1,8 @@
 """Commands of kdbench as a test runs them, and where the checkout is."""
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,11 @@ class Result(NamedTuple):
 
 def compose_method(name: str, *overrides: str) -> dict:
     """The node of conf/method/<name>.yaml as a command would compose it."""
+    return copy.deepcopy(_composed_method(name, overrides))
+
+
+@cache  # the tests of methods ask a thousand times
+def _composed_method(name: str, overrides: tuple[str, ...]) -> dict:
     return compose_group("method", name, *overrides)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kdbench.config import hydra_cli
 from kdbench.system.console import duration
+from kdbench.tasks.classification import rehearsal
 from kdbench.training import timings
 from kdbench.training.timings import Timings
 
@@ -26,7 +27,7 @@ DATA = [
 def fast(monkeypatch):
     """One timed step, on one thread."""
     monkeypatch.setattr(timings, "STEPS", 1)
-    monkeypatch.setattr(timings, "TEST_IMAGES", 16)
+    monkeypatch.setattr(rehearsal, "TEST_IMAGES", 16)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
