@@ -26,7 +26,7 @@ DATA = [
 def fast(monkeypatch):
     """One timed step, on one thread."""
     monkeypatch.setattr(timings, "STEPS", 1)
-    monkeypatch.setattr(timings, "TEST_IMAGES", 16)
+    monkeypatch.setattr("kdbench.tasks.classification.rehearsal.TEST_IMAGES", 16)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -151,7 +151,8 @@ def test_durations_are_readable():
 
 
 def test_a_run_whose_step_fails_is_not_timed():
-    member = SimpleNamespace(error=ValueError("of its method"))
-    cohort = SimpleNamespace(steps=lambda *_: [], members=[member], step=7)
+    member = SimpleNamespace(error=ValueError("of its method"), method=None)
+    batches = SimpleNamespace(steps=lambda *_: [])
+    cohort = SimpleNamespace(batches=batches, members=[member])
     with pytest.raises(ValueError, match="of its method"):
         timings._one_step(cohort)
