@@ -99,7 +99,7 @@ def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
     details = {name: None for cell in table.cells for one in cell.records for name in one.details}
     place = columns.index("best-last") + 1
     columns[place:place] = details
-    named = {"score": f"{table.task.word} {table.task.place}"}
+    named = {"score": f"{table.cells[0].task.word} {table.cells[0].task.place}"}
     heads = [escape(named.get(column, column)) for column in columns]
     if table.baseline != BASELINE:
         heads = [head.replace("over KD", f"over {escape(table.baseline)}") for head in heads]
@@ -203,13 +203,12 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     """Return the notes on the marks that occur in this table."""
     cells = table.cells
     notes = []
+    word = cells[0].task.word
     if any(cell.records for cell in cells):
-        notes.append(
-            f"{table.task.word} in percent: mean ± sample standard deviation over (n) seeds."
-        )
+        notes.append(f"{word} in percent: mean ± sample standard deviation over (n) seeds.")
     records = [record for cell in cells for record in (*cell.records, *cell.failed)]
     if taught := teachers_of(records):
-        notes.append(f"teacher's {table.task.word}, measured here: {escape('; '.join(taught))}.")
+        notes.append(f"teacher's {word}, measured here: {escape('; '.join(taught))}.")
     if any(cell.gain for cell in cells):
         over = "KD" if table.baseline == BASELINE else escape(table.baseline)
         notes.append(

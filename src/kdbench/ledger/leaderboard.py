@@ -70,8 +70,8 @@ def leaderboard(table: Table, caption: str) -> str:
     """Return the table as HTML, without empty columns; `caption` is HTML too."""
     rows = ranked(table)
     columns = [column for column in COLUMNS if _told(column, rows)]
-    word = table.task.word
-    named = {"score": f"{word[0].upper()}{word[1:]}, {table.task.place}"}
+    task = table.cells[0].task
+    named = {"score": f"{task.word[0].upper()}{task.word[1:]}, {task.place}"}
     heads = "".join(
         f'<th scope="col" data-key="{c.key}" data-kind="{c.kind}" data-order="{c.order}">'
         f"{named.get(c.key, c.head)}"

@@ -123,11 +123,6 @@ class Table(NamedTuple):
         return any(cell.records or cell.failed for cell in self.cells)
 
     @property
-    def task(self) -> Task:
-        """The task of its runs."""
-        return self.cells[0].task
-
-    @property
     def baseline(self) -> str:
         """The row over which its gains are computed."""
         return next((cell.baseline for cell in self.cells if cell.baseline), BASELINE)
@@ -250,9 +245,7 @@ def _cell(
     """Make a cell without its gain and its verdict."""
     done = tuple(record for record in records if isinstance(record, Done))
     schedule = records[0].config.schedule.settings if records else common(key.dataset)
-    epochs = schedule.get("epochs")  # None where steps are counted
-    task = records[0].task if records else task_of(schedule)
-    place = (key.dataset, key.teacher, key.student, epochs)
+    place = (key.dataset, key.teacher, key.student, schedule.get("epochs"))
     rows = [r for r in rows if (r.dataset, r.teacher, r.student, r.epochs) == place]
     if recipe.departures or recipe.method != key.method:
         rows = []  # no source has such settings
@@ -265,7 +258,7 @@ def _cell(
         hash=done[0].hash if done else None,
         records=done,
         failed=tuple(record for record in records if isinstance(record, FailedRecord)),
-        task=task,
+        task=task_of(schedule),
         score=_estimate([record.headline for record in done]),
         best_on_test=_estimate([record.best_on_test for record in done]),
         last5=_estimate([one for record in done if (one := record.last5) is not None]),
