@@ -283,8 +283,15 @@ def test_metrics(tmp_path, examples):
 # Published scores.
 ROW = dict.fromkeys(COLUMNS, "") | {
     **{"source": "Tables", "dataset": "cifar100", "teacher": "resnet32x4", "student": "resnet8x4"},
-    **{"method": "KD", "kdbench": "kd", "top1": "73.3", "epochs": "240", "protocol": "last"},
-    **{"url": "https://example.org", "seeds_or_trials": "3", "top1_std": "0.2"},
+    **{
+        "method": "KD",
+        "kdbench": "kd",
+        "metric": "top1",
+        "score": "73.3",
+        "epochs": "240",
+        "protocol": "last",
+    },
+    **{"url": "https://example.org", "seeds_or_trials": "3", "score_std": "0.2"},
 }
 NUMERALS = ["1e5", "١٢", "²", "0x1", "1_0", "infinity", "-0", "200", "9" * 5000]
 CELLS = TEXT | st.sampled_from(NUMERALS)

@@ -125,7 +125,7 @@ def test_csv_has_one_header_and_every_cell(command, folder, scores):
     rows = list(csv.DictReader(io.StringIO(result.out)))
     assert [row["method"] for row in rows] == ["kd", "kd", "at", "dkd", "dynamickd", "rkd"]
     dkd = rows[3]
-    assert float(dkd["top1"]) == pytest.approx(76.333333)
+    assert float(dkd["score"]) == pytest.approx(76.333333)
     assert (dkd["seeds"], dkd["tie"], dkd["verdict"]) == ("0 1 2", "False", "reproduced")
     assert (dkd["published_source"], dkd["cost_hours"], dkd["cost_of"]) == ("Table", "1.5", "CPU")
 

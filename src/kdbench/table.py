@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kdbench.config.arguments import Parser, tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.ledger.ap_table import ap_tables
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Table, open_ledger, tables
 from kdbench.ledger.published import FILE, usual
@@ -60,15 +59,8 @@ def main() -> None:
         ledger = open_ledger(arguments.paths, published, arguments.baseline)
         problems, made = ledger.problems, [table for table in tables(ledger) if table.run]
         for line in problems:
-            tell(f"{'warning' if made or ledger.detectors else 'error'}: {line}")
-        detectors = ap_tables(ledger.detectors, arguments.protocol)
-        found = [table for table in made if arguments.protocol in (None, table.protocol)]
-        if found or not detectors:
-            print(for_terminal(render(selected(made, arguments.protocol), arguments.format)))
-        if detectors and arguments.format != "md":
-            tell("warning: detectors' tables are Markdown only")
-        elif detectors:
-            print(for_terminal(("\n" if found else "") + "\n\n".join(detectors)))
+            tell(f"{'warning' if made else 'error'}: {line}")
+        print(for_terminal(render(selected(made, arguments.protocol), arguments.format)))
     except KdbenchError as error:
         # Where no table is left, the runs that were left out explain it.
         if made or not problems:

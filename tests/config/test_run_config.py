@@ -164,8 +164,8 @@ def test_equal_settings_are_equal_however_written():
             "teacher.resnet20.network resnet20 is for classification",
         ),
         (
-            ["task=detection", "+schedule.micro_batches=2"],
-            "unknown key 'schedule.micro_batches': did you mean 'batch_size'?",
+            ["task=detection", "+schedule.epochs=2"],
+            "unknown key 'schedule.epochs': did you mean 'steps'?",
         ),
         (["hydra=null"], "hydra is not allowed: of Hydra's settings, only"),
         (["hydra.sweeper=null"], "hydra.sweeper is not allowed"),

@@ -39,12 +39,12 @@ def test_a_cell_over_its_seeds(tmp_path, scores):
     assert (dkd.dataset, dkd.teacher, dkd.protocol) == ("cifar100", "resnet32x4", PROTOCOL)
     assert [record.seed for record in dkd.records] == [0, 1, 2]
     assert dkd.hash == dkd.records[0].hash
-    assert dkd.top1.mean == pytest.approx(76.3333, abs=1e-4)
-    assert dkd.top1.std == pytest.approx(0.2082, abs=1e-4)
+    assert dkd.score.mean == pytest.approx(76.3333, abs=1e-4)
+    assert dkd.score.std == pytest.approx(0.2082, abs=1e-4)
     # Student's t for 2 degrees of freedom: 4.3027.
-    assert dkd.top1.high - dkd.top1.mean == pytest.approx(4.3027 * 0.2082 / 3**0.5, abs=1e-3)
-    assert dkd.best_on_test.mean == pytest.approx(dkd.top1.mean + 0.3)
-    assert dkd.last5.mean == pytest.approx(dkd.top1.mean - 0.05)
+    assert dkd.score.high - dkd.score.mean == pytest.approx(4.3027 * 0.2082 / 3**0.5, abs=1e-3)
+    assert dkd.best_on_test.mean == pytest.approx(dkd.score.mean + 0.3)
+    assert dkd.last5.mean == pytest.approx(dkd.score.mean - 0.05)
 
 
 def test_a_gain_is_paired_by_seed_and_judged_against_the_same_source_s(tmp_path, scores):
@@ -101,8 +101,8 @@ def test_published_cells_that_nobody_ran_are_shown(tmp_path, scores):
     ledger = open_ledger([write(tmp_path / "runs", *runs("kd", KD))], scores)
     assert {c.method for c in ledger.cells} == {"ce", "kd", "dkd", "at", "dist"}
     dist = cell(ledger, "dist")
-    assert (dist.verdict, dist.hash, dist.records, dist.top1) == (Verdict.NOT_RUN, None, (), None)
-    assert (dist.protocol, dist.published.top1) == (PROTOCOL, 76.31)
+    assert (dist.verdict, dist.hash, dist.records, dist.score) == (Verdict.NOT_RUN, None, (), None)
+    assert (dist.protocol, dist.published.score) == (PROTOCOL, 76.31)
     (table,) = tables(ledger)
     assert [c.method for c in table.cells] == ["ce", "kd", "at", "dist", "dkd"]
 
@@ -144,7 +144,7 @@ def test_failed_runs_are_kept_beside_the_others(tmp_path):
     write(folder, fail(make_record("rkd", 0)))
     ledger = open_ledger([folder], None)
     dkd, rkd = cell(ledger, "dkd"), cell(ledger, "rkd")
-    assert (dkd.top1.n, [record.seed for record in dkd.failed]) == (3, [3])
+    assert (dkd.score.n, [record.seed for record in dkd.failed]) == (3, [3])
     assert (rkd.verdict, len(rkd.failed)) == (Verdict.NOT_RUN, 1)
 
 
@@ -316,7 +316,7 @@ def test_a_run_counts_once_and_two_records_of_it_are_said(tmp_path):
     ledger = open_ledger([first, copies], None)
     (problem,) = ledger.problems
     assert "is another record of the same run" in problem
-    assert cell(ledger, "kd").top1.mean == pytest.approx(73.4)
+    assert cell(ledger, "kd").score.mean == pytest.approx(73.4)
 
 
 def test_a_bad_row_and_a_missing_file_are_lines(tmp_path):
@@ -326,4 +326,4 @@ def test_a_bad_row_and_a_missing_file_are_lines(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path / "nowhere"):
         ledger = open_ledger([folder, tmp_path / "nowhere"], tmp_path / "none.csv")
         assert sum(str(path) in line for line in ledger.problems) == 1
-        assert cell(ledger, "kd").top1.n == 3
+        assert cell(ledger, "kd").score.n == 3

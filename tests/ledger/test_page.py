@@ -94,7 +94,13 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     for label, (method, top1) in {**CLAIMS, "CRD": ("crd", 75.51)}.items():
         row = dict.fromkeys(COLUMNS, "") | {"source": "Tables", "dataset": "cifar100"}
         row |= {"teacher": "resnet32x4", "student": "resnet8x4", "method": label}
-        row |= {"kdbench": method, "top1": str(top1), "epochs": "240", "protocol": "last"}
+        row |= {
+            "kdbench": method,
+            "metric": "top1",
+            "score": str(top1),
+            "epochs": "240",
+            "protocol": "last",
+        }
         lines.append(",".join((row | {"url": "https://example.org/tables"}).values()))
     (folder / "published.csv").write_text("\n".join(lines) + "\n")
     return open_ledger([folder / "runs"], folder / "published.csv")
@@ -113,7 +119,7 @@ def test_rows_say_rank_score_gain_claim_and_verdict(page):
     assert ranks == ["", "1", "2", "3", "4", "4", ""], "equal scores share one, one seed has none"
     dkd = rows.row_of("dkd")
     assert dkd["rank"] == "1"
-    assert dkd["top1"] == "74.85 ± 0.18"
+    assert dkd["score"] == "74.85 ± 0.18"
     assert dkd["n"] == "3"
     assert dkd["gain"] == "+1.50 [+1.38, +1.62]"
     assert dkd["claim"] == "+1.47"
@@ -133,10 +139,10 @@ def test_rows_say_rank_score_gain_claim_and_verdict(page):
 def test_what_failed_and_what_nobody_ran_is_shown(page):
     rows = Rows(page)
     vid = next(row for row in rows.tables[PAIR] if row["method"].startswith("vid"))
-    assert (vid["rank"], vid["top1"], vid["n"]) == ("", "failed", "failed: 1")
+    assert (vid["rank"], vid["score"], vid["n"]) == ("", "failed", "failed: 1")
     assert "a loss is not finite: lower the learning rate" in page
     crd = rows.row_of("crd")
-    assert (crd["rank"], crd["top1"], crd["verdict"]) == ("", "not run", "○ not run")
+    assert (crd["rank"], crd["score"], crd["verdict"]) == ("", "not run", "○ not run")
     assert crd["published"] == "75.51 Tables"
 
 

@@ -17,8 +17,9 @@ GOOD = {
     "student": "resnet8x4",
     "method": "DKD",
     "kdbench": "dkd",
-    "top1": "76.32",
-    "top1_std": "",
+    "metric": "top1",
+    "score": "76.32",
+    "score_std": "",
     "gain_over_kd": "",
     "top5": "",
     "epochs": "240",
@@ -33,9 +34,10 @@ ROW = Published(
     student="resnet8x4",
     method="dkd",
     label="DKD",
-    top1=76.32,
+    metric="top1",
+    score=76.32,
     gain=None,
-    top1_std=None,
+    std=None,
     epochs=240,
     seeds=5,
     protocol="best",
@@ -88,11 +90,12 @@ def test_a_row_is_read(tmp_path):
     [
         ({"source": " "}, "its source is missing"),
         ({"url": ""}, "its url is missing"),
-        ({"top1": ""}, "its top1 is missing"),
+        ({"score": ""}, "its score is missing"),
+        ({"metric": "f1"}, "its metric is 'f1', not one of top1, ap"),
         ({"gain_over_kd": "much"}, "its gain_over_kd is much, not a number from -100 to 100"),
-        ({"top1": "7632"}, "its top1 is 7632, not a number from 0 to 100"),
-        ({"top1": "nan"}, "its top1 is nan"),
-        ({"top1_std": "-1"}, "its top1_std is -1"),
+        ({"score": "7632"}, "its score is 7632, not a number from 0 to 100"),
+        ({"score": "nan"}, "its score is nan"),
+        ({"score_std": "-1"}, "its score_std is -1"),
         ({"top5": "high"}, "its top5 is high"),
         ({"epochs": "2e2"}, "its epochs is 2e2, not a whole number"),
         ({"seeds_or_trials": "0"}, "its seeds_or_trials is 0"),
@@ -115,7 +118,7 @@ def test_a_row_cut_short_is_left_out(tmp_path):
     path.write_text(path.read_text() + "DKD-paper,cifar100,resnet32x4\n")
     rows, (problem,) = read_published(path)
     assert len(rows) == 1
-    assert "line 3: left out, it has not 16 cells" in problem
+    assert "line 3: left out, it has not 17 cells" in problem
 
 
 def test_a_file_that_is_no_such_table_is_refused(tmp_path):
@@ -127,10 +130,10 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path):
 
 
 def test_a_method_s_own_number_comes_first_then_one_that_is_not_quoted():
-    own = replace(ROW, source="mdistiller-DKD", top1=76.3)
-    quoted = replace(ROW, source="RepDistiller", quoted=True, top1=76.2)
-    rerun = replace(ROW, source="ND", top1=75.44)
-    single = replace(ROW, source="KD-Zoo", top1=75.0)
+    own = replace(ROW, source="mdistiller-DKD", score=76.3)
+    quoted = replace(ROW, source="RepDistiller", quoted=True, score=76.2)
+    rerun = replace(ROW, source="ND", score=75.44)
+    single = replace(ROW, source="KD-Zoo", score=75.0)
     other = replace(ROW, method="kd", source="RepDistiller")
     assert choose([single, quoted, rerun, own, other], "dkd") == own
     assert choose([single, quoted, rerun, other], "dkd") == rerun
@@ -139,14 +142,14 @@ def test_a_method_s_own_number_comes_first_then_one_that_is_not_quoted():
 
 
 def test_a_claim_is_counted_from_the_same_source_s_kd():
-    kd = replace(ROW, label="KD", method="kd", top1=73.33, protocol="last")
-    kd_best = replace(kd, top1=73.60, protocol="best")
-    elsewhere = replace(kd, source="RepDistiller", top1=70.0)
+    kd = replace(ROW, label="KD", method="kd", score=73.33, protocol="last")
+    kd_best = replace(kd, score=73.60, protocol="best")
+    elsewhere = replace(kd, source="RepDistiller", score=70.0)
     assert claim([ROW, elsewhere, kd], "dkd") == Claim(2.99, "DKD-paper")
     assert claim([ROW, kd, kd_best], "dkd") == Claim(2.72, "DKD-paper")
     assert claim([ROW, elsewhere], "dkd") is None
-    alone = replace(ROW, source="abstract", top1=None, gain=2.64)
+    alone = replace(ROW, source="abstract", score=None, gain=2.64)
     assert claim([alone], "dkd") == Claim(2.64, "abstract")
     assert choose([alone], "dkd") is None, "a gain is no score"
-    listed = replace(ROW, source="RepDistiller", top1=71.5)
+    listed = replace(ROW, source="RepDistiller", score=71.5)
     assert claim([ROW, listed, elsewhere], "dkd") == Claim(1.5, "RepDistiller")

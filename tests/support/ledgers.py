@@ -19,7 +19,8 @@ def published(path: Path, *rows: tuple) -> Path:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
         for source, name, label, top1, protocol in rows:
-            row = {"source": source, "kdbench": name, "method": label, "top1": top1}
+            row = {"source": source, "kdbench": name, "method": label, "metric": "top1"}
+            row["score"] = top1
             row |= {"dataset": "cifar100", "student": "resnet8x4", "protocol": protocol}
             row |= {"teacher": "none" if name == "ce" else "resnet32x4", "epochs": "240"}
             writer.writerow({**row, "url": "https://arxiv.org/abs/2203.08679"})

@@ -33,7 +33,7 @@ from kdbench.teachers.loading import TeacherFile
 from kdbench.tracking.sending import history
 from kdbench.training.member import Member
 from kdbench.training.step_schedule import StepSchedule
-from support.commands import compose_method
+from support.commands import ROOT, compose, compose_method
 from support.records import make_record, record_at
 from support.shapes import make_shapes
 
@@ -460,11 +460,14 @@ def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
 
 
 @pytest.mark.slow
-def test_a_student_learns(command, tmp_path):
+def test_a_student_learns(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.system.console.SILENCE", 0.0)
     root = make_shapes(tmp_path / "data", train=48, val=12)
     here = [*RUN, f"dataset.root={root}", "dataset.min_sizes=[64]", "schedule.batch_size=4"]
     steps = ["schedule.steps=56", "schedule.milestones=[50]", "schedule.score_steps=28"]
-    assert command("train", *here, *steps).code == 0
+    told = command("train", *here, *steps)
+    assert told.code == 0
+    assert "  step 30/56  loss" in told.out, "a log is told of what is between the scores"
     record = record_at(the_only("coco-none-*") / "record.json")
     assert record["ap50_last"] > 10
     assert record["ap_last"] > record["curve"]["test/ap"][0]
@@ -489,6 +492,32 @@ def test_a_mistake_is_one_line(command, root, arguments, line):
     assert line in result.error_line
 
 
+SMOKE = [  # as results/smoke/detection/README.md has it
+    *("task=detection", "runtime=cpu", "runtime.threads=1", "dataset.max_size=64"),
+    *("dataset.min_sizes=[64]", "schedule.batch_size=4", "schedule.lr=0.003"),
+    *("schedule.warmup_steps=20", "schedule.score_steps=40"),
+    *(f"student.{key}={value}".replace(" ", "") for key, value in SMALL.items()),
+]
+
+
+def test_committed_runs_are_found_again():
+    folder = ROOT / "results" / "smoke" / "detection"
+    teacher = ["teacher=fasterrcnn_ResNet18"]
+    for key, value in SMALL.items():
+        teacher.append(f"teacher.fasterrcnn_ResNet18.network.{key}={value}".replace(" ", ""))
+    student = ["student=fasterrcnn_MobileNetV2", "schedule.steps=40", "schedule.milestones=[30]"]
+    commands = {
+        "ce-s1000": ["schedule.steps=120", "schedule.milestones=[100]", "seed=1000"],
+        "ce-s0": student,
+        "ea_kd-s0": [*student, *teacher, "method=ea_kd"],
+    }
+    for record in find_records([folder]):
+        (own,) = (words for key, words in commands.items() if f"-{key}-" in record.run_id)
+        weights = {teacher.name: teacher.sha256 for teacher in record.teachers}
+        found = identify(compose(*SMOKE, *own), "coco", record.data.sha256, weights)
+        assert found.run_id == record.run_id
+
+
 def test_a_detector_s_record_is_checked():
     with pytest.raises(ConfigError, match=r"config.task='x' is not one of"):
         record_of(make_record("kd") | {"config": {**make_record("kd")["config"], "task": "x"}})
@@ -501,8 +530,6 @@ def test_without_pycocotools_it_is_one_line(command, monkeypatch, root):
 
 
 def test_the_task_is_part_of_no_classifier_s_name():
-    from support.commands import compose
-
     config = compose("task=classification")
     assert config == compose()
     assert "task" not in config.spelt()

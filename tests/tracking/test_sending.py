@@ -97,7 +97,7 @@ def test_the_ledger_is_a_table_of_cells():
     (path,) = OFFLINE.folder.glob("wandb/*-ledger/files/media/table/*.json")
     table = json.loads(path.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [(row["method"], row["n"], row["top1"]) for row in rows] == [
+    assert [(row["method"], row["n"], row["score"]) for row in rows] == [
         ("kd", 2, 70.0),
         ("dkd", 2, 70.0),
     ]

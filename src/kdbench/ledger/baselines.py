@@ -8,7 +8,7 @@ from kdbench.config.recipes import Recipe
 from kdbench.errors import ConfigError, nearest
 from kdbench.ledger.cells import ALONE, BASELINE, Key
 from kdbench.ledger.significance import Difference, holm, paired
-from kdbench.records.contents import ClassifierRecord, Record
+from kdbench.records.contents import Done, Record
 
 Groups = Mapping[Key, Sequence[Record]]
 
@@ -94,5 +94,5 @@ def _title(pair: Key) -> str:
 
 
 def _scores(records: Iterable[Record]) -> dict[int, float]:
-    """Return top-1 after the last epoch of the runs that are done, by seed."""
-    return {r.seed: r.top1_last for r in records if isinstance(r, ClassifierRecord)}
+    """Return the headlines of the runs that are done, by seed."""
+    return {r.seed: r.headline for r in records if isinstance(r, Done)}

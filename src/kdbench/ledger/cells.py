@@ -148,15 +148,6 @@ def read_records(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     return sorted((r for _, r in found.values()), key=lambda r: (r.seed, r.run_id)), problems
 
 
-def split_tasks(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    """Split records into those of classifiers and of detectors."""
-    classifiers: list[Record] = []
-    detectors: list[Record] = []
-    for record in records:
-        (detectors if record.detects else classifiers).append(record)
-    return classifiers, detectors
-
-
 def left_out(runs: Iterable[Record]) -> list[str]:
     """Return a line for each student whose runs are not all comparable: why, and how many."""
     groups: dict[tuple[str, str], dict[Key, int]] = defaultdict(lambda: defaultdict(int))

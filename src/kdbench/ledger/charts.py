@@ -49,7 +49,7 @@ Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its
 
 
 def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
-    """Draw a row for each method, best on top, over an axis of top-1."""
+    """Draw a row for each method, best on top, over an axis of scores."""
     left = min(190.0, 14 + LETTER * max(len(names[cell.row]) for cell in cells))
     figure, axes = axes_of(ROW * len(cells) + 50, left, 42)
     axes.set_yticks(range(len(cells)), [_short(names[cell.row]) for cell in cells])
@@ -58,7 +58,7 @@ def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="both")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("top-1, %")
+    axes.set_xlabel(f"{cells[0].task.word}, %")
     return figure, axes
 
 
@@ -66,22 +66,23 @@ def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
     figure, axes = _rows(cells, names)
     titles: list[str] = []
     for y, cell in enumerate(cells):
-        assert cell.top1 is not None
-        ours, published = cell.top1, cell.published
-        if published is not None and published.top1 is not None:
-            if published.top1_std is not None:
-                ends = published.top1 - published.top1_std, published.top1 + published.top1_std
+        assert cell.score is not None
+        ours, published = cell.score, cell.published
+        if published is not None and published.score is not None:
+            if published.std is not None:
+                ends = published.score - published.std, published.score + published.std
                 axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
-            text = f"{names[cell.row]}, published: {published.top1:.2f} ({published.source})"
+            text = f"{names[cell.row]}, published: {published.score:.2f} ({published.source})"
             look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
-            axes.plot(published.top1, y + 0.2, gid=token(titles, text), ls="", **look)
+            axes.plot(published.score, y + 0.2, gid=token(titles, text), ls="", **look)
         text = f"{names[cell.row]}, ours: {ours.mean:.2f} (n = {ours.n})"
         if ours.low is not None and ours.high is not None:
             axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
         axes.plot(ours.mean, y, "o", ms=6.5, color=HUES[0], mew=0, gid=token(titles, text))
     note = (
-        "Dots: our mean at the last epoch, with its 95% interval where there are two seeds or more."
+        f"Dots: our mean at the {cells[0].task.place}, with its 95% interval where there are two "
     )
+    note += "seeds or more."
     if any(cell.published for cell in cells):
         note += " Diamonds: the published score, with its standard deviation where one is given."
         return "Published and ours", note, figure, titles
@@ -94,18 +95,18 @@ def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
     figure, axes = _rows(cells, names)
     titles: list[str] = []
     over = next((cell.baseline for cell in cells if cell.baseline), BASELINE)
-    base = next((cell.top1 for cell in cells if cell.row == over), None)
+    base = next((cell.score for cell in cells if cell.row == over), None)
     if base is not None:
         axes.axvline(base.mean, color=SOFT, lw=1, ls=(0, (4, 3)))
     for y, cell in enumerate(cells):
-        assert cell.top1 is not None
-        mid = cell.top1.mean
+        assert cell.score is not None
+        mid = cell.score.mean
         axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
         for record in cell.records:
-            text = f"{names[cell.row]}, seed {record.seed}: {record.top1_last:.2f}"
+            text = f"{names[cell.row]}, seed {record.seed}: {record.headline:.2f}"
             look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
-            axes.plot(record.top1_last, y, "o", ms=6, gid=token(titles, text), **look)
-    note = "Dots: one seed each, at the last epoch. Bars: their mean."
+            axes.plot(record.headline, y, "o", ms=6, gid=token(titles, text), **look)
+    note = f"Dots: one seed each, at the {cells[0].task.place}. Bars: their mean."
     note += " Dashed: the mean of KD." if base is not None else ""
     return "Every seed", note, figure, titles
 
@@ -127,7 +128,8 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
     for cell in reversed(cells):
         lines = curves[cell.row]
         at = _sampled(len(lines[0]))
-        x, middle = [i + 1 for i in at], [mean(line[i] for line in lines) for i in at]
+        places = _places(cell)
+        x, middle = [places[i] for i in at], [mean(line[i] for line in lines) for i in at]
         mark = token(titles, names[cell.row])
         if cell.row not in shown:
             axes.plot(x, middle, color=GRID, lw=1, gid=mark)
@@ -139,14 +141,15 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         dash = "-" if place < 4 else (0, (5, 2))
         axes.plot(x, middle, color=HUES[place], lw=1.6, ls=dash, gid=mark)
         ends[place] = middle[-1]
-    axes.set_xlim(1, epochs)
+    axes.set_xlim(_places(cells[0])[0], max(_places(cell)[-1] for cell in cells))
     if epochs >= LONG:  # curves differ late in training
         lines = [line for cell in cells for line in curves[cell.row]]
         axes.set_ylim(bottom=min(line[len(line) // 3] for line in lines))
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(axis="y", length=0, labelcolor=SOFT)
-    axes.set_xlabel("epoch; top-1 on the test set, %")
+    task = cells[0].task
+    axes.set_xlabel(f"{task.length.removesuffix('s')}; {task.word} on the test set, %")
     for place, y in _apart(axes, ends, 15).items():
         axes.text(1.02, y, _short(names[shown[place]]), color=HUES[place], va="center",
                   transform=axes.transAxes)  # fmt: skip
@@ -160,7 +163,7 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
 def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: str) -> Drawn:
     figure, axes = axes_of(310, 46, 42, 20)
     titles: list[str] = []
-    points = [(hours, cell.top1.mean, cell.row) for cell, hours in priced if cell.top1]
+    points = [(hours, cell.score.mean, cell.row) for cell, hours in priced if cell.score]
     points.sort(key=lambda point: (point[0], -point[1], point[2]))
     front: list[tuple[float, float, str]] = []
     for point in points:
@@ -184,7 +187,8 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     axes.grid()
     axes.tick_params(length=0, labelcolor=SOFT)
     _name(axes, [p for p in points if p in front or p[2] in BASELINES], names)
-    axes.set_xlabel(f"{unit} a run; top-1 at the last epoch, %")
+    task = priced[0][0].task
+    axes.set_xlabel(f"{unit} a run; {task.word} at the {task.place}, %")
     note = "Right is dearer, up is better. Stepped line: methods that no cheaper method beats."
     return f"Accuracy against cost ({unit})", note, figure, titles
 
@@ -206,10 +210,17 @@ def _name(axes: Axes, points: Sequence[tuple[float, float, str]], names: dict[st
 
 
 def _curves_of(cell: Cell) -> list[list[float]]:
-    """Return test top-1 by epoch, for every seed that has all epochs."""
-    lines = [record.curve["test/top1"] for record in cell.records if record.curve]
+    """Return the test score by row, for every seed that has all epochs."""
+    lines = [record.curve[record.task.headline] for record in cell.records if record.curve]
     longest = max((len(line) for line in lines), default=0)
     return [line for line in lines if len(line) == longest > 0]
+
+
+def _places(cell: Cell) -> list[float]:
+    """Return the epochs or steps of the longest curve."""
+    curves = [record.curve for record in cell.records if record.curve]
+    longest = max(curves, key=lambda curve: len(next(iter(curve.values()))))
+    return longest.get("step") or [1 + i for i in range(len(next(iter(longest.values()))))]
 
 
 def _step(epochs: int) -> int:

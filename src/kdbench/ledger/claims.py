@@ -11,9 +11,16 @@ from kdbench.ledger.published import Published
 from kdbench.records.protocol import protocol_of
 from kdbench.schema.node import Node
 
-# Epochs and batch size of published tables: CIFAR's recipe, conf/schedule/cifar100.yaml.
+# Length and batch size of published tables: CIFAR's recipe, conf/schedule/cifar100.yaml; by data
+# set where it is another one.
 COMMON = {"epochs": 240, "batch_size": 64}
+OTHERS = {"coco": {"steps": 180_000, "batch_size": 8}}
 NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # of a file of conf/
+
+
+def common(dataset: str) -> Mapping[str, int]:
+    """Return length and batch size of a data set's published tables."""
+    return OTHERS.get(dataset, COMMON)
 
 
 def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[object]]) -> set[Key]:
@@ -27,7 +34,9 @@ def published_keys(rows: Iterable[Published], groups: Mapping[Key, Sequence[obje
             groups,
         )
         for row in rows
-        if row.method and row.epochs == COMMON["epochs"] and (row.teacher, row.student) in pairs
+        if row.method
+        and row.epochs == common(row.dataset).get("epochs")
+        and (row.dataset in OTHERS or (row.teacher, row.student) in pairs)
     }
     return keys - run
 
@@ -70,4 +79,4 @@ def _beside(key: Key, groups: Mapping[Key, Sequence[object]]) -> Key:
 
 
 def _common_protocol(dataset: str) -> str:
-    return protocol_of(Node("", {}, dataset), Node("", COMMON))
+    return protocol_of(Node("", {}, dataset), Node("", dict(common(dataset))))

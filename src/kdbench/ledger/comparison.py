@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from kdbench.config.arguments import tell
 from kdbench.errors import ConfigError, KdbenchError, nearest
-from kdbench.ledger.cells import Key, apart, key_of, read_records, split_tasks
+from kdbench.ledger.cells import Key, apart, key_of, read_records
 from kdbench.ledger.formats import signed
 from kdbench.ledger.significance import LEVEL, Difference, paired, welch
-from kdbench.records.contents import ClassifierRecord, FailedRecord, Record
+from kdbench.records.contents import Done, FailedRecord, Record
 from kdbench.records.record import RECORD_FILE
 
 RUNS = (Path("results/runs"), Path("runs"))  # the defaults of --runs
@@ -22,7 +22,7 @@ class Side(NamedTuple):
 
     key: Key
     hash: str
-    records: list[ClassifierRecord]
+    records: list[Done]
     failed: list[FailedRecord]
 
     @property
@@ -32,8 +32,8 @@ class Side(NamedTuple):
 
     @property
     def scores(self) -> dict[int, float]:
-        """Top-1 after the last epoch by seed, in percent."""
-        return {record.seed: record.top1_last for record in self.records}
+        """The headlines by seed, in percent."""
+        return {record.seed: record.headline for record in self.records}
 
 
 def compare(first: str, second: str, runs: Sequence[Path]) -> str:
@@ -87,10 +87,7 @@ def sides(paths: Sequence[Path]) -> list[Side]:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"{path} does not exist: give a run's folder, a record, or --runs")
-    found_records, problems = read_records(paths)
-    records, detectors = split_tasks(found_records)
-    if detectors:
-        problems.append(f"{len(detectors)} runs of detectors are left out: kdbench-table has them")
+    records, problems = read_records(paths)
     for problem in problems:
         tell(problem)
     groups: dict[Key, list[Record]] = defaultdict(list)
@@ -98,7 +95,7 @@ def sides(paths: Sequence[Path]) -> list[Side]:
         groups[key_of(record)].append(record)
     found = []
     for key, members in sorted(groups.items()):
-        done = [record for record in members if isinstance(record, ClassifierRecord)]
+        done = [record for record in members if isinstance(record, Done)]
         if done:
             failed = [record for record in members if isinstance(record, FailedRecord)]
             found.append(Side(key, key.hash, done, failed))
@@ -180,7 +177,7 @@ def line(ours: Side, baseline: Side) -> str:
     key = ours.key if ours.key.taught else baseline.key
     parts = [
         f"{' - '.join(names)} on {key.dataset} {key.teacher} -> {key.student} "
-        f"({key.protocol}, last epoch): {signed(found.mean)} points"
+        f"({key.protocol}, {ours.records[0].task.place}): {signed(found.mean)} points"
     ]
     if found.low is not None and found.high is not None and found.p is not None:
         parts.append(f"95% interval {signed(found.low)} to {signed(found.high)}")

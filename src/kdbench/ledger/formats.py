@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kdbench.ledger.cells import BASELINE, Cost, cost, machines, teachers_of
 from kdbench.ledger.ledger import Cell, Table
-from kdbench.ledger.significance import LEVEL, Difference, Estimate
+from kdbench.ledger.significance import LEVEL, Difference, Estimate, estimate
 from kdbench.records.contents import FailedRecord
 from kdbench.system.escapes import as_csv, as_latex, as_markdown, printable
 
@@ -15,7 +15,7 @@ DAGGER = "†"
 STAR = "*"
 
 # Columns of tables for readers: those of every table, and those that need published scores.
-SCORES = ("method", "top-1 last epoch", "95% interval", "best-last")
+SCORES = ("method", "score", "95% interval", "best-last")
 COMPACT = (*SCORES, "gain over KD", "cost")
 CLAIMS = ("gain over KD", "claimed gain", "published", "gap", "verdict")
 FULL = (*SCORES, "last 5", *CLAIMS, "cost", "hardware")
@@ -95,8 +95,12 @@ def _pair(table: Table, escape: Escape) -> str:
 
 def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows for readers; without published scores, measured columns alone."""
-    columns = FULL if any(cell.published for cell in table.cells) else COMPACT
-    heads = [escape(column) for column in columns]
+    columns = list(FULL if any(cell.published for cell in table.cells) else COMPACT)
+    details = {name: None for cell in table.cells for one in cell.records for name in one.details}
+    place = columns.index("best-last") + 1
+    columns[place:place] = details
+    named = {"score": f"{table.cells[0].task.word} {table.cells[0].task.place}"}
+    heads = [escape(named.get(column, column)) for column in columns]
     if table.baseline != BASELINE:
         heads = [head.replace("over KD", f"over {escape(table.baseline)}") for head in heads]
     rows = [[_field(cell, column, escape) for column in columns] for cell in table.cells]
@@ -104,7 +108,7 @@ def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
 
 
 def _field(cell: Cell, column: str, escape: Escape) -> str:
-    text = escape(FIELDS[column](cell))
+    text = escape(FIELDS[column](cell) if column in FIELDS else _detail(cell, column))
     if column != "method":
         return text
     star = STAR if escape is as_markdown else escape(STAR)  # alone in its cell, it is no emphasis
@@ -119,10 +123,15 @@ def score_text(score: Estimate | None) -> str:
     return f"{score.mean:.2f}{spread} ({score.n})"
 
 
-def _interval(estimate: Estimate | Difference | None, sign: str = "") -> str:
-    if estimate is None or estimate.low is None:
+def _detail(cell: Cell, column: str) -> str:
+    found = [one for record in cell.records if (one := record.details.get(column)) is not None]
+    return score_text(estimate(found) if found else None)
+
+
+def _interval(of: Estimate | Difference | None, sign: str = "") -> str:
+    if of is None or of.low is None:
         return ""
-    return f"{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
+    return f"{of.low:{sign}.2f} to {of.high:{sign}.2f}"
 
 
 def signed(value: float | None) -> str:
@@ -134,7 +143,7 @@ def _gain(cell: Cell) -> str:
     gain = cell.gain
     if gain is None:
         return ""
-    shared = "" if cell.top1 and gain.n == cell.top1.n else f", {gain.n} shared"
+    shared = "" if cell.score and gain.n == cell.score.n else f", {gain.n} shared"
     if cell.gain_p is None:
         return signed(gain.mean) + shared
     tie = "tie, " if cell.gain_p >= LEVEL else ""
@@ -146,9 +155,9 @@ def _published(cell: Cell) -> str:
     score = cell.published
     if score is None:
         return ""
-    spread = "" if score.top1_std is None else f" ± {score.top1_std:.2f}"
+    spread = "" if score.std is None else f" ± {score.std:.2f}"
     epoch = {"last": "last epoch", "best": "best epoch", "unknown": "epoch unknown"}
-    return f"{score.top1:.2f}{spread} ({score.source}, {epoch[score.protocol]})"
+    return f"{score.score:.2f}{spread} ({score.source}, {epoch[score.protocol]})"
 
 
 def _claimed(cell: Cell) -> str:
@@ -176,8 +185,8 @@ def _hardware(cell: Cell) -> str:
 
 FIELDS: dict[str, Callable[[Cell], str]] = {
     "method": lambda cell: cell.row,
-    "top-1 last epoch": lambda cell: score_text(cell.top1),
-    "95% interval": lambda cell: _interval(cell.top1),
+    "score": lambda cell: score_text(cell.score),
+    "95% interval": lambda cell: _interval(cell.score),
     "best-last": lambda cell: signed(cell.best_minus_last),
     "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
     "gain over KD": _gain,
@@ -194,11 +203,12 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     """Return the notes on the marks that occur in this table."""
     cells = table.cells
     notes = []
+    word = cells[0].task.word
     if any(cell.records for cell in cells):
-        notes.append("top-1 in percent: mean ± sample standard deviation over (n) seeds.")
+        notes.append(f"{word} in percent: mean ± sample standard deviation over (n) seeds.")
     records = [record for cell in cells for record in (*cell.records, *cell.failed)]
     if taught := teachers_of(records):
-        notes.append(f"teacher's top-1, measured here: {escape('; '.join(taught))}.")
+        notes.append(f"teacher's {word}, measured here: {escape('; '.join(taught))}.")
     if any(cell.gain for cell in cells):
         over = "KD" if table.baseline == BASELINE else escape(table.baseline)
         notes.append(
@@ -237,7 +247,7 @@ def _failure(cell: Cell, record: FailedRecord) -> str:
 
 def numbers(cell: Cell) -> dict[str, object]:
     """Return a cell as a row of numbers, in percent, points and hours."""
-    top1, gain, published, spent = cell.top1, cell.gain, cell.published, cost(cell.records)
+    score, gain, published, spent = cell.score, cell.gain, cell.published, cost(cell.records)
     return {
         "dataset": cell.dataset,
         "teacher": cell.teacher,
@@ -251,10 +261,11 @@ def numbers(cell: Cell) -> dict[str, object]:
         "n": len(cell.records),
         "seeds": " ".join(str(record.seed) for record in cell.records),
         "failed": len(cell.failed),
-        "top1": top1 and top1.mean,
-        "top1_std": top1 and top1.std,
-        "top1_low": top1 and top1.low,
-        "top1_high": top1 and top1.high,
+        "metric": cell.task.metric,
+        "score": score and score.mean,
+        "score_std": score and score.std,
+        "score_low": score and score.low,
+        "score_high": score and score.high,
         "best_on_test": cell.best_on_test and cell.best_on_test.mean,
         "last5": cell.last5 and cell.last5.mean,
         "baseline": cell.baseline,
@@ -266,8 +277,8 @@ def numbers(cell: Cell) -> dict[str, object]:
         "tie": None if cell.gain_p is None else cell.gain_p >= LEVEL,
         "claimed_gain": cell.claimed_gain,
         "claim_source": cell.claim_source,
-        "published": published and published.top1,
-        "published_std": published and published.top1_std,
+        "published": published and published.score,
+        "published_std": published and published.std,
         "published_protocol": published and published.protocol,
         "published_source": published and published.source,
         "published_url": published and published.url,
@@ -279,5 +290,5 @@ def numbers(cell: Cell) -> dict[str, object]:
         "hash": cell.hash,
         "data_sha256": cell.data or None,
         "teacher_sha256": cell.taught or None,
-        "teacher_top1": "; ".join(teachers_of(cell.records)) or None,
+        "teacher_score": "; ".join(teachers_of(cell.records)) or None,
     }

@@ -43,14 +43,14 @@ class Column(NamedTuple):
 
 def ranked(table: Table) -> list[Row]:
     """Rank cells best first; then the failed ones, then those without runs by published score."""
-    run = [cell for cell in table.cells if cell.top1 is not None]
+    run = [cell for cell in table.cells if cell.score is not None]
     scores = [_score(cell) for cell in run if _several(cell)]
     rows = [
         Row(cell, 1 + sum(s > _score(cell) for s in scores) if _several(cell) else None)
         for cell in run
     ]
     rows.sort(key=lambda row: (-_score(row.cell), row.cell.row))
-    rest = [Row(cell, None) for cell in table.cells if cell.top1 is None]
+    rest = [Row(cell, None) for cell in table.cells if cell.score is None]
     rest.sort(key=lambda row: (not row.cell.failed, -_published(row.cell), row.cell.method))
     return rows + rest
 
@@ -70,8 +70,11 @@ def leaderboard(table: Table, caption: str) -> str:
     """Return the table as HTML, without empty columns; `caption` is HTML too."""
     rows = ranked(table)
     columns = [column for column in COLUMNS if _told(column, rows)]
+    task = table.cells[0].task
+    named = {"score": f"{task.word[0].upper()}{task.word[1:]}, {task.place}"}
     heads = "".join(
-        f'<th scope="col" data-key="{c.key}" data-kind="{c.kind}" data-order="{c.order}">{c.head}'
+        f'<th scope="col" data-key="{c.key}" data-kind="{c.kind}" data-order="{c.order}">'
+        f"{named.get(c.key, c.head)}"
         for c in columns
     )
     lines = "\n".join(_line(row, columns) for row in rows)
@@ -149,12 +152,12 @@ def _method(row: Row) -> str:
     return name + f'<abbr title="{told}">{STAR}</abbr>' * bool(cell.departures)
 
 
-def _top1(row: Row) -> str:
+def _score_text(row: Row) -> str:
     cell = row.cell
-    if cell.top1 is None:
+    if cell.score is None:
         return f'<span class="soft">{"failed" if cell.failed else "not run"}</span>'
-    std = f' <span class="soft">± {cell.top1.std:.2f}</span>' if cell.top1.std is not None else ""
-    return f"<b>{cell.top1.mean:.2f}</b>{std}"
+    std = f' <span class="soft">± {cell.score.std:.2f}</span>' if cell.score.std is not None else ""
+    return f"<b>{cell.score.mean:.2f}</b>{std}"
 
 
 def _seeds(row: Row) -> str:
@@ -199,7 +202,7 @@ def _published_score(row: Row) -> str:
     published = row.cell.published
     if published is None:
         return NOTHING
-    std = f" ± {published.top1_std:.2f}" if published.top1_std is not None else ""
+    std = f" ± {published.std:.2f}" if published.std is not None else ""
     source = _e(published.source)
     if published.url.startswith(("https://", "http://")):  # anything else could be a script
         note = f' title="{_e(published.note)}"' if published.note else ""
@@ -207,7 +210,7 @@ def _published_score(row: Row) -> str:
     if published.protocol in EPOCHS:
         mark, words = EPOCHS[published.protocol]
         source += f' <abbr class="soft" title="{words}">{mark}</abbr>'
-    return f"{published.top1:.2f}{std} {source}"
+    return f"{published.score:.2f}{std} {source}"
 
 
 def _gap(row: Row) -> str:
@@ -232,11 +235,11 @@ def _record_link(cell: Cell, record: Record) -> str:
 
 
 def _score(cell: Cell) -> float:
-    return round(cell.top1.mean, 2) if cell.top1 else 0.0
+    return round(cell.score.mean, 2) if cell.score else 0.0
 
 
 def _published(cell: Cell) -> float:
-    return (cell.published.top1 if cell.published else None) or 0.0
+    return (cell.published.score if cell.published else None) or 0.0
 
 
 def _count(things: Sequence[object], noun: str) -> str:
@@ -246,10 +249,10 @@ def _count(things: Sequence[object], noun: str) -> str:
 COLUMNS = (
     Column("rank", "#", lambda row: str(row.rank or NOTHING), "asc"),
     Column("method", "Method", _method, "asc", "text"),
-    Column("top1", "Top-1, last epoch", _top1, "desc"),
+    Column("score", "Score", _score_text, "desc"),
     Column("n", "Seeds", _seeds, "desc"),
     Column(
-        "interval", "95% interval", lambda row: _interval(row.cell.top1, "{:.2f}".format), "desc"
+        "interval", "95% interval", lambda row: _interval(row.cell.score, "{:.2f}".format), "desc"
     ),
     Column("gain", "Gain over KD", _gain, "desc"),
     Column("claim", "Claimed gain", _claim, "desc"),

@@ -20,9 +20,8 @@ from kdbench.ledger.cells import (
     left_out,
     read_records,
     rows_of,
-    split_tasks,
 )
-from kdbench.ledger.claims import COMMON, published_keys, swept_keys
+from kdbench.ledger.claims import common, published_keys, swept_keys
 from kdbench.ledger.published import Published, choose, claim, read_published
 from kdbench.ledger.significance import (
     Difference,
@@ -33,7 +32,7 @@ from kdbench.ledger.significance import (
     verdict_of_score,
 )
 from kdbench.ledger.verified import Verification, read_verified
-from kdbench.records.contents import ClassifierRecord, FailedRecord, Record
+from kdbench.records.contents import Done, FailedRecord, Record, Task, task_of
 from kdbench.records.identity import canonical
 
 
@@ -52,9 +51,10 @@ class Cell:
     recipe: str | None  # the file of conf/method that it follows; None: no file has its `_target_`
     departures: tuple[Departure, ...]  # settings that differ from conf's
     hash: str | None  # None without runs
-    records: tuple[ClassifierRecord, ...]  # done, by seed; () where not run
+    records: tuple[Done, ...]  # done, by seed; () where not run
     failed: tuple[FailedRecord, ...]
-    top1: Estimate | None  # percent, at the last epoch
+    task: Task
+    score: Estimate | None  # the headline in percent, at the last epoch or step
     best_on_test: Estimate | None
     last5: Estimate | None
     baseline: str | None  # the row that the gain is over
@@ -76,21 +76,21 @@ class Cell:
     def comparable(self) -> Estimate | None:
         """Our score at the epoch of the published one: the last, or the best on test."""
         best = self.published is not None and self.published.protocol == "best"
-        return self.best_on_test if best else self.top1
+        return self.best_on_test if best else self.score
 
     @property
     def best_minus_last(self) -> float | None:
         """The gain from choosing the best epoch on the test set, in points."""
-        if self.top1 is None or self.best_on_test is None:
+        if self.score is None or self.best_on_test is None:
             return None
-        return self.best_on_test.mean - self.top1.mean
+        return self.best_on_test.mean - self.score.mean
 
     @property
     def gap(self) -> float | None:
         """Ours minus published, in points, both at the last epoch or both at the best one."""
-        if self.comparable is None or self.published is None or self.published.top1 is None:
+        if self.comparable is None or self.published is None or self.published.score is None:
             return None
-        return self.comparable.mean - self.published.top1
+        return self.comparable.mean - self.published.score
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ class Ledger:
 
     cells: tuple[Cell, ...]
     problems: tuple[str, ...]  # one line each
-    detectors: tuple[Record, ...] = ()  # runs with tables of their own, `kdbench.ledger.ap_table`
 
 
 class Table(NamedTuple):
@@ -151,7 +150,6 @@ def open_ledger(
     found, problems = read_records(paths)
     sent, told = read_verified(verified, found) if verified is not None else ({}, [])
     problems += told
-    runs, detectors = split_tasks(found)
     rows: list[Published] = []
     if published is not None:
         try:
@@ -159,9 +157,9 @@ def open_ledger(
             problems += bad
         except KdbenchError as error:
             problems.append(str(error))
-    problems += left_out(runs)
+    problems += left_out(found)
     groups: dict[Key, list[Record]] = defaultdict(list)
-    for record in runs:
+    for record in found:
         groups[key_of(record)].append(record)
     recipes = {key: _recipe(records) for key, records in groups.items()}
     settings = rows_of(groups)
@@ -177,7 +175,7 @@ def open_ledger(
         of_others = tuple(sent[one.run_id] for one in cell.records if one.run_id in sent)
         cell = replace(cell, verified=of_others)
         cells.append(_judged(cell, gains.get(key), baseline))
-    return Ledger(tuple(cells), tuple(problems), tuple(detectors))
+    return Ledger(tuple(cells), tuple(problems))
 
 
 def _recipe(records: Sequence[Record]) -> Recipe:
@@ -245,9 +243,9 @@ def _cell(
     key: Key, records: Sequence[Record], recipe: Recipe, settings: str, rows: Sequence[Published]
 ) -> Cell:
     """Make a cell without its gain and its verdict."""
-    done = tuple(record for record in records if isinstance(record, ClassifierRecord))
-    epochs = records[0].config.schedule.settings["epochs"] if records else COMMON["epochs"]
-    place = (key.dataset, key.teacher, key.student, epochs)
+    done = tuple(record for record in records if isinstance(record, Done))
+    schedule = records[0].config.schedule.settings if records else common(key.dataset)
+    place = (key.dataset, key.teacher, key.student, schedule.get("epochs"))
     rows = [r for r in rows if (r.dataset, r.teacher, r.student, r.epochs) == place]
     if recipe.departures or recipe.method != key.method:
         rows = []  # no source has such settings
@@ -260,9 +258,10 @@ def _cell(
         hash=done[0].hash if done else None,
         records=done,
         failed=tuple(record for record in records if isinstance(record, FailedRecord)),
-        top1=_estimate([record.top1_last for record in done]),
-        best_on_test=_estimate([record.top1_best_on_test for record in done]),
-        last5=_estimate([record.top1_last5 for record in done]),
+        task=task_of(schedule),
+        score=_estimate([record.headline for record in done]),
+        best_on_test=_estimate([record.best_on_test for record in done]),
+        last5=_estimate([one for record in done if (one := record.last5) is not None]),
         baseline=None,
         gain=None,
         gain_p=None,
@@ -291,10 +290,10 @@ def _verdict(cell: Cell) -> Verdict:
     """Judge a cell's published number by its runs."""
     published = cell.published
     if cell.method in BASELINES:
-        if published is None or published.top1 is None:
+        if published is None or published.score is None:
             return Verdict.NO_CLAIM
         ours = cell.comparable
-        return verdict_of_score(ours, published.top1, published.top1_std, published.seeds)
+        return verdict_of_score(ours, published.score, published.std, published.seeds)
     if cell.claimed_gain is None:
         return Verdict.NO_CLAIM
     return verdict_of_gain(cell.gain, cell.gain_p, cell.claimed_gain)

@@ -111,7 +111,7 @@ def _section(table: Table, index: int) -> str:
     caption = f"{_e(_pair(table))} on {_e(table.dataset)}."
     caption += f" Teacher, measured here: {taught}." if taught else ""
     caption += f" Hardware: {_e('; '.join(places))}." if places else ""
-    cells = [row.cell for row in ranked(table) if row.cell.top1]
+    cells = [row.cell for row in ranked(table) if row.cell.score]
     names = {cell.row: named(cell) for cell in cells}
     drawn = charts(cells, names, f"c{index}") if cells else []
     figures = "\n".join(
@@ -131,15 +131,14 @@ data-protocol="{_e(table.protocol)}" aria-labelledby="h{index}">
 
 def _protocol_words(protocol: str) -> str:
     """Return a protocol's name in words."""
-    match = re.fullmatch(r"(.+)-(\d+)ep-b(\d+)(?:-(.+))?-last", protocol)
+    match = re.fullmatch(r"(.+)-(\d+)(ep|steps)-b(\d+)(?:-(.+))?-last", protocol)
     if match is None:
         return f"Protocol {protocol}."
-    dataset, epochs, batch, others = match.groups()
-    words = f"Protocol {protocol}: {dataset}, {epochs} epochs, batches of {batch}"
+    dataset, length, unit, batch, others = match.groups()
+    unit = {"ep": "epoch", "steps": "step"}[unit]
+    words = f"Protocol {protocol}: {dataset}, {length} {unit}s, batches of {batch}"
     words += f", {others.replace('-', ', ')}" if others else ", fp32"
-    return (
-        f"{words}; scored on the test set after the last epoch, so no test score chooses an epoch."
-    )
+    return f"{words}; scored on the test set after the last {unit}, so no test score chooses one."
 
 
 def _pair(table: Table) -> str:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
+from kdbench.records.contents import TASKS
 
 FILE = Path("results/published.csv")  # in a checkout's root
 PROTOCOLS = ("last", "best", "unknown")
+METRICS = tuple(task.metric for task in TASKS.values())
 COLUMNS: tuple[str, ...] = (
     "source",
     "dataset",
@@ -21,8 +23,9 @@ COLUMNS: tuple[str, ...] = (
     "student",
     "method",
     "kdbench",
-    "top1",
-    "top1_std",
+    "metric",
+    "score",
+    "score_std",
 )
 COLUMNS += (
     "gain_over_kd",
@@ -80,9 +83,10 @@ class Published:
     student: str
     method: str  # kdbench's name, or ""
     label: str  # the source's name
-    top1: float | None  # percent; None where only a gain is published
+    metric: str  # one of METRICS
+    score: float | None  # percent; None where only a gain is published
     gain: float | None  # points over the source's own KD, where it does not list KD's score
-    top1_std: float | None
+    std: float | None
     epochs: int | None
     seeds: int | None
     protocol: str  # the scored epoch: one of PROTOCOLS
@@ -131,7 +135,7 @@ def read_published(path: Path) -> tuple[list[Published], list[str]]:
 
 def choose(rows: Iterable[Published], method: str) -> Published | None:
     """Choose a method's score among a pair's rows: its own paper's, else by order of sources."""
-    scores = (row for row in rows if row.method == method and row.top1 is not None)
+    scores = (row for row in rows if row.method == method and row.score is not None)
     return min(scores, key=_rank, default=None)
 
 
@@ -148,16 +152,16 @@ def claim(rows: Sequence[Published], method: str) -> Claim | None:
 
 
 def _gain(row: Published, rows: Iterable[Published]) -> float | None:
-    if row.gain is not None or row.top1 is None:
+    if row.gain is not None or row.score is None:
         return row.gain
     bases = [
         base
         for base in rows
-        if base.source == row.source and base.label == BASELINE and base.top1 is not None
+        if base.source == row.source and base.label == BASELINE and base.score is not None
     ]
     # Of a source's two KD rows, the one with the method's protocol counts.
     base = min(bases, key=lambda base: base.protocol != row.protocol, default=None)
-    return None if base is None or base.top1 is None else round(row.top1 - base.top1, 4)
+    return None if base is None or base.score is None else round(row.score - base.score, 4)
 
 
 def _rank(row: Published) -> tuple[bool, bool, bool, int, str, str]:
@@ -181,9 +185,11 @@ def _row(fields: dict[str | None, str | None]) -> Published:
         raise ValueError(f"its protocol is {text['protocol']!r}, not one of {', '.join(PROTOCOLS)}")
     if text["quoted"] not in ("", "yes"):
         raise ValueError(f"its quoted is {text['quoted']!r}, not yes or nothing")
-    top1, gain = _percent(text, "top1"), _points(text, "gain_over_kd")
-    if top1 is None and gain is None:
-        raise ValueError("its top1 is missing")
+    if text["metric"] not in METRICS:
+        raise ValueError(f"its metric is {text['metric']!r}, not one of {', '.join(METRICS)}")
+    score, gain = _percent(text, "score"), _points(text, "gain_over_kd")
+    if score is None and gain is None:
+        raise ValueError("its score is missing")
     _percent(text, "top5")
     return Published(
         dataset=text["dataset"],
@@ -191,9 +197,10 @@ def _row(fields: dict[str | None, str | None]) -> Published:
         student=text["student"],
         method=text["kdbench"],
         label=text["method"],
-        top1=top1,
+        metric=text["metric"],
+        score=score,
         gain=gain,
-        top1_std=_percent(text, "top1_std"),
+        std=_percent(text, "score_std"),
         epochs=_count(text, "epochs"),
         seeds=_count(text, "seeds_or_trials"),
         protocol=text["protocol"],

@@ -1,5 +1,6 @@
 """The contents of a record, as its readers need them: tables, the page, comparisons and W&B."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -14,15 +15,25 @@ Curve = dict[str, list[float]]  # a line for each score, a value for each row of
 class Task(NamedTuple):
     """The differences between the records of tasks."""
 
+    metric: str  # of the headline, in published.csv and the ledger
+    word: str  # of the metric, for people
     length: str  # the unit of training's length, in schedule and record
     headline: str  # of a row, and so of the curve
     scores: tuple[str, ...]  # of a run that is done, in percent
 
+    @property
+    def place(self) -> str:
+        """The place of the headline in training, for people."""
+        return f"last {self.length.removesuffix('s')}"
+
 
 TASKS = {
-    "classification": Task("epochs", "test/top1", ("top1_last", "top1_last5", "top1_best_on_test")),
+    "classification": Task(
+        *("top1", "top-1", "epochs", "test/top1"),
+        ("top1_last", "top1_last5", "top1_best_on_test"),
+    ),
     "detection": Task(
-        "steps",
+        *("ap", "AP", "steps"),
         "test/ap",
         (
             *("ap_last", "ap_best_on_test", "ap50_last", "ap75_last"),
@@ -30,6 +41,11 @@ TASKS = {
         ),
     ),
 }
+
+
+def task_of(schedule: Mapping[str, object]) -> Task:
+    """Return the task whose schedules have the unit of this one's length."""
+    return next(task for task in TASKS.values() if task.length in schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +225,21 @@ class ClassifierRecord(DoneRecord):
         return self.top1_last
 
     @property
+    def best_on_test(self) -> float:
+        """Return the best score of all, in percent: chosen on the test set."""
+        return self.top1_best_on_test
+
+    @property
+    def last5(self) -> float | None:
+        """Return the mean score of the last five epochs, in percent."""
+        return self.top1_last5
+
+    @property
+    def details(self) -> dict[str, float | None]:
+        """Return further scores by their column, in percent."""
+        return {}
+
+    @property
     def summary(self) -> str:
         """Return its result in a few words."""
         seconds = self.cost.seconds or 0.0
@@ -241,6 +272,23 @@ class DetectorRecord(DoneRecord):
     def headline(self) -> float:
         """Return the score that tables compare, in percent."""
         return self.ap_last
+
+    @property
+    def best_on_test(self) -> float:
+        """Return the best score of all, in percent: chosen on the test set."""
+        return self.ap_best_on_test
+
+    @property
+    def last5(self) -> float | None:
+        """Return None: scores may be far apart."""
+        return None
+
+    @property
+    def details(self) -> dict[str, float | None]:
+        """Return further scores by their column, in percent."""
+        by_overlap = {"AP50": self.ap50_last, "AP75": self.ap75_last}
+        by_size = {"AP small": self.ap_small_last, "AP medium": self.ap_medium_last}
+        return {**by_overlap, **by_size, "AP large": self.ap_large_last}
 
     @property
     def summary(self) -> str:

@@ -9,9 +9,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from kdbench.system.escapes import for_terminal, printable
 
+SILENCE = 600.0  # seconds without a line, after which a log that is no terminal gets one
+
 
 class Display:
-    """The progress of a cohort: a live line on a terminal, a line for each row everywhere."""
+    """The progress of a cohort: a live line on a terminal, a line for each row everywhere.
+
+    Where there is no terminal and scores are far apart, there are lines between them too.
+    """
 
     def __init__(
         self, names: Sequence[str], steps: int, words: Mapping[str, str], progress: Progress
@@ -20,6 +25,7 @@ class Display:
         self._labels = {name: f"  {printable(name)}" if len(names) > 1 else "" for name in names}
         self._task = progress.add_task("", total=steps, state="", metrics="")
         self._last: tuple[float, int] | None = None  # time, steps done
+        self._told_at = time.monotonic()  # the last line
 
     def step(self, done: int, state: str, means: Mapping[str, float]) -> None:
         """Show the steps done, how far they are in words, and the means since the last row."""
@@ -30,16 +36,18 @@ class Display:
             rate = (done - self._last[1]) / max(now - self._last[0], 1e-9)
             metrics = f"{self._told(means)}  {rate:,.1f} steps/s"
             self._progress.update(self._task, completed=done, state=state, metrics=metrics)
+            if self._progress.disable and now - self._told_at > SILENCE:
+                self._say(f"  {state}  {metrics}")
         self._last = now, done
 
     def row(self, name: str, state: str, row: Mapping[str, float]) -> None:
         """Show the scores of the run called `name`."""
-        self._progress.console.print(
-            f"{self._labels[name]}  {state}  {self._told(row)}  {row['seconds']:.0f} s",
-            highlight=False,
-            markup=False,
-        )
+        self._say(f"{self._labels[name]}  {state}  {self._told(row)}  {row['seconds']:.0f} s")
         self._last = None if self._last is None else (time.monotonic(), self._last[1])
+
+    def _say(self, line: str) -> None:
+        self._progress.console.print(line, highlight=False, markup=False)
+        self._told_at = time.monotonic()
 
     def _told(self, row: Mapping[str, float]) -> str:
         digits = {"train/loss": 3}

@@ -102,10 +102,7 @@ def load_teacher(
     """
     check_data(file.label, file.passport, dataset)
     network = build_network(file.network, dataset)
-    option = f"teacher.{file.name}.checkpoint_key"
-    notices = load_weights(network, file.path, file.name, file.key, option)
-    network.requires_grad_(False).eval()
-    network.to(runtime.device).to(memory_format=runtime.memory_format)
+    notices = load_frozen(network, file, runtime)
     path = runs_dir / ".teachers" / f"{measurement_key(file, dataset)}.json"
     labels = dataset.test.labels
     predictions = read_measurement(path, len(labels))
@@ -121,6 +118,19 @@ def load_teacher(
     notices += compare(file, top1, len(labels))
     notices += check_chance(file, top1, len(labels), dataset.num_classes)
     return Teacher(network, top1, predictions, tuple(notices))
+
+
+def load_frozen(network: nn.Module, file: TeacherFile, runtime: Runtime) -> list[str]:
+    """Load a teacher's weights, freeze it and put it on the device; return lines for the user.
+
+    Raises:
+        KdbenchError: the weights belong to another network.
+    """
+    option = f"teacher.{file.name}.checkpoint_key"
+    notices = load_weights(network, file.path, file.name, file.key, option)
+    network.requires_grad_(False).eval()
+    network.to(runtime.device).to(memory_format=runtime.memory_format)
+    return notices
 
 
 def measurement_key(file: TeacherFile, dataset: Dataset) -> str:

@@ -23,7 +23,7 @@ def pair_of(config: RecordedSettings) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """Return a record's results that are single values, with agreement and top-1 by teacher."""
+    """Return a record's results that are single values, with agreement and scores by teacher."""
     content = record.spelt()
     values = {
         key: value
@@ -32,9 +32,10 @@ def summary(record: Record) -> dict[str, Any]:
     }
     agreement = content.get("agreement", {})
     values |= {f"agreement/{name}": value for name, value in agreement.items()}
-    measured = {one["name"]: one.get("top1") for one in content["teachers"]}
+    metric = record.task.metric
+    measured = {teacher.name: teacher.score for teacher in record.teachers}
     return values | {
-        f"teacher_top1/{name}": top1 for name, top1 in measured.items() if top1 is not None
+        f"teacher_{metric}/{name}": score for name, score in measured.items() if score is not None
     }
 
 

@@ -10,12 +10,11 @@ from kdbench.assembly.make import make
 from kdbench.errors import KdbenchError
 from kdbench.records.identity import canonical
 from kdbench.records.passport import TOLERANCE, check_data
-from kdbench.records.weights import load_weights
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.detection.coco import DetectionData
 from kdbench.tasks.detection.networks import Detector
 from kdbench.tasks.detection.scores import Scores, evaluate
-from kdbench.teachers.loading import TeacherFile, read_sealed, write_sealed
+from kdbench.teachers.loading import TeacherFile, load_frozen, read_sealed, write_sealed
 
 
 class Teacher(NamedTuple):
@@ -42,15 +41,12 @@ def load_teacher(
     """
     check_data(file.label, file.passport, data)
     network: Detector = make(file.network, "network", num_classes=data.num_classes)
-    option = f"teacher.{file.name}.checkpoint_key"
-    notices = load_weights(network, file.path, file.name, file.key, option)
+    notices = load_frozen(network, file, runtime)
     odd = [key for key, value in network.state_dict().items() if not value.isfinite().all()]
     if odd:
         raise KdbenchError(
             f"{file.label} has weights that are not finite ({odd[0]}): take another file"
         )
-    network.requires_grad_(False).eval()
-    network.to(runtime.device).to(memory_format=runtime.memory_format)
     path = runs_dir / ".teachers" / f"{measurement_key(file, data)}.json"
     scores = read_measurement(path)
     if runtime.ranks.any(scores is None):
