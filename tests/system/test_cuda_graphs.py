@@ -167,12 +167,12 @@ def test_a_resumed_run_is_recorded_anew(teachers, stand_ins, monkeypatch):
     original = kdbench.training.member.update
     count = 0
 
-    def stopping(*arguments):
+    def stopping(*arguments, **named):
         nonlocal count
         count += 1
         if count == 8:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(kdbench.training.member, "update", stopping)
@@ -187,9 +187,9 @@ def test_a_network_that_draws_random_numbers_is_not_recorded(
 ):
     original = kdbench.training.member.update
 
-    def drawing(*arguments):
+    def drawing(*arguments, **named):
         torch.rand(1)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(kdbench.training.member, "update", drawing)
     train(taught("kd", teachers, *EPOCHS))
