@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import decoding, streamed
+from benchmarks import decoding, streamed, timm_step
 from support.commands import ROOT
 from support.photographs import real
 
@@ -66,3 +66,12 @@ def test_streamed_images_are_compared_out_of_every_layout(tmp_path):
 def test_decoding_is_measured_both_ways_at_each_number():
     assert list(decoding.ways(6)) == [(1, 1), (1, 2), (1, 4), (2, 1), (4, 1)]
     assert list(decoding.ways(1)) == [(1, 1)]
+
+
+def test_a_step_of_timm_s_loop_is_measured_beside_ours(monkeypatch, capsys):
+    small = ["--model", "test_vit", "--side", "160", "--batch", "2", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["timm_step", *small])
+    timm_step.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ratio"]["median"] > 0
+    assert found["model"] == "test_vit"

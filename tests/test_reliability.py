@@ -61,8 +61,8 @@ def optimizer(kind: str, weight: nn.Parameter) -> Optimizer:
     network.weight = weight
     made = Optimizer(Schedule(1, 1, 0.1, []), network, method)
     if kind == "fused":  # what a GPU has
-        made.sgd.param_groups[0]["fused"] = made.sgd.defaults["fused"] = True
-        made.sgd.found_inf = made.guard.tripped
+        made.inner.param_groups[0]["fused"] = made.inner.defaults["fused"] = True
+        made.inner.found_inf = made.guard.tripped
     return made
 
 
@@ -90,13 +90,13 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_remembered(kind, first, 
         step(sound)
     assert training.guard.read() is None
     before = weight.detach().clone()
-    buffers = [tensor.clone() for tensor in training.sgd.state[weight].values()]
+    buffers = [tensor.clone() for tensor in training.inner.state[weight].values()]
     step(endless if bad == "loss" else steep)
     step(sound)
     step(sound)
     assert torch.equal(weight, before)
     assert training.guard.read() == first
-    for kept, found in zip(buffers, training.sgd.state[weight].values(), strict=first > 1):
+    for kept, found in zip(buffers, training.inner.state[weight].values(), strict=first > 1):
         assert torch.equal(kept, found)
 
 

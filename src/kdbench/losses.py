@@ -16,6 +16,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-sum_k q_k log softmax(z)_k of each sample, for labels that are distributions.
+
+    Shapes: logits and targets [B, K] -> [B], in nats.
+    """
+    return -(targets * torch.log_softmax(logits, dim=1)).sum(dim=1)
+
+
 def kl_divergence(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
     """KL(p^t || p^s) = sum_k p^t_k (log p^t_k - log p^s_k) of each sample.
 

@@ -15,10 +15,11 @@ class Batch(NamedTuple):
     """The inputs of one step; every field is a tensor."""
 
     images: Tensor  # [B, 3, H, W] normalised; [V, B, 3, H, W] where the method asks for V views
-    labels: Tensor  # [B] int64
+    labels: Tensor  # [B] int64; of the larger part of a mixed image
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; [B] int64, training row
     epoch: Tensor  # [] float32, counts from 1
     drawn: Tensor | None = None  # the method's random numbers for this step
+    targets: Tensor | None = None  # [B, K] the labels as distributions, where they are soft
 
 
 class Output(NamedTuple):

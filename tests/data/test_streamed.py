@@ -301,4 +301,5 @@ def test_an_image_size_that_a_network_cannot_take_is_said(folder, command):
     model = ["student=timm", "student.model=vit_tiny_patch16_224"]
     line = command("train", *RUN, f"dataset.root={folder}", *model).error_line
     assert "vit_tiny_patch16_224 cannot take images of 32 x 32 (Input height (32) doesn't" in line
-    assert line.endswith("choose another network or dataset.image_size")
+    assert "student.size=224" in line
+    assert line.endswith("or choose another network or dataset.image_size")

@@ -183,9 +183,9 @@ def sgd_steps(made: DynamicKD, z, v, y, count: int) -> list[float]:
     values = []
     for _ in range(count):
         terms = run(made, z, v, y)
-        optimizer.sgd.zero_grad(set_to_none=True)
+        optimizer.inner.zero_grad(set_to_none=True)
         (terms["ce"] + terms["kd"]).backward()
-        optimizer.sgd.step()
+        optimizer.inner.step()
         values.append(made.scale(z, v).item())
     return values
 
@@ -240,7 +240,7 @@ class Training:
             self.optimizer.update(losses)
 
     def parts(self) -> list:
-        return [self.student, self.method, self.optimizer.sgd]
+        return [self.student, self.method, self.optimizer.inner]
 
 
 def frozen_teacher() -> Small:

@@ -6,11 +6,15 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
+from kdbench.data.augmentation.views import normalise
 from kdbench.errors import ConfigError
+from kdbench.networks import tapped
 from kdbench.networks.heads import with_class_maps
+from kdbench.networks.own_input import adapt_input
 from kdbench.networks.tapped import timm_model, torchvision_model
 from support.commands import ROOT
 from support.zoo import constructor, mac_count, network_names, parameter_count, read_yaml
@@ -288,14 +292,95 @@ def test_a_tap_before_an_in_place_activation_keeps_its_values():
     assert (network(torch.randn(2, 3, 32, 32)).taps["stem_pre"] < 0).any()
 
 
-def test_tokens_stay_as_they_are():
-    network = timm_model("vit_tiny_patch16_224", num_classes=10, taps={"stage1": "blocks.2"}).eval()
+MAPS = {  # of the last stage, at 64 pixels
+    "test_vit": [64, 4, 4],
+    "deit_tiny_distilled_patch16_224": [192, 4, 4],
+    "swin_tiny_patch4_window7_224": [768, 2, 2],
+    "mixer_s32_224": [512, 2, 2],
+    "resmlp_12_224": [384, 4, 4],
+    "test_convnext": [64, 2, 2],
+    "mobilenetv4_conv_small_035": [336, 2, 2],
+    "test_efficientnet": [64, 2, 2],
+}
+FIXED = ("vit", "deit", "swin", "mixer", "resmlp")  # names of those that are made for one size
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_stages_are_maps_of_any_family(name):
+    settings = {"img_size": 64} if any(kind in name for kind in FIXED) else None
+    network = timm_model(name, num_classes=10, taps="auto", settings=settings).eval()
     with torch.no_grad():
-        taps = network(torch.randn(1, 3, 224, 224)).taps
-    assert {name: list(value.shape) for name, value in taps.items()} == {
-        "stage1": [1, 197, 192],
-        "pooled": [1, 192],
-    }
+        output = network(torch.randn(1, 3, 64, 64))
+    last = [tap for tap in network.TAPS if tap.startswith("stage")][-1]
+    assert list(output.taps[last].shape[1:]) == MAPS[name]
+    assert output.logits.shape == (1, 10)
+    assert tuple(output.taps) == network.TAPS
+
+
+def test_tokens_of_a_grid_are_in_its_order():
+    paths = {"stage1": "blocks.2"}
+    network = timm_model("test_vit", num_classes=10, taps=paths, settings={"img_size": 64}).eval()
+    tokens = []
+    network.blocks[2].register_forward_hook(lambda module, given, made: tokens.append(made))
+    with torch.no_grad():
+        found = network(torch.randn(2, 3, 64, 64)).taps["stage1"]
+    assert torch.equal(found[:, :, 1, 2], tokens[0][:, 1 + 4 * 1 + 2])
+
+
+def test_both_heads_of_a_distilled_deit_are_tapped():
+    settings = {"img_size": 32, "depth": 1}
+    network = timm_model("deit_tiny_distilled_patch16_224", num_classes=10, settings=settings)
+    output = network.eval()(torch.randn(2, 3, 32, 32))
+    both = (output.taps["head"] + output.taps["head_dist"]) / 2
+    torch.testing.assert_close(output.logits, both)
+
+
+def test_a_network_s_own_size_and_normalisation():
+    """A network of 64 pixels and its own normalisation sees what timm would have given it."""
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+    network = timm_model("test_resnet", num_classes=10, size=64, mean=mean, std=std).eval()
+    plain = timm_model("test_resnet", num_classes=10).eval()
+    plain.load_state_dict(network.state_dict())
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    theirs = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    adapt_input(network, *theirs)
+    with torch.no_grad():
+        found = network(normalise(pixels, *theirs)).logits
+        large = F.interpolate(
+            normalise(pixels, mean, std), (64, 64), mode="bicubic", antialias=True
+        )
+        torch.testing.assert_close(found, plain(large).logits, rtol=1e-3, atol=1e-4)
+        twin = copy.deepcopy(network)
+        assert torch.equal(twin(normalise(pixels, *theirs)).logits, found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"size": 0}, "size must be 1 pixel or more, not 0"),
+        ({"mean": [0.5] * 3}, "mean and std are one normalisation: set both"),
+        ({"mean": [0.5], "std": [0.5]}, "must be 3 numbers each"),
+        ({"mean": [0.5] * 3, "std": [0.0] * 3}, "and std above 0"),
+        ({"settings": {"checkpoint_path": "x"}}, "takes no setting checkpoint_path='x'"),
+        ({"settings": {"act_layer": "os.system"}}, "takes no setting act_layer='os.system'"),
+    ],
+)
+def test_an_input_or_setting_that_cannot_be_is_one_line(settings, line):
+    with pytest.raises(ConfigError) as error:
+        timm_model("test_resnet", num_classes=10, **settings)
+    assert line in str(error.value)
+
+
+def test_weights_that_are_not_there_are_named(monkeypatch):
+    def offline(*_, **settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(tapped.timm, "create_model", offline)
+    line = (
+        r"test_resnet with pretrained=true needs its weights \(no route.*fetch model.safetensors of"
+    )
+    with pytest.raises(ConfigError, match=line):
+        timm_model("test_resnet", num_classes=10, pretrained=True)
 
 
 @pytest.mark.parametrize("build", [timm_model, torchvision_model])

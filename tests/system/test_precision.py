@@ -151,7 +151,7 @@ def test_an_unknown_precision_is_one_line(command):
 def test_learning_rates_on_a_gpu_change_in_place():
     """A recorded step reads the tensor, so that the tensor must stay."""
     optimizer = Optimizer(Schedule(3, 4, 0.5, [1]), torch.nn.Linear(2, 2), CE())
-    (group,) = optimizer.sgd.param_groups
+    (group,) = optimizer.inner.param_groups
     group["lr"] = rate = torch.tensor(0.5)
     optimizer.start_epoch(2)
     assert group["lr"] is rate

@@ -28,14 +28,14 @@ def test_drops_take_effect_after_the_milestone_as_multisteplr():
     steps = torch.optim.lr_scheduler.MultiStepLR(reference, [150, 180, 210])
     for epoch in range(1, 241):
         optimizer.start_epoch(epoch)
-        ours = optimizer.sgd.param_groups[0]["lr"]
+        ours = optimizer.inner.param_groups[0]["lr"]
         assert ours == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12), epoch
         reference.step()
         steps.step()
 
 
 def test_plain_sgd_on_every_parameter():
-    group = Optimizer(Schedule(**RECIPE), nn.BatchNorm2d(3), Method()).sgd.param_groups[0]
+    group = Optimizer(Schedule(**RECIPE), nn.BatchNorm2d(3), Method()).inner.param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["dampening"]) == (0.9, 5e-4, 0)
     assert not group["nesterov"]
     assert len(group["params"]) == 2
@@ -44,9 +44,9 @@ def test_plain_sgd_on_every_parameter():
 def test_a_method_s_own_rate_follows_the_schedule():
     optimizer = Optimizer(Schedule(**RECIPE), nn.Linear(2, 2), WithController())
     optimizer.start_epoch(151)
-    rates = [group["lr"] for group in optimizer.sgd.param_groups]
+    rates = [group["lr"] for group in optimizer.inner.param_groups]
     assert rates == pytest.approx([0.005, 0.2])
-    assert optimizer.sgd.param_groups[1]["weight_decay"] == 0.0
+    assert optimizer.inner.param_groups[1]["weight_decay"] == 0.0
 
 
 def test_a_warm_up_rises_by_the_step_as_in_dr_kd():
@@ -55,8 +55,8 @@ def test_a_warm_up_rises_by_the_step_as_in_dr_kd():
 
     def rates(epoch: int, step: int) -> list[float]:
         optimizer.start_epoch(epoch)
-        optimizer.warm_up(step, 391)
-        return [group["lr"] for group in optimizer.sgd.param_groups]
+        optimizer.start_step(step, 391)
+        return [group["lr"] for group in optimizer.inner.param_groups]
 
     assert rates(1, 0) == pytest.approx([0.1 / 391, 2.0 / 391])
     assert rates(1, 195) == pytest.approx([0.1 * 196 / 391, 2.0 * 196 / 391])

@@ -17,6 +17,7 @@ from kdbench.data.augmentation.strong import check_views
 from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
+from kdbench.networks.own_input import adapt_input
 from kdbench.schema.node import Node
 from kdbench.seeds import derive
 from kdbench.types import Output, Probe
@@ -32,14 +33,16 @@ def build_network(node: Node, dataset: Dataset) -> nn.Module:
     network: nn.Module = make(
         node, "network", num_classes=dataset.num_classes, in_channels=shape[0]
     )
+    adapt_input(network, dataset.mean, dataset.std)
     try:
         output: object = run_blank(network, shape)
     except Exception as error:  # a network may raise anything
         said = " ".join(str(error).split()) or type(error).__name__
         size = " x ".join(map(str, shape[1:]))
         raise ConfigError(
-            f"{node.name or 'the network'} cannot take images of {size} ({said}): choose "
-            "another network or dataset.image_size"
+            f"{node.name or 'the network'} cannot take images of {size} ({said}): set the size "
+            "of a timm or torchvision network, as student.size=224 or "
+            "teacher.NAME.network.size=224, or choose another network or dataset.image_size"
         ) from error
     if not isinstance(output, Output):
         raise ConfigError(

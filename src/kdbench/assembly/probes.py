@@ -100,13 +100,13 @@ def check_at_hand(training: TrainingSet) -> None:
 
 
 def check_taps(method: Method, probes: Mapping[str, NetworkProbe]) -> None:
-    """Refuse a method that reads a tap that a network lacks.
+    """Refuse a method that reads a tap that a network lacks; the first network is the student.
 
     Raises:
         ConfigError: names the tap, the network and the nearest tap.
     """
-    for tap in method.taps:
-        for name, probe in probes.items():
+    for number, (name, probe) in enumerate(probes.items()):
+        for tap in (*method.taps, *(method.own_taps if number == 0 else ())):
             if tap not in probe.taps:
                 raise ConfigError(f"{name} has no tap '{tap}': {nearest(tap, probe.taps)}")
 

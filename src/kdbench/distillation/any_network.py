@@ -3,14 +3,14 @@
 Forward hooks collect the features; the module itself stays what its author made it.
 """
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.distillation.tap_plan import TapPlan, channels_of, logits_of, plan_taps
+from kdbench.distillation.tap_plan import TapPlan, logits_of, plan_taps
+from kdbench.networks.features import as_map, channels_of, prefix_of
 from kdbench.networks.hooks import keep_copy, keep_input, keep_pooled, tap_of
 from kdbench.types import Output
 
@@ -49,7 +49,7 @@ class AnyNetwork(nn.Module):
         super().__init__()
         self.network, self.plan, self.role = network, plan, role
         self.channels = channels_of(network)
-        self.prefix = int(getattr(network, "num_prefix_tokens", 0))  # of tokens, as timm counts
+        self.prefix = prefix_of(network)
         self.captured: dict[str, Tensor] = {}
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -87,20 +87,3 @@ class AnyNetwork(nn.Module):
 
     def _tap(self, name: str, path: str) -> Tensor:
         return as_map(tap_of(name, self.captured), self.prefix, self.channels.get(path))
-
-
-def as_map(tap: Tensor, prefix: int, channels: int | None) -> Tensor:
-    """A tap as recipes read it; see `AnyNetwork`.
-
-    Args:
-        tap: what a module returns.
-        prefix: tokens before those of the grid.
-        channels: C where it is known.
-    """
-    if tap.ndim == 4 and channels not in (None, tap.shape[1]) and channels == tap.shape[3]:
-        return tap.permute(0, 3, 1, 2)
-    if tap.ndim == 3:
-        side = math.isqrt(tap.shape[1] - prefix)
-        if side * side == tap.shape[1] - prefix:
-            return tap[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
-    return tap

@@ -1,6 +1,6 @@
 """Which modules of a network give which taps, found by running it once on an example."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from kdbench.errors import ConfigError
+from kdbench.networks.features import known_paths
 from kdbench.networks.forward import as_in_evaluation
 from kdbench.networks.hooks import check_paths
 from kdbench.types import Output
 
-STAGES = 4  # of a network whose library describes more features than these and a stem
-TORCHVISION_RESNET = {"stem": "relu"} | {f"stage{i}": f"layer{i}" for i in range(1, STAGES + 1)}
 CLOSE = 1e-4  # between the classifier's input and the average of a map
 
 
@@ -157,33 +156,3 @@ def logits_of(result: object, role: str) -> Tensor:
             f"{found}"
         )
     return result
-
-
-def described(network: nn.Module) -> list[dict[str, Any]]:
-    """What timm says of a network's features: the path of each and its channels."""
-    info: Any = getattr(network, "feature_info", None)
-    entries: Iterable[Any] = getattr(info, "info", info) or ()
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("module")]
-
-
-def channels_of(network: nn.Module) -> dict[str, int]:
-    """Channels by module path, where timm says them."""
-    return {one["module"]: one["num_chs"] for one in described(network) if "num_chs" in one}
-
-
-def known_paths(network: nn.Module) -> dict[str, str]:
-    """The paths that are known of a network: timm's `feature_info`, torchvision's ResNets; or none.
-
-    "stem" and "stage1" to "stage4"; of a network of more features, as a transformer of twelve
-    blocks, those that end each quarter.
-    """
-    paths = [one["module"] for one in described(network)]
-    if len(paths) == STAGES + 1:
-        return {"stem": paths[0]} | {f"stage{i}": paths[i] for i in range(1, STAGES + 1)}
-    if len(paths) > STAGES:
-        paths = [paths[len(paths) * i // STAGES - 1] for i in range(1, STAGES + 1)]
-    if paths:
-        return {f"stage{i}": path for i, path in enumerate(paths, start=1)}
-    modules = dict(network.named_modules())
-    is_resnet = all(path in modules for path in (*TORCHVISION_RESNET.values(), "fc"))
-    return dict(TORCHVISION_RESNET) if is_resnet else {}

@@ -17,6 +17,8 @@ class ABTTM(Method):
     Departures: as of `abkd`; q is computed as softmax(power z^t).
     """
 
+    soft_labels = True
+
     def __init__(
         self,
         power: float = 0.1,

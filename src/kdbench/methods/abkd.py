@@ -19,6 +19,8 @@ class ABKD(Method):
     one, or alpha + beta, is 0; here each case has its analytic form.
     """
 
+    soft_labels = True
+
     def __init__(
         self,
         temperature: float = 4.0,

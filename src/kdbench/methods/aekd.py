@@ -61,6 +61,7 @@ class AEKD(Method):
     out. One teacher is KD.
     """
 
+    soft_labels = True
     num_teachers = None
     sets: Tensor  # [S, T]
 

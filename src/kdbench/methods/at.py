@@ -28,6 +28,8 @@ class AT(Method):
     |F|^power where the power is odd and the map has negative values (wrn).
     """
 
+    soft_labels = True
+
     def __init__(
         self, power: float = 2.0, ce_weight: float = 1.0, at_weight: float = 1000.0
     ) -> None:

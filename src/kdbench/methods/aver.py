@@ -21,6 +21,7 @@ class Aver(Method):
     Departures: none; "loss" is AVERAGE_LOSS of the released codes of AE-KD and CA-MKD.
     """
 
+    soft_labels = True
     num_teachers = None
 
     def __init__(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
-from kdbench.losses import cross_entropy, total
+from kdbench.losses import cross_entropy, soft_cross_entropy, total
 from kdbench.types import Batch, Output, Probe, Stream
 
 Terms = dict[str, Tensor]
@@ -26,10 +26,13 @@ class Method(nn.Module):
     views: int = 1  # V, the views of each image; above 1 everything is stacked
     taps: tuple[str, ...] = ()  # feature names it reads, checked against all networks at build;
     #                             those that only `setup` can know are added there
+    own_taps: tuple[str, ...] = ()  # further ones of the student alone
     batch_terms: tuple[str, ...] = ()  # scalar terms that a per-sample weight leaves as they are
     banks: tuple[str, ...] = ()  # buffers with a row for each training sample, of which `forward`
     #                              changes those of its batch and no other
     reads_epoch: ClassVar[bool] = False  # whether `forward` changes with `batch.epoch`
+    soft_labels: ClassVar[bool] = False  # whether it can learn from mixed images, whose labels are
+    #                                      soft: it reads labels through `label_term` alone
     ce_weight: float = 1.0
     streams: tuple[Stream, ...] = ()  # parts of the loss with a momentum buffer each, none left out
 
@@ -54,8 +57,14 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def label_term(self, batch: Batch, student: Output) -> Tensor:
-        """The term "ce" [B]: ce_weight * -log softmax(z)_y; summed over the views [V, B, K]."""
-        logits = student.logits
+        """The term "ce" [B]: ce_weight * -log softmax(z)_y; summed over the views [V, B, K].
+
+        Where labels are soft, it is their cross-entropy.
+        """
+        logits, targets = student.logits, batch.targets
+        if targets is not None:
+            views = [logits] if logits.ndim == 2 else logits.unbind()
+            return self.ce_weight * total(soft_cross_entropy(view, targets) for view in views)
         if logits.ndim == 2:
             return self.ce_weight * cross_entropy(logits, batch.labels)
         return self.ce_weight * total(cross_entropy(view, batch.labels) for view in logits)
@@ -90,7 +99,8 @@ class Wrapper(Method):
         self.inner = inner
         self.num_teachers = inner.num_teachers  # type: ignore[misc]  # a ClassVar
         self.views, self.taps, self.batch_terms = inner.views, inner.taps, inner.batch_terms
-        self.streams = inner.streams
+        self.streams, self.own_taps = inner.streams, inner.own_taps
+        self.soft_labels = inner.soft_labels  # type: ignore[misc]  # a ClassVar
 
     def setup(self, probe: Probe) -> None:
         """Return the inner recipe's."""

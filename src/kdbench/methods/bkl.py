@@ -41,6 +41,8 @@ class BKL(Method):
     authors trained with is not known.
     """
 
+    soft_labels = True
+
     def __init__(
         self,
         temperature: float = 4.0,

@@ -38,6 +38,7 @@ class CATKD(Method):
     bias is fixed at 0, and what is saved is an ordinary student.
     """
 
+    soft_labels = True
     taps = ("map",)
     teacher_weight: Tensor
 
@@ -64,6 +65,7 @@ class CATKD(Method):
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
         """The student without a bias in its classifier, and with a tap for its class maps."""
         map_classifier(probe.student, "student")
+        self.own_taps = (CLASS_MAP,)
         return with_class_maps(student, bias=False)
 
     def forward(

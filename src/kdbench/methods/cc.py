@@ -26,6 +26,7 @@ class CC(Method):
     of every published CIFAR-100 number), not the paper's correlation with a Gaussian kernel.
     """
 
+    soft_labels = True
     taps = ("pooled",)
 
     def __init__(

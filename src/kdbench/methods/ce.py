@@ -9,6 +9,7 @@ from kdbench.types import Batch, Output
 class CE(Method):
     """L = mean_b -log softmax(z_b)_{y_b}; reads no teacher."""
 
+    soft_labels = True
     tasks = ("classification", "detection")
     num_teachers = 0
 

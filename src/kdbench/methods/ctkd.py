@@ -43,6 +43,7 @@ class CTKD(Method):
     already, and so do we.
     """
 
+    soft_labels = True
     reads_epoch = True
 
     def __init__(

@@ -35,6 +35,7 @@ class DCD(Method):
     are the same with any bias, its gradient is 0, and it is left out.
     """
 
+    soft_labels = True
     taps = ("pooled",)
     batch_terms = ("dcd",)
 

@@ -48,6 +48,7 @@ class DIST(Method):
     Departures: none known.
     """
 
+    soft_labels = True
     batch_terms = ("intra",)
 
     def __init__(

@@ -52,6 +52,7 @@ class DTKD(Method):
     infinite; ours uses 0.01 there.
     """
 
+    soft_labels = True
     reads_epoch = True
 
     def __init__(

@@ -33,10 +33,8 @@ class DynamicKD(Method):
     - parametrisation: e, exp(theta), softplus(theta), or the student's temperature T_s = T / e
     - label_logits: CE on z, on e z, or on e z without a gradient to e
     - direction: descend, ascend (as CTKD does), or frozen at `initial`
-    - outer_factor: T^2 (t2), T T_s (t_ts), T_s^2 (ts2) or 1 (one), differentiated like the rest;
-      divide_by_e divides by e as a constant instead
-    - entropy_penalty: adds this weight times |H(q) - H(p)|; with direction=frozen it is the reading
-      without a controller
+    - outer_factor: T^2 (t2), T T_s (t_ts), T_s^2 (ts2), 1 (one); divide_by_e: by e as a constant
+    - entropy_penalty: adds this weight times |H(q) - H(p)|; frozen, it needs no controller
     - standardise_teacher: divides each v by its standard deviation over the classes (n - 1)
     - lr_multiplier and weight_decay of the controller; its bounds, which hold after each step
 
@@ -45,6 +43,8 @@ class DynamicKD(Method):
     what it reads), a start fitted on the first batch (a sample's term would read other samples)
     and an e without bounds (below 0 it turns the student's ranking round).
     """
+
+    soft_labels = True
 
     def __init__(
         self,

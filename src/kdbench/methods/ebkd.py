@@ -39,6 +39,7 @@ class EBKD(Method):
     weights are uniform. "hard" is our reading of a variant, not released.
     """
 
+    soft_labels = True
     num_teachers = None
 
     def __init__(

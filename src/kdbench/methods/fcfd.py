@@ -47,6 +47,7 @@ class FCFD(Method):
     every mixed path, which nothing reads in training.
     """
 
+    soft_labels = True
     reads_epoch = True
 
     def __init__(

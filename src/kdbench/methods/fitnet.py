@@ -18,6 +18,8 @@ class FitNet(Method):
     theirs: the negative part of a raw map (wrn) cannot be reached.
     """
 
+    soft_labels = True
+
     def __init__(
         self, tap: str = "stage2", ce_weight: float = 1.0, hint_weight: float = 100.0
     ) -> None:

@@ -20,6 +20,7 @@ class FitNetMKD(Method):
     `hint_detached` replays that defect. They leave the hint out of epoch 1, here it is always on.
     """
 
+    soft_labels = True
     num_teachers = None
     taps = ("stage2",)
 

@@ -32,6 +32,7 @@ class ICKD(Method):
     Departures: the released code embeds the teacher's map too and never uses it.
     """
 
+    soft_labels = True
     taps = ("map",)
 
     def __init__(self, ce_weight: float = 1.0, correlation_weight: float = 2.5) -> None:

@@ -55,6 +55,7 @@ class ITRD(Method):
     there is no KD term.
     """
 
+    soft_labels = True
     taps = ("pooled",)
     batch_terms = ("correlation", "mutual")
 

@@ -14,6 +14,7 @@ class KD(Method):
     (RepDistiller, mdistiller: 73.33) and 1 / 1 (SemCKD, SimKD: 74.42). A table must say which.
     """
 
+    soft_labels = True
     tasks = ("classification", "detection")
 
     def __init__(

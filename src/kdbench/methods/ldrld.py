@@ -66,6 +66,7 @@ class LDRLD(Method):
     is 0. Its training loop multiplies the whole loss by the label weight again (1 as published).
     """
 
+    soft_labels = True
     weights: Tensor  # [R, R]
 
     def __init__(

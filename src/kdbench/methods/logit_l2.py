@@ -13,6 +13,8 @@ class LogitL2(Method):
     mean over classes are those of the baseline in AberHu/Knowledge-Distillation-Zoo.
     """
 
+    soft_labels = True
+
     def __init__(self, ce_weight: float = 1.0, l2_weight: float = 0.1) -> None:
         super().__init__()
         check_weights(ce_weight=ce_weight, l2_weight=l2_weight)

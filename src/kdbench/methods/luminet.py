@@ -28,6 +28,7 @@ class LumiNet(Method):
     gradient, `matched_kd`.
     """
 
+    soft_labels = True
     reads_epoch = True
     batch_terms = ("luminet",)
 

@@ -52,6 +52,8 @@ class NST(Method):
     kernel for resnet32x4 at B=64, 17 GB for ResNet50) is never built.
     """
 
+    soft_labels = True
+
     def __init__(self, ce_weight: float = 1.0, nst_weight: float = 50.0) -> None:
         super().__init__()
         check_weights(ce_weight=ce_weight, nst_weight=nst_weight)

@@ -1,11 +1,14 @@
-"""OFA-KD, one for all, its logit part (NeurIPS 2023, arXiv 2310.19444)."""
+"""OFA-KD, one for all architectures (NeurIPS 2023, arXiv 2310.19444)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdbench.errors import ConfigError
+from kdbench.losses import total
 from kdbench.methods.base import Method, check_positive, check_weights
-from kdbench.types import Batch, Output
+from kdbench.networks.exit_heads import TokenHead, exit_head
+from kdbench.types import Batch, Output, Probe
 
 
 def ofa_loss(
@@ -27,13 +30,18 @@ def ofa_loss(
 
 
 class OFA(Method):
-    """L = ce_weight CE + ofa_weight OFA on the final logits, between any two architectures.
+    """L = ce_weight CE + ofa_weight OFA(z) + exit_weight sum_i OFA(z_i), of any two architectures.
 
-    Departures: the released method has the same loss on exit heads at stages of the student too
-    (down-sampling separable convolutions, pooling, a classifier); they are left out. So is its
-    protocol: images of 224 pixels, 300 epochs, a cosine schedule, label smoothing in the CE, AdamW
-    with mixup and CutMix for transformers.
+    z_i are the logits of exit heads, which are trained with the student and dropped after it, at
+    `stages` of the student (`networks/exit_heads.py`); the teacher gives its logits alone. Of an
+    image that mixup or CutMix has mixed, the label of OFA's terms is that of the larger part, as in
+    the released code.
+
+    Departures: exit heads over tokens read the average of the grid and not a class token. Without
+    `stages` it is the logit part alone.
     """
+
+    soft_labels = True
 
     def __init__(
         self,
@@ -41,19 +49,43 @@ class OFA(Method):
         ce_weight: float = 1.0,
         ofa_weight: float = 1.0,
         exponent: float = 1.0,
+        stages: tuple[int, ...] = (),
+        exit_weight: float = 1.0,
+        tokens: bool = False,
     ) -> None:
         super().__init__()
         check_positive(temperature=temperature, exponent=exponent)
-        check_weights(ce_weight=ce_weight, ofa_weight=ofa_weight)
-        self.temperature = temperature
+        check_weights(ce_weight=ce_weight, ofa_weight=ofa_weight, exit_weight=exit_weight)
+        if list(stages) != sorted(set(stages)) or not set(stages) <= {1, 2, 3, 4}:
+            raise ConfigError(f"method.stages must rise from 1 to 4 at most, not {list(stages)}")
+        self.temperature, self.exponent = temperature, exponent
         self.ce_weight, self.ofa_weight = ce_weight, ofa_weight
-        self.exponent = exponent
+        self.stages, self.exit_weight, self.tokens = tuple(stages), exit_weight, tokens
+        self.own_taps = tuple(f"stage{stage}" for stage in stages)
+        self.heads = nn.ModuleDict()
+
+    def setup(self, probe: Probe) -> None:
+        """Exit heads, as wide as the wider one of student and teacher."""
+        widths = [network.taps["pooled"][0] for network in (probe.student, *probe.teachers)]
+        for stage in self.stages:
+            channels, side, *_ = probe.student.taps[f"stage{stage}"]
+            self.heads[str(stage)] = (
+                TokenHead(channels, side, stage, widths[0], probe.num_classes)
+                if self.tokens
+                else exit_head(channels, stage, max(widths), probe.num_classes)
+            )
 
     def forward(
         self, batch: Batch, student: Output, teachers: tuple[Output, ...]
     ) -> dict[str, Tensor]:
-        """Terms "ce" and "ofa", each [B]."""
+        """Terms "ce", "ofa" and, with exit heads, "exits", each [B]."""
         (teacher,) = teachers
-        settings = batch.labels, self.temperature, self.exponent
-        loss = ofa_loss(student.logits, teacher.logits, *settings)
-        return {"ce": self.label_term(batch, student), "ofa": self.ofa_weight * loss}
+        settings = teacher.logits, batch.labels, self.temperature, self.exponent
+        terms = {
+            "ce": self.label_term(batch, student),
+            "ofa": self.ofa_weight * ofa_loss(student.logits, *settings),
+        }
+        if self.stages:
+            exits = (head(student.taps[f"stage{stage}"]) for stage, head in self.heads.items())
+            terms["exits"] = self.exit_weight * total(ofa_loss(z, *settings) for z in exits)
+        return terms

@@ -58,6 +58,8 @@ class OFD(Method):
     map is average-pooled to the smaller; mdistiller always resizes the teacher's.
     """
 
+    soft_labels = True
+
     def __init__(self, ce_weight: float = 1.0, ofd_weight: float = 1e-3) -> None:
         super().__init__()
         check_weights(ce_weight=ce_weight, ofd_weight=ofd_weight)

@@ -38,6 +38,7 @@ class PKT(Method):
     replaces NaN in place.
     """
 
+    soft_labels = True
     taps = ("pooled",)
 
     def __init__(self, ce_weight: float = 1.0, pkt_weight: float = 30000.0) -> None:

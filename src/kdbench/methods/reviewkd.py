@@ -76,6 +76,7 @@ class ReviewKD(Method):
     MobileNetV1, and `student_preactivation`.
     """
 
+    soft_labels = True
     reads_epoch = True
     taps = ("pooled",)
 

@@ -40,6 +40,7 @@ class RKD(Method):
     divides by 1e-12 there. Means run over all B^2 and B^3 entries, the zeros included, as released.
     """
 
+    soft_labels = True
     taps = ("pooled",)
 
     def __init__(

@@ -55,6 +55,7 @@ class SDD(Wrapper):
         complementary_weight: float = 2.0,
     ) -> None:
         super().__init__(inner)
+        self.soft_labels = False  # type: ignore[misc]  # a ClassVar; it asks who is right
         check_positive(complementary_weight=complementary_weight)
         scales = tuple(scales)
         if scales[:1] != (1,) or list(scales) != sorted(set(scales)):
@@ -80,12 +81,18 @@ class SDD(Wrapper):
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
         """The student with a tap for its class maps."""
         map_classifier(probe.student, "student")
+        self.own_taps = (CLASS_MAP,)
         return with_class_maps(super().adapt(student, probe))
 
     def cells_of(self, batch: Batch) -> Batch:
         """The batch as often as there are cells, one after another; images are not repeated."""
         count = sum(scale**2 for scale in self.scales)
-        return batch._replace(labels=batch.labels.repeat(count), index=batch.index.repeat(count))
+        targets = batch.targets
+        return batch._replace(
+            labels=batch.labels.repeat(count),
+            index=batch.index.repeat(count),
+            targets=None if targets is None else targets.repeat(count, 1),
+        )
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Return the inner recipe's, for every cell."""

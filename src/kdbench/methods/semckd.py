@@ -67,13 +67,13 @@ class SemCKD(Method):
 
     Every stage i of the student learns from every stage j of the teacher by an attention a, a
     softmax over j of query . key; both come from the products of a sample's map with those of the
-    batch, whose size is part of the method: "match" is one scalar, a mean over samples and student
-    stages. The larger of two maps is pooled to the other's size.
+    batch, whose size is part of the method; "match" [] is a mean. The larger map is pooled.
 
     Departures: the released code drops an epoch's last, short batch; here products with images
     that a batch lacks are 0. Stages are those that both networks have.
     """
 
+    soft_labels = True
     batch_terms = ("match",)
 
     def __init__(

@@ -34,6 +34,7 @@ class SimKD(Method):
     names (a ShuffleNetV2 of width 1.5, resnet38x2 for WRN), so not all of their table compares.
     """
 
+    soft_labels = True
     taps = ("map",)
 
     def __init__(
@@ -47,6 +48,7 @@ class SimKD(Method):
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
         """The student with a projector and the teacher's classifier in place of its own."""
+        self.own_taps = (PROJECTED,)
         teacher = probe.teachers[0]
         classifier = map_classifier(teacher, "teacher")
         channels, side, _ = check_map(teacher, "map")

@@ -28,6 +28,8 @@ class SP(Method):
     Departures: none from RepDistiller, whose code the paper's first author checked.
     """
 
+    soft_labels = True
+
     def __init__(self, ce_weight: float = 1.0, sp_weight: float = 3000.0) -> None:
         super().__init__()
         check_weights(ce_weight=ce_weight, sp_weight=sp_weight)

@@ -39,6 +39,7 @@ class SRD(Method):
     vector in its ResNets, and here it is so in every network.
     """
 
+    soft_labels = True
     taps = ("pooled",)
     batch_terms = ("feature",)
 

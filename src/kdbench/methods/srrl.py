@@ -21,6 +21,7 @@ class SRRL(Method):
     resnet32x4 -> resnet8x4 that way.
     """
 
+    soft_labels = True
     taps = ("map", "pooled")
     teacher_weight: Tensor
     teacher_bias: Tensor

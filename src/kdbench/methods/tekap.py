@@ -24,6 +24,7 @@ class TeKAP(Method):
     to be told from it.
     """
 
+    soft_labels = True
     num_classes = 0
 
     def __init__(

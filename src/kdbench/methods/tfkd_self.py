@@ -19,6 +19,8 @@ class TfKDSelf(Method):
     (the run fails): use 1.
     """
 
+    soft_labels = True
+
     def __init__(
         self, temperature: float = 20.0, distill_weight: float = 0.95, multiplier: float = 1.0
     ) -> None:

@@ -15,6 +15,8 @@ class TTM(Method):
     Departures: none; q is computed as softmax(power z^t), which is equal and safe in low precision.
     """
 
+    soft_labels = True
+
     def __init__(
         self, power: float = 0.1, ce_weight: float = 1.0, ttm_weight: float = 45.0
     ) -> None:

@@ -66,6 +66,8 @@ class VID(Method):
     and a constant: `train_variance=false` replays that.
     """
 
+    soft_labels = True
+
     def __init__(
         self,
         ce_weight: float = 1.0,

@@ -24,6 +24,7 @@ class WKDF(Method):
     cell of one pixel has no variance (the released code gives NaN): refused.
     """
 
+    soft_labels = True
     reads_epoch = True
 
     def __init__(

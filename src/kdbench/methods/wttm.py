@@ -27,6 +27,8 @@ class WTTM(Method):
     precision.
     """
 
+    soft_labels = True
+
     def __init__(
         self, power: float = 0.2, ce_weight: float = 1.0, wttm_weight: float = 4.0
     ) -> None:

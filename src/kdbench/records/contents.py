@@ -213,6 +213,8 @@ class ClassifierRecord(DoneRecord):
     loss_last: float | None = None
     curve: Curve | None = None
     top1_val_last: float | None = None
+    top1_ema_last: float | None = None  # of the moving average of the weights, where there is one
+    ema_sha256: str | None = None  # of its file
     student_sha256: str | None = None
     metrics_sha256: str | None = None
     ece_last: float | None = None

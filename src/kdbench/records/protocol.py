@@ -3,8 +3,19 @@
 from kdbench.schema.node import Node
 
 PLAIN = {"precision": "fp32", "table_precision": "fp32"}
+# A schedule's further keys that are in the protocol's name: what it says before a value, and the
+# value that is left out.
+RECIPE = {
+    "optimizer": ("", "sgd"),
+    "label_smoothing": ("smoothing", 0.0),
+    "mixup": ("mixup", 0.0),
+    "cutmix": ("cutmix", 0.0),
+    "random_erasing": ("erasing", 0.0),
+    "rand_augment": ("", None),
+    "repeats": ("repeats", 1),
+}
 # The keys of a schedule and of a data set that are in the protocol's name.
-KEYS = ("epochs", "steps", "batch_size", *PLAIN)
+KEYS = ("epochs", "steps", "batch_size", *PLAIN, *RECIPE)
 DATA_KEYS = ("resized", "decoder", "fraction", "long_tail", "val_split")
 
 
@@ -12,8 +23,9 @@ def protocol_of(dataset: Node, schedule: Node) -> str:
     """Return a run's protocol, such as "cifar100-240ep-b64-last" or "coco-180000steps-b8-last".
 
     The parts are the data set, epochs or steps, the batch size, and "last" for the epoch that is
-    scored. Further parts show precision other than fp32, training images that were scaled down,
-    decoded differently or left out, and held-out images. Learning rate, milestones and weight decay
+    scored. Further parts show precision other than fp32, another optimizer than SGD, smoothed
+    labels, mixed or otherwise changed images, training images that were scaled down, decoded
+    differently or left out, and held-out images. Learning rate, milestones and weight decay
     may be tuned for the method and the student, so they are in the record and its hash alone.
     """
     data, pace = dataset.settings, schedule.settings
@@ -23,6 +35,10 @@ def protocol_of(dataset: Node, schedule: Node) -> str:
         value = pace.get(key, plain)
         if value != plain:
             parts.append(f"{key.removesuffix('precision').strip('_')}{value}")
+    for key, (word, usual) in RECIPE.items():
+        value = pace.get(key, usual)
+        if value != usual:
+            parts.append(word + (value if isinstance(value, str) else f"{value:g}"))
     if data.get("resized"):
         parts.append(f"resized{data['resized']}")
     if data.get("decoder", "pillow") != "pillow":

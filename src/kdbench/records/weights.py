@@ -12,6 +12,7 @@ from kdbench.records.weight_files import read_content
 from kdbench.system.files import named_path, write_atomically
 
 STUDENT_FILE = "student.safetensors"
+EMA_FILE = "student_ema.safetensors"  # the moving average of its weights
 REUSED = "teacher_weight"  # of `kdbench.networks.heads.ReusedHead`, whose parts need each other
 SHOWN = 4  # names of a file's other contents in one line
 

@@ -183,7 +183,9 @@ def of_job(job: Job, dataset: Any) -> Planned:
 
 def is_cached(config: TrainSettings, method: Method, dataset: Any) -> bool:
     """Return whether all that a run's method reads of its teachers can be in the output cache."""
-    return bool(config.teacher) and task_called(config.task).caches(method, dataset)
+    return bool(config.teacher) and task_called(config.task).caches(
+        method, dataset, make(config.schedule, "schedule")
+    )
 
 
 def say_counts(runs: Sequence[Planned], say: Say) -> None:

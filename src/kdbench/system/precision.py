@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.types import Output
 
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 TablePrecision = Literal["fp32", "fp16"]
 
 TABLE_DTYPES: dict[str, str] = {"fp32": "float32", "fp16": "float16"}  # NumPy's names
@@ -40,22 +40,26 @@ def arithmetic(precision: str) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def mixed(precision: str, device: torch.device) -> torch.autocast:
-    """Compute the enclosed forward pass under autocast to bfloat16, if that is the `Precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Compute the enclosed forward pass under autocast, if the `Precision` has half the bits."""
+    half = HALF.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, half, enabled=precision in HALF)
 
 
-class InBfloat16(nn.Module):
+class InHalf(nn.Module):
     """A network whose forward pass runs under autocast; its weights and outputs are float32."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.dtype = network, dtype
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Output:
         """Return the network's logits and taps as float32, in which losses are computed."""
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with torch.autocast(images.device.type, self.dtype):
             output: Output = self.network(images)
         taps = {name: tap.float() for name, tap in output.taps.items()}
         return Output(output.logits.float(), taps)
@@ -63,4 +67,4 @@ class InBfloat16(nn.Module):
 
 def at_precision(network: nn.Module, precision: str) -> nn.Module:
     """Return the network as a run of that `Precision` calls it; TF32 is left to `arithmetic`."""
-    return InBfloat16(network) if precision == "bf16" else network
+    return InHalf(network, HALF[precision]) if precision in HALF else network

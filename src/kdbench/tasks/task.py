@@ -111,7 +111,7 @@ class Task(ABC):
         return None
 
     @staticmethod
-    def caches(method: Method, data: Any) -> bool:
+    def caches(method: Method, data: Any, schedule: Any) -> bool:
         """Return whether an output cache can hold all that a method reads of its teachers."""
         return False
 

@@ -44,6 +44,7 @@ class Use(NamedTuple):
     epochs: int
     precision: Precision
     table_precision: TablePrecision
+    changed: bool = False  # images are mixed or erased, so that no view comes twice
 
 
 class LiveTeachers:
@@ -150,15 +151,24 @@ class CachedTeachers:
         return Output(logits, dict(zip(teacher.taps, taps, strict=True)))
 
 
-def uncached(methods: Sequence[Method], views: AnyViews) -> list[str]:
-    """Name what these methods read of a teacher that no output cache can hold."""
+def uncached(methods: Sequence[Method], views: AnyViews, changed: bool = False) -> list[str]:
+    """Name what these methods read of a teacher that no output cache can hold.
+
+    Args:
+        methods: of the runs.
+        views: of the data set.
+        changed: images are mixed or erased.
+    """
     taps = {tap for method in methods if method.num_teachers != 0 for tap in method.taps}
     unheld = sorted(taps - set(CACHED_TAPS))
     unheld += ["several views"] * any(method.views > 1 for method in methods)
+    unheld += ["mixed or erased images"] * changed
     return unheld if views.finite else [*unheld, "views out of a continuum"]
 
 
-def wants_cache(runtime: Runtime, methods: Sequence[Method], views: AnyViews) -> bool:
+def wants_cache(
+    runtime: Runtime, methods: Sequence[Method], views: AnyViews, changed: bool = False
+) -> bool:
     """Return whether these methods' teacher outputs come from an output cache.
 
     They do where `runtime.teacher` asks for one (`table`), or allows one (`auto`) that can hold
@@ -167,7 +177,7 @@ def wants_cache(runtime: Runtime, methods: Sequence[Method], views: AnyViews) ->
     Raises:
         ConfigError: `runtime.teacher` asks for a cache that cannot be.
     """
-    unheld, count, why = uncached(methods, views), runtime.ranks.count, None
+    unheld, count, why = uncached(methods, views, changed), runtime.ranks.count, None
     if unheld:
         why = f"the method reads {', '.join(unheld)}, which no output cache holds"
     elif count > 1:
@@ -214,7 +224,7 @@ def choose_outputs(
     by_name = dict(zip(teachers, networks, strict=True))
     watch = partial(infinite, by_name, runtime)
     live = LiveTeachers(networks, runtime, report)
-    if not networks or not wants_cache(runtime, methods, dataset.views):
+    if not networks or not wants_cache(runtime, methods, dataset.views, use.changed):
         return live, watch
     taps = sorted({tap for method in methods for tap in method.taps})
     widths = [_widths(network, sample, taps) for network in networks]

@@ -22,7 +22,12 @@ from kdbench.types import Network, Output
 # Compiling pays for runs of this many steps. On an H200 in bf16 it takes about 20 s; a step then
 # takes 0.97 ms instead of 1.25 (resnet8x4), 4.3 instead of 5.4 (resnet32x4): h200.json in results/.
 WORTH_COMPILING = 50_000
-CLOSE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}  # of the largest logit, by precision
+CLOSE = {
+    "fp32": 1e-3,
+    "tf32": 2e-2,
+    "bf16": 1e-1,
+    "fp16": 2e-2,
+}  # of the largest logit, by precision
 KINDS = 64  # networks that a process may compile; PyTorch's default is 8
 
 Forward = Callable[[nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, tuple[Tensor, ...]]]

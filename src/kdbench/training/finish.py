@@ -3,6 +3,7 @@
 import json
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kdbench.records.passport import Passport, beside, sha256_of, write_passport
 from kdbench.records.record import RECORD_FILE, write_record
 from kdbench.records.reproducibility import EXACT_FILE, Facts
 from kdbench.records.settings import TrainSettings
-from kdbench.records.weights import STUDENT_FILE, save_weights
+from kdbench.records.weights import EMA_FILE, STUDENT_FILE, save_weights
 from kdbench.schema.secrets import masked, masked_node
 from kdbench.system.console import Console
 from kdbench.system.files import write_atomically
@@ -115,6 +116,24 @@ def finish(job: Job, facts: RunFacts, ending: Ending, cost: Costs, console: Cons
     console.message(f"{job.identity.run_id}: {record.summary}; files in {job.folder}")
 
 
+def write_average(member: Member, student: Passport) -> str | None:
+    """Write the moving average of a student's weights with its passport; return its sha256.
+
+    Returns:
+        None where the recipe has no average.
+    """
+    average = member.state.optimizer.ema
+    if average is None:
+        return None
+    weights = member.folder / EMA_FILE
+    save_weights(average.module, weights)
+    in_fp32 = member.schedule.precision == "fp32"  # as a teacher is measured
+    top1 = member.state.history[-1]["test_ema/top1"] if in_fp32 else None
+    passport = replace(student, sha256=sha256_of(weights), top1=top1)
+    write_passport(passport, beside(weights))
+    return passport.sha256
+
+
 def write_results(member: Member, facts: RunFacts, ending: Ending, cost: Costs) -> Done:
     """Write the files of a run that is done; the arguments are those of `finish`."""
     weights, task = member.folder / STUDENT_FILE, member.task
@@ -128,6 +147,9 @@ def write_results(member: Member, facts: RunFacts, ending: Ending, cost: Costs) 
         source=f"kdbench run {member.run_id}",
         **ending.passport,
     )
+    average = write_average(member, passport)
+    if average is not None:
+        ending = ending._replace(results={**ending.results, "ema_sha256": average})
     record = results(type(task), member.state.history, facts, ending, cost, passport.sha256)
     write_passport(passport, beside(weights))
     write_record(record, member.folder / RECORD_FILE)

@@ -13,7 +13,11 @@ from kdbench.training.member import Member
 # These are equal for all runs of a cohort, besides teachers and some keys of the schedule.
 SHARED = ("task", "dataset", "runtime", "seed", "runs_dir")
 LENGTH = ("epochs", "steps", "score_steps")  # a schedule has the first, or the others
-SHARED_SCHEDULE = (*LENGTH, "batch_size", "micro_batches", "precision", "table_precision")
+SHARED_SCHEDULE = (
+    *(*LENGTH, "batch_size", "micro_batches", "precision", "table_precision"),
+    *("label_smoothing", "mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "mixup_mode"),
+    *("random_erasing", "rand_augment", "repeats"),
+)
 
 
 def check_alike(configs: Sequence[TrainSettings]) -> None:

@@ -84,12 +84,14 @@ class Member:
     def replayed_step(self) -> Replayed | None:
         """Return the step as a CUDA graph, where the device, task and schedule allow one."""
         shape, recorder = self.task.batch_shape(self.schedule.batch_size), None
-        if shape is not None and self.schedule.micro_batches == 1:
+        replays = self.schedule.micro_batches == 1 and self.state.optimizer.recordable
+        if shape is not None and replays:
             recorder = recorder_for(self.runtime)
         if shape is None or recorder is None:
             return None
         settings = self.schedule.precision, self.runtime, self.pace.steps, self.console.message
-        student = for_training(self.network, self.method.taps, shape, *settings)
+        taps = *self.method.taps, *self.method.own_taps
+        student = for_training(self.network, taps, shape, *settings)
         parts = student, self.method, self.state.optimizer
         step = partial(update, *parts, losses_of=self.task.losses)
         return Replayed(step, recorder, self.run_id, self.console.message)
@@ -255,8 +257,15 @@ class Member:
         return DivergedError(self.run_id, epoch, step, what, self.infinite_teachers())
 
     def score(self) -> Row:
-        """Score the student as it is now."""
-        return self.task.score(self.network)
+        """Score the student as it is now, and the moving average of its weights, if there is one.
+
+        The average's scores on a split are those of SPLIT_ema.
+        """
+        row, average = self.task.score(self.network), self.state.optimizer.ema
+        if average is not None:
+            found = self.task.score(self.task.network(average.module))
+            row |= {key.replace("/", "_ema/", 1): value for key, value in found.items()}
+        return row
 
     def conclude(self, teachers: Mapping[str, LoadedTeacher]) -> Ending:
         """Measure the run at its end; its teachers are named as records name them."""

@@ -79,7 +79,7 @@ class Pace:
         if isinstance(self.schedule, StepSchedule):
             optimizer.set_rates(self.schedule.factor(step))
         else:
-            optimizer.warm_up(step, self.epoch_steps)
+            optimizer.start_step(step, self.epoch_steps)
 
 
 def optimizer_settings(schedule: Any) -> Schedule:

@@ -69,16 +69,18 @@ def take(state: TrainState) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     for owner, module in (("student", state.student), ("method", state.method)):
         tensors |= {f"{owner}/{key}": value for key, value in module.state_dict().items()}
-    for index, buffers in state.optimizer.sgd.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer/{index}/{key}": value
-            for key, value in buffers.items()
-            if isinstance(value, Tensor)
-        }
+    if state.optimizer.ema is not None:
+        average = state.optimizer.ema.module.state_dict()
+        tensors |= {f"ema/{key}": value for key, value in average.items()}
+    buffers, counts = state.optimizer.state()
+    tensors |= {f"optimizer/{path}": value for path, value in buffers.items()}
     tensors |= {f"sums/{key}": value for key, value in state.sums.items()}
     random = {"draw": state.generator.get_state(), **state.random}
     tensors |= {f"random/{key}": value for key, value in random.items()}
-    return Checkpoint(tensors, {key: getattr(state, key) for key in PLAIN})
+    plain: dict[str, Any] = {key: getattr(state, key) for key in PLAIN}
+    if counts:
+        plain["optimizer"] = counts
+    return Checkpoint(tensors, plain)
 
 
 def restore(state: TrainState, checkpoint: Checkpoint, folder: Path) -> None:
@@ -104,19 +106,14 @@ def _restore(state: TrainState, checkpoint: Checkpoint) -> None:
         owned.setdefault(owner, {})[key] = tensor
     state.student.load_state_dict(owned["student"])
     state.method.load_state_dict(owned.get("method", {}))
-    buffers: dict[int, dict[str, Any]] = {}
-    for key, value in owned.get("optimizer", {}).items():
-        index, _, name = key.partition("/")
-        buffers.setdefault(int(index), {})[name] = value
-    groups = state.optimizer.sgd.state_dict()["param_groups"]
-    state.optimizer.sgd.load_state_dict({"state": buffers, "param_groups": groups})
-    for param, of_param in state.optimizer.sgd.state.items():
-        for name, value in of_param.items():  # contiguous in the file, but fused kernels need the
-            of_param[name] = torch.empty_like(param, requires_grad=False).copy_(value)  # strides
+    if state.optimizer.ema is not None:
+        state.optimizer.ema.module.load_state_dict(owned["ema"])
+    counts = checkpoint.state.get("optimizer", {})
+    state.optimizer.restore(owned.get("optimizer", {}), counts)
     state.generator.set_state(owned["random"].pop("draw"))
     state.random |= {key: owned["random"][key] for key in state.random if key in owned["random"]}
     state.sums = {key: value.to(state.device) for key, value in owned.get("sums", {}).items()}
-    if unknown := set(checkpoint.state) - set(PLAIN):
+    if unknown := set(checkpoint.state) - {*PLAIN, "optimizer"}:
         raise KeyError(", ".join(sorted(unknown)))
     for key in PLAIN:
         setattr(state, key, checkpoint.state[key])

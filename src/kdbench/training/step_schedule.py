@@ -33,6 +33,8 @@ class StepSchedule:
         check_schedule(self, "steps", "batch_size", "score_steps", "micro_batches")
         if not 0 < self.warmup_factor < float("inf"):
             raise ConfigError(f"schedule.warmup_factor must be above 0, not {self.warmup_factor}")
+        if self.precision == "fp16":
+            raise ConfigError("schedule.precision=fp16 is of classifiers: set it to bf16")
 
     def factor(self, step: int) -> float:
         """Return the factor of the learning rate in `step` (from 0).

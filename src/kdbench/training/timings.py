@@ -23,6 +23,7 @@ from kdbench.tasks.task import LiveTeachers, Task
 from kdbench.training.cohort import Cohort
 from kdbench.training.member import Member
 from kdbench.training.pace import AnySchedule
+from kdbench.training.schedule import Schedule
 from kdbench.training.together import company_of
 
 STEPS = 3  # timed steps of each configuration at most; their median counts
@@ -55,7 +56,10 @@ def time_run(
     """
     known = known or Known()
     schedule: AnySchedule = make(config.schedule, "schedule")
-    schedule = dataclasses.replace(schedule, lr=SMALL_LR)
+    if isinstance(schedule, Schedule):
+        schedule = dataclasses.replace(schedule, lr=SMALL_LR, min_lr=0.0)
+    else:
+        schedule = dataclasses.replace(schedule, lr=SMALL_LR)
     kind = task_called(config.task)
     task = kind.rehearsal(data, schedule.batch_size, runtime, schedule.precision)
     console, told = Console(), config.spelt()

@@ -24,10 +24,12 @@ from kdbench.tasks.task import Company, Task
 from kdbench.tracking.run_logger import MetricsFile, RunLogger
 from kdbench.training.cohort import Cohort
 from kdbench.training.finish import close_job, write_facts
+from kdbench.training.fitting import check_device, check_fit
 from kdbench.training.grouping import by_step, check_alike
 from kdbench.training.jobs import Job, open_job
 from kdbench.training.member import Member
 from kdbench.training.pace import AnySchedule
+from kdbench.training.schedule import Schedule
 
 TEACHER_SEED = 1000  # of teachers trained first; students of benchmark tables have small seeds
 
@@ -94,7 +96,11 @@ def try_job(
         job.done = ranks.any(job.record is not None)
         if not job.done:
             # The check comes before there is a folder.
-            cutting(make(config.schedule, "schedule"), task.data.images, ranks)
+            schedule: AnySchedule = make(config.schedule, "schedule")
+            cutting(schedule, task.data.images, ranks)
+            if isinstance(schedule, Schedule):
+                check_device(schedule, task.runtime)
+                check_fit(schedule, config.method.name, job.method, task.data)
             ranks.by_first(job.hold)  # another process may have finished it until now
             job.done = ranks.any(job.record is not None)
     except RankError:

@@ -148,6 +148,15 @@ def whole(index: Tensor) -> Sequence[Tensor]:
     return [index]
 
 
+# uint8 crops [B, C, H, W] and their places in the epoch's order [B] -> uint8 crops
+Pixels = Callable[[Tensor, Tensor], Tensor]
+
+
+def unchanged(crops: Tensor, places: Tensor) -> Tensor:
+    """Return the crops as they are."""
+    return crops
+
+
 class TrainImages:
     """Training images on the device, zero-padded once; a batch is one gather and a normalisation.
 
@@ -177,7 +186,14 @@ class TrainImages:
         return len(self.planes)
 
     def epoch(
-        self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
+        self,
+        order: Tensor,
+        view: Tensor,
+        size: int,
+        first: int,
+        cut: Cut = whole,
+        by_place: bool = False,
+        pixels: Pixels = unchanged,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each batch's index [B] and normalised views [B, C, H, W] on the device.
 
@@ -189,13 +205,19 @@ class TrainImages:
             size: B.
             first: the batch to begin with, from 0.
             cut: returns the wanted parts of a batch.
+            by_place: view's row i is for the i-th image of the order instead.
+            pixels: changes a part's pixels before normalisation.
         """
         order, view = order.to(self.device), view.to(self.device)  # once, so that no step waits
+        all_places = torch.arange(len(order), device=self.device)
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(first * size, len(order), size):
-                for index in cut(order[start : start + size]):
-                    yield index, self.batch(index, view[index])
+                batch = slice(start, start + size)
+                parts = zip(cut(order[batch]), cut(all_places[batch]), strict=True)
+                for index, places in parts:
+                    crops = self.crop(index, view[places if by_place else index])
+                    yield index, self.normalised(pixels(crops, places))
 
         return batches()
 

@@ -22,9 +22,11 @@ from kdbench.data.augmentation.crops import Box, ResizedCrops
 from kdbench.data.augmentation.views import (
     Cut,
     CutViews,
+    Pixels,
     TrainImages,
     constants_on,
     normalise_with,
+    unchanged,
     whole,
 )
 from kdbench.data.base import Dataset, Split
@@ -59,24 +61,35 @@ class StreamedImages:
         return len(self.files)
 
     def epoch(
-        self, order: Tensor, view: Tensor, size: int, first: int, cut: Cut = whole
+        self,
+        order: Tensor,
+        view: Tensor,
+        size: int,
+        first: int,
+        cut: Cut = whole,
+        by_place: bool = False,
+        pixels: Pixels = unchanged,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches as `TrainImages.epoch` does, while the following ones are decoded.
 
         Raises:
             KdbenchError: an image cannot be read.
         """
-        begun: deque[tuple[Tensor, Decoding | DeviceDecoding]] = deque()
+        begun: deque[tuple[Tensor, Tensor, Decoding | DeviceDecoding]] = deque()
+        all_places = torch.arange(len(order))
         try:
             for start in range(first * size, len(order), size):
-                for index in cut(order[start : start + size]):
-                    begun.append((index, self._begin(index, view[index])))
+                batch = slice(start, start + size)
+                parts = zip(cut(order[batch]), cut(all_places[batch]), strict=True)
+                for index, places in parts:
+                    decoding = self._begin(index, view[places if by_place else index])
+                    begun.append((index, places, decoding))
                     if len(begun) > AHEAD:
-                        yield self._finish(*begun.popleft())
+                        yield self._finish(*begun.popleft(), pixels)
             while begun:
-                yield self._finish(*begun.popleft())
+                yield self._finish(*begun.popleft(), pixels)
         finally:
-            for _, decoding in begun:
+            for *_, decoding in begun:
                 decoding.cancel()
 
     def _begin(self, index: Tensor, view: Tensor) -> Decoding | DeviceDecoding:
@@ -99,8 +112,10 @@ class StreamedImages:
         where = [self.files.source.where(row) for row in rows]
         return Decoding(work, where, self.files.image_size, pinned=self.device.type == "cuda")
 
-    def _finish(self, index: Tensor, decoding: Decoding | DeviceDecoding) -> tuple[Tensor, Tensor]:
-        images = decoding.wait().to(self.device, non_blocking=True)
+    def _finish(
+        self, index: Tensor, places: Tensor, decoding: Decoding | DeviceDecoding, pixels: Pixels
+    ) -> tuple[Tensor, Tensor]:
+        images = pixels(decoding.wait(), places).to(self.device, non_blocking=True)
         return index.to(self.device, non_blocking=True), self.normalised(images)
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:

@@ -2,18 +2,20 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kdbench.data.augmentation.batches import Changed, ChangedBatches
 from kdbench.data.augmentation.strong import StrongView, stack_views
-from kdbench.data.augmentation.views import TrainImages, epoch_plan
+from kdbench.data.augmentation.views import Pixels, TrainImages, epoch_plan, unchanged
 from kdbench.data.base import Dataset
 from kdbench.data.streaming.streamed import StreamedImages
 from kdbench.methods.base import Method
+from kdbench.parallel.micro_batches import Part
 from kdbench.seeds import derive
 from kdbench.tasks.task import Company, Inputs, Step
 from kdbench.types import Batch, Output
@@ -56,6 +58,7 @@ class SharedBatches:
         self.outputs, self.infinite_teachers = outputs, infinite_teachers
         self.memory_format = memory_format
         self.labels = dataset.train.labels.to(images.device)
+        self.num_classes, self.mean = dataset.num_classes, dataset.mean
         self.epoch_steps = math.ceil(len(self.labels) / company.schedule.batch_size)
 
     def steps(
@@ -80,26 +83,52 @@ class SharedBatches:
         size, cutting = self.company.schedule.batch_size, self.company.cutting
         seed = derive(self.company.seed, "data")
         order, view = epoch_plan(len(self.labels), self.views, seed, epoch)
+        schedule, device = self.company.schedule, self.labels.device
+        order = order.repeat_interleave(schedule.repeats)[: len(order)]
+        changes, sizes = schedule.batch_changes, (self.images.height, self.images.width)
+        known = len(order), sizes, self.num_classes, seed, epoch, device
+        change = ChangedBatches(changes, *known) if changes.any else None
         self.outputs.start_epoch(view, stopped)
         epoch_tensor = torch.tensor(float(epoch), device=self.labels.device)
         wanted = {method.views for method in methods}
         strong = StrongView(self.images, seed, epoch) if max(wanted) > 1 else None
 
-        def views_of(index: Tensor, cut: Tensor) -> Views:
-            views = [cut]
+        def views_of(first: int, index: Tensor, cut: Tensor) -> Views:
+            seen = Changed(cut, self.labels[index], None)
+            if change is not None:
+                seen = change(cut, seen.labels, first)
+            views = [seen.images]
             if strong is not None:
                 views.append(strong.batch(index))
             stacks = {n: stack_views(views[:n], self.memory_format) for n in wanted}
-            return {n: Batch(x, self.labels[index], index, epoch_tensor) for n, x in stacks.items()}
+            rest = seen.labels, index, epoch_tensor, None, seen.targets
+            return {n: Batch(x, *rest) for n, x in stacks.items()}
 
-        images = self.images.epoch(order, view, size, start, cutting.cut)
-        for index in order.to(self.labels.device).split(size)[start:end]:
+        given = size, start, cutting.cut, schedule.repeats > 1, self.pixels_of(seed, epoch)
+        images = self.images.epoch(order, view, *given)
+        for number, index in enumerate(order.to(device).split(size)[start:end], start):
             places = cutting.parts(len(index))
-            found = itertools.islice(images, len(places))
-            parts = (
-                (part, self.inputs(views_of(*one))) for part, one in zip(places, found, strict=True)
-            )
-            yield Step(index, parts)
+            found = zip(places, itertools.islice(images, len(places)), strict=True)
+            yield Step(index, self.parts(number * size, found, views_of))
+
+    def parts(
+        self,
+        start: int,
+        found: Iterable[tuple[Part, tuple[Tensor, Tensor]]],
+        views_of: Callable[[int, Tensor, Tensor], Views],
+    ) -> Iterator[tuple[Part, Inputs]]:
+        """Yield a step's micro-batches; `start` is its first image's place in the epoch."""
+        for part, (index, cut) in found:
+            yield part, self.inputs(views_of(start + part.place.start, index, cut))
+
+    def pixels_of(self, seed: int, epoch: int) -> Pixels:
+        """Return what is done to an epoch's pixels before they are normalised."""
+        text = self.company.schedule.rand_augment
+        if text is None:
+            return unchanged
+        from kdbench.data.augmentation.timm_randaugment import EpochRandAugment, policy_of
+
+        return EpochRandAugment(policy_of(text, self.mean, self.images.width), seed, epoch)
 
     def inputs(self, batches: Views) -> Inputs:
         """Return what a method sees of a batch: as many views as it asks for."""

@@ -65,9 +65,9 @@ class Classification(Task):
         return {name: at_hand(split, self.runtime.device) for name, split in others.items()}
 
     @staticmethod
-    def caches(method: Method, data: Dataset) -> bool:
+    def caches(method: Method, data: Dataset, schedule: Any) -> bool:
         """Return whether an output cache can hold all that a method reads of its teachers."""
-        return not uncached([method], data.views)
+        return not uncached([method], data.views, schedule.changes_images)
 
     def build_network(self, node: Node) -> nn.Module:
         """Build a network for the data set's classes and channels.
@@ -120,7 +120,9 @@ class Classification(Task):
     ) -> Batches:
         """Return the batches of a cohort, with teacher outputs live or from the cache."""
         epochs = company.steps / -(-self.data.images // company.schedule.batch_size)
-        use = Use(company.methods, round(epochs), self.precision, company.schedule.table_precision)
+        schedule = company.schedule
+        table = schedule.table_precision, schedule.changes_images
+        use = Use(company.methods, round(epochs), self.precision, *table)
         facts = {file.name: file.cache_facts for file in files}
         given = self.data, self.cut, self.runtime, runs_dir, report
         outputs, infinite = choose_outputs(use, teachers, facts, *given)
@@ -225,6 +227,7 @@ def results(history: Sequence[Row], ece: float, agreed: Mapping[str, float]) -> 
         "top5_last": last["test/top5"],
         "loss_last": last["test/loss"],
         "top1_val_last": last.get("val/top1"),
+        "top1_ema_last": last.get("test_ema/top1"),
         "ece_last": ece,
         "agreement": dict(agreed),
     }
