@@ -16,6 +16,7 @@ from PIL import Image
 from kdbench.ledger.ledger import Ledger, open_ledger
 from kdbench.ledger.page import render
 from kdbench.ledger.published import COLUMNS
+from support.ledgers import published
 from support.records import fail, make_record, write
 
 PAIR = "cifar100-resnet32x4_resnet8x4-240ep-b64-last"
@@ -42,10 +43,12 @@ class Rows(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.tags.append((tag, given))
-        if tag == "section":
+        if tag == "section" and given.get("class") == "table":
             self.section, self.keys = given["id"] or "", []
             self.tables[self.section] = []
             self.hidden |= {self.section} if "hidden" in given else set()
+        elif tag == "thead":
+            self.keys = []
         elif tag == "th" and "data-key" in given:
             self.keys.append(given["data-key"] or "")
         elif tag == "tr":
@@ -78,7 +81,7 @@ class Rows(HTMLParser):
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     folder = tmp_path_factory.mktemp("page")
     curve = [20 + 1.2 * epoch for epoch in range(45)]
-    records = [make_record("simkd", 0, 76.5), fail(make_record("vid", 1))]
+    records = [make_record("simkd", 0, 76.5, cpu_seconds=9000.0), fail(make_record("vid", 1))]
     for seed, kd in enumerate(KD):
         curves = {"curve": {"test/top1": [*curve, kd]}}
         records.append(make_record("ce", seed, kd - 1, teacher="none", **curves))
@@ -102,8 +105,19 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
             "protocol": "last",
         }
         lines.append(",".join((row | {"url": "https://example.org/tables"}).values()))
+    row = {"source": "Tables", "dataset": "cifar100", "teacher": "none", "student": "resnet32x4"}
+    row |= {"method": "CE", "kdbench": "ce", "metric": "top1", "score": "79.5"}
+    row |= {"epochs": "240", "protocol": "last"}
+    row = dict.fromkeys(COLUMNS, "") | row | {"url": "https://example.org/tables"}
+    lines.append(",".join(row.values()))
     (folder / "published.csv").write_text("\n".join(lines) + "\n")
-    return open_ledger([folder / "runs"], folder / "published.csv")
+    control = make_record("dkd", 0, 74.0)
+    control["config"]["method"]["name"] = "dkd_half"
+    control["config"]["method"]["alpha"] = 0.5
+    control |= {"hash": "c" * 8, "cell": control["cell"] + "_half"}
+    write(folder / "controls", control | {"run_id": f"{control['cell']}-s0-{'c' * 8}"})
+    given = [folder / "runs"], folder / "published.csv"
+    return open_ledger(*given, controls=folder / "controls")
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +128,11 @@ def page(ledger: Ledger) -> str:
 def test_rows_say_rank_score_gain_claim_and_verdict(page):
     rows = Rows(page)
     ran = ["simkd", "dkd", "dist", "kd", "at", "ce"]
-    assert [m.removesuffix("†") for m in rows.methods()[:7]] == [*ran, "vid"]
-    ranks = [row["rank"] for row in rows.tables[PAIR][:7]]
-    assert ranks == ["", "1", "2", "3", "4", "4", ""], "equal scores share one, one seed has none"
+    names = [m.rstrip("†*") for m in rows.methods()[:8]]
+    assert names == [*ran[:2], "dkd_half", *ran[2:], "vid"], "a control stands behind its method"
+    ranks = [row["rank"] for row in rows.tables[PAIR][:8]]
+    expected = ["", "1", "", "2", "3", "4", "4", ""]
+    assert ranks == expected, "equal scores share one, one seed and a control have none"
     dkd = rows.row_of("dkd")
     assert dkd["rank"] == "1"
     assert dkd["score"] == "74.85 ± 0.18"
@@ -134,6 +150,9 @@ def test_rows_say_rank_score_gain_claim_and_verdict(page):
     assert rows.row_of("at")["verdict"] == "✗ not reproduced"
     simkd = rows.row_of("simkd")
     assert (simkd["rank"], simkd["interval"]) == ("", ""), "one seed has no interval"
+    assert simkd["verdict"] == "1 seed: no verdict"
+    half = next(row for row in rows.tables[PAIR] if row["method"].startswith("dkd_half"))
+    assert (half["gain"], half["verdict"]) == ("+0.80", "control of dkd")
 
 
 def test_what_failed_and_what_nobody_ran_is_shown(page):
@@ -142,7 +161,7 @@ def test_what_failed_and_what_nobody_ran_is_shown(page):
     assert (vid["rank"], vid["score"], vid["n"]) == ("", "failed", "failed: 1")
     assert "a loss is not finite: lower the learning rate" in page
     crd = rows.row_of("crd")
-    assert (crd["rank"], crd["score"], crd["verdict"]) == ("", "not run", "○ not run")
+    assert (crd["score"], crd["verdict"]) == ("not run", "○ not run")
     assert crd["published"] == "75.51 Tables"
 
 
@@ -167,14 +186,60 @@ def test_charts_name_their_marks(page):
         "dkd, seed 1: 75.05",
         "dkd, published: 74.80 (Tables)",
         "dkd, ours: 74.85 (n = 3)",
+        "dkd, claimed: +1.47 (Tables)",
+        "dkd, our gain: +1.50 (n = 3)",
     ):
         assert f"<title>{title}</title>" in page
     figures = re.findall(r"<figcaption><b>(.*?)</b>", page)
     assert figures.count("Learning curves") == 2
     assert figures.count("Every seed") == 1, "one seed a method has nothing to spread"
+    assert figures.count("Gains over KD") == 1
     assert {"Published and ours", "Scores and intervals", "Accuracy against cost (CPU-h)"} <= {
         *figures
     }
+
+
+def test_the_headline_comes_first_and_what_was_not_run_is_one_line(page):
+    sections = re.findall(r'<section class="table" id="([^"]*)"', page)
+    assert sections[0] == PAIR
+    first = page.partition(f'id="{PAIR}"')[2].partition("</section>")[0]
+    assert "Teacher, measured here: resnet32x4 (11111111): 79.42%." in first
+    assert "Teacher, published: resnet32x4: 79.50% (Tables)." in first
+    folded = first.partition('<details class="waiting">')[2].partition("</details>")[0]
+    assert (
+        "<summary>○ 1 cell not run: one seed each is about 1.6 CPU-h (fp32, AMD EPYC, 2" in folded
+    )
+    assert "by 16 runs of 240 epochs)</summary>" in folded
+    assert "method=crd seed=0,1,2" in folded
+    assert "hydra.launcher.order=value" in folded
+
+
+def test_one_seed_is_drawn_hollow(page):
+    filled = r"<title>%s</title>.*?fill: var\(--(\w+)\)"
+    assert re.search(filled % r"simkd†?, ours: 76\.50 \(n = 1\)", page)[1] == "paper"
+    assert re.search(filled % r"dkd, ours: 74\.85 \(n = 3\)", page)[1] == "hue0"
+
+
+def test_the_most_wanted_cells_have_a_command_and_a_cost(page):
+    wanted = page.partition('<section id="wanted"')[2].partition("</section>")[0]
+    rows = re.findall(r'<tr><th scope="row">(\w+)<td>([^<]*)<td>([^<]*)<td>([^<]*)', wanted)
+    assert rows[0] == ("crd", "0", "its first number", "1.6 CPU-h")
+    names = [name for name, *_ in rows]
+    assert not {"dkd", "at"} & {*names[: names.index("ce")]}, "they have a number"
+    assert rows[names.index("ce")][1:3] == ("3, 4", "every gain is measured against it")
+    assert "kdbench-train +experiments=campaign_cifar100 method=crd seed=0" in wanted
+
+
+def test_a_verdict_on_a_published_score_names_its_precision(tmp_path):
+    bf16 = []
+    for method, scores in {"kd": KD, "dkd": (74.8, 75.1, 74.9)}.items():
+        for seed, score in enumerate(scores):
+            record = make_record(method, seed, score, protocol="cifar100-240ep-b64-bf16-last")
+            record["config"]["schedule"]["precision"] = "bf16"
+            bf16.append(record)
+    path = published(tmp_path / "published.csv", ("A", "kd", "KD", 73.3, "last"))
+    page = render(open_ledger([write(tmp_path / "runs", *bf16)], path))
+    assert "✓ reproduced (bf16)" in page
 
 
 def test_problems_are_listed(page):
@@ -262,8 +327,8 @@ def test_a_link_sorts_and_cells_without_a_number_come_last(browse):
     document = browse("#sort=gain&order=asc&run=1", "--dump-dom")
     rows = Rows(document)
     methods = [method.removesuffix("†") for method in rows.methods()]
-    assert methods[:4] == ["at", "dist", "dkd", "simkd"]
-    assert {*methods[4:]} == {"kd", "ce"}
+    assert methods[:5] == ["at", "dist", "dkd_half*", "dkd", "simkd"]
+    assert {*methods[5:]} == {"kd", "ce"}
     assert "○ not run" not in {row["verdict"] for row in rows.tables[PAIR]}
     sorted_by = [given for tag, given in rows.tags if given.get("aria-sort") == "ascending"]
     assert {given["data-key"] for given in sorted_by} == {"gain"}

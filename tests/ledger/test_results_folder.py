@@ -27,7 +27,7 @@ def bytes_of(results: Path) -> dict[str, bytes]:
 
 
 def test_every_table_in_every_form_with_an_index_and_a_page(command, results):
-    assert "8 files" in command("report").out
+    assert "9 files" in command("report").out
     made = bytes_of(results)
     short = PAIR.replace("240", "12")
     forms = {f"{name}.{form}" for name in (PAIR, short) for form in ("md", "csv", "tex")}

@@ -13,9 +13,9 @@ from support.commands import ROOT
 TOUCH = "touch executed"
 EVIL = f"x;{TOUCH} $({TOUCH}) `{TOUCH}` $(shell {TOUCH}) \"'&{TOUCH}&"
 GIVEN = ["TEACHER", "TEACHERS", "ARGS", "RUNS", "IMAGENET", "KDBENCH_DATA", "PAIR", "TESTS"]
-GIVEN += ["COUNT", "SEED", "QUICK", "TORCHDISTILL"]
+GIVEN += ["COUNT", "SEED", "QUICK", "TORCHDISTILL", "BUDGET"]
 TARGETS = ["reproduce-cifar100", "reproduce-cpu", "reproduce-imagenet", "table", "coverage"]
-TARGETS += ["bench", "chaos", "load", "quickstart"]
+TARGETS += ["bench", "chaos", "load", "quickstart", "campaign"]
 
 
 @pytest.fixture
@@ -63,6 +63,17 @@ def test_what_is_given_to_make_arrives_whole(checkout):
     assert said.count("<dataset.root=a b>") == 2
     assert "<teacher.ResNet34.checkpoint=c d/resnet34-333f7ec4.pth>" in said
     assert "IMAGENET=DIR" in make("reproduce-imagenet")
+    said = make("campaign", "BUDGET=08h", f"TEACHER={EVIL}", "ARGS=method=kd,dkd seed=0")
+    assert "<+experiments=campaign_cifar100><hydra.launcher.minutes=480>" in said
+    assert f"<method=kd,dkd><seed=0><teacher.resnet32x4.checkpoint={EVIL}>" in said
+    assert "<hydra.launcher.minutes=25>" in make("campaign", "BUDGET=25m")
+
+
+@pytest.mark.parametrize("budget", ["", "25", "m", "-5m", "2.5h", "a[0]m", EVIL])
+def test_a_campaign_asks_for_a_time(checkout, budget):
+    said = make("campaign", f"BUDGET={budget}")
+    assert said == "make campaign needs a time in minutes or hours: BUDGET=25m, BUDGET=8h\n"
+    assert not Path("executed").exists()
 
 
 SHOW = """

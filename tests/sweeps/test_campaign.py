@@ -1,7 +1,6 @@
 """A sweep as a campaign: the order of worth, the time that it may take, and others who help."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 import kdbench.sweeps.budget
+from kdbench.errors import ConfigError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.sweeps.budget import START_UP, Budget
 from kdbench.sweeps.planning import plan
+from kdbench.sweeps.settings import Settings
 from kdbench.sweeps.worth import Worth
 from kdbench.system.console import Console
 from kdbench.system.locks import RunLock
 from kdbench.training.timings import Timings
-from support.commands import ROOT
 from support.kills import at_first_checkpoint
 from support.records import make_record, write_content
 from support.runs import SMALL, TWO_EPOCHS, config, runs
@@ -154,6 +154,11 @@ def test_a_time_that_is_too_short_for_any_run(command, monkeypatch):
     assert "is too short to time a single run: give more" in none.error_line
 
 
+def test_a_cluster_keeps_the_time_by_itself():
+    with pytest.raises(ConfigError, match="is for executor=local, not ray"):
+        Settings(minutes=5.0, executor="ray")
+
+
 def test_no_clock_that_is_set_changes_the_time_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cost(monkeypatch, ce=1.0)
@@ -211,20 +216,3 @@ def test_others_on_one_folder_and_what_they_left_there(command, tmp_path):
 def every_run():
     methods = ("ce", "label_smoothing")
     return plan([config(f"method={m}", f"seed={s}") for m in methods for s in (0, 1)]).todo
-
-
-@pytest.mark.parametrize(
-    ("budget", "said"),
-    [("25", "BUDGET=25m"), ("m", "BUDGET=25m"), ("$(touch x)m", "BUDGET=25m"), ("", "BUDGET=25m")],
-)
-def test_make_campaign_asks_for_a_budget(tmp_path, budget, said):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    ready = tmp_path / ".venv" / ".ready"
-    ready.parent.mkdir()
-    for name in ("pyproject.toml", "constraints.txt", ".venv/.ready"):
-        (tmp_path / name).touch()
-    line = ["make", "campaign", f"BUDGET={budget}"]
-    result = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode != 0
-    assert said in result.stdout
-    assert not (tmp_path / "x").exists()

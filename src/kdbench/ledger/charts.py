@@ -1,5 +1,6 @@
 """The charts of the results page."""
 
+import math
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any, NamedTuple
@@ -8,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import BASELINE, BASELINES, cost
-from kdbench.ledger.ledger import Cell
 from kdbench.ledger.svg import GRID, HUES, INK, PAPER, SOFT, WIDTH, axes_of, style, tidy, token
 
 ROW = 21  # pixels of a method's row in a chart
@@ -35,14 +36,21 @@ def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Ch
         prefix: the prefix of every id in the drawings, unique in the page.
     """
     with style():
-        drawn = [chart for draw in (_scores, _seeds, _curves) if (chart := draw(cells, names))]
+        drawings = _gains, _scores, _seeds, _curves
+        drawn = [chart for draw in drawings if (chart := draw(cells, names))]
         priced = [(cell, price) for cell in cells if (price := cost(cell.records))]
         for of in sorted({price.of for _, price in priced}):
-            drawn.append(_costs([(c, p.hours) for c, p in priced if p.of == of], names, f"{of}-h"))
+            found = [(cell, price.hours) for cell, price in priced if price.of == of]
+            if max(found, key=_second)[1] > 1.05 * min(found, key=_second)[1]:  # else one column
+                drawn.append(_costs(found, names, f"{of}-h"))
         return [
             Chart(title, note, tidy(figure, titles, title, f"{prefix}-{i}"))
             for i, (title, note, figure, titles) in enumerate(drawn)
         ]
+
+
+def _second(pair: tuple[Cell, float]) -> float:
+    return pair[1]
 
 
 Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its marks by number
@@ -62,6 +70,52 @@ def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _dot(cell: Cell, colour: str) -> dict[str, Any]:
+    """Return how a cell's own score is drawn: hollow where it is of one seed."""
+    one = len(cell.records) == 1
+    return {"color": colour, "mfc": PAPER if one else colour, "mew": 1.4 if one else 0}
+
+
+def _gains(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
+    """Draw a forest plot: our gains with their intervals, and the claimed ones beside them."""
+    shown = [cell for cell in cells if cell.gain is not None]
+    if not shown:
+        return None
+    shown.sort(key=lambda cell: -cell.gain.mean if cell.gain else 0.0)
+    figure, axes = _rows(shown, names)
+    titles: list[str] = []
+    over = next((cell.baseline for cell in shown if cell.baseline), BASELINE)
+    axes.axvline(0, color=SOFT, lw=1, ls=(0, (4, 3)))
+    edge = _edge([cell.gain.mean for cell in shown if cell.gain])
+    for y, cell in enumerate(shown):
+        assert cell.gain is not None
+        gain = cell.gain
+        if cell.claimed_gain is not None:
+            text = f"{names[cell.row]}, claimed: {cell.claimed_gain:+.2f} ({cell.claim_source})"
+            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
+            axes.plot(cell.claimed_gain, y + 0.2, gid=token(titles, text), ls="", **look)
+        text = f"{names[cell.row]}, our gain: {gain.mean:+.2f} (n = {gain.n})"
+        if gain.low is not None and gain.high is not None:
+            axes.plot((gain.low, gain.high), (y, y), color=HUES[0], lw=2)
+        at, shape = (gain.mean, "o") if gain.mean > edge else (edge, "<")
+        axes.plot(at, y, shape, ms=6.5, gid=token(titles, text), **_dot(cell, HUES[0]))
+    if edge > -math.inf:
+        axes.set_xlim(left=1.08 * edge)
+    axes.set_xlabel(f"gain over {'KD' if over == BASELINE else over}, points")
+    note = "Dots: our gain with its 95% interval; hollow: one seed, which says nothing yet."
+    note += " Arrow: a loss beyond the axis." if edge > -math.inf else ""
+    if any(cell.claimed_gain is not None for cell in shown):
+        note += " Diamonds: the published claim."
+    return "Gains over " + ("KD" if over == BASELINE else over), note, figure, titles
+
+
+def _edge(gains: Sequence[float]) -> float:
+    """Return where the axis ends for losses so large that the other gains could not be read."""
+    others = [abs(gain) for gain in gains if gain > min(gains)]
+    edge = -2 * max(others, default=math.inf)
+    return edge if min(gains) < 2 * edge else -math.inf
+
+
 def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
     figure, axes = _rows(cells, names)
     titles: list[str] = []
@@ -78,11 +132,9 @@ def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
         text = f"{names[cell.row]}, ours: {ours.mean:.2f} (n = {ours.n})"
         if ours.low is not None and ours.high is not None:
             axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
-        axes.plot(ours.mean, y, "o", ms=6.5, color=HUES[0], mew=0, gid=token(titles, text))
-    note = (
-        f"Dots: our mean at the {cells[0].task.place}, with its 95% interval where there are two "
-    )
-    note += "seeds or more."
+        axes.plot(ours.mean, y, "o", ms=6.5, gid=token(titles, text), **_dot(cell, HUES[0]))
+    note = f"Dots: our mean at the {cells[0].task.place}, with its 95% interval; hollow: one seed, "
+    note += "no interval."
     if any(cell.published for cell in cells):
         note += " Diamonds: the published score, with its standard deviation where one is given."
         return "Published and ours", note, figure, titles
@@ -164,6 +216,7 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     figure, axes = axes_of(310, 46, 42, 20)
     titles: list[str] = []
     points = [(hours, cell.score.mean, cell.row) for cell, hours in priced if cell.score]
+    cells = {cell.row: cell for cell, _ in priced}
     points.sort(key=lambda point: (point[0], -point[1], point[2]))
     front: list[tuple[float, float, str]] = []
     for point in points:
@@ -174,7 +227,7 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     for point in points:
         hours, score, method = point
         text = f"{names[method]}: {score:.2f} in {hours:.2g} {unit}"
-        look: dict[str, Any] = {"color": HUES[0] if point in front else SOFT, "mew": 0}
+        look = _dot(cells[method], HUES[0] if point in front else SOFT)
         axes.plot(hours, score, "o", ms=6, gid=token(titles, text), **look)
     if points[0][0] > 0 and points[-1][0] > 4 * points[0][0]:
         axes.set_xscale("log")
@@ -190,6 +243,7 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     task = priced[0][0].task
     axes.set_xlabel(f"{unit} a run; {task.word} at the {task.place}, %")
     note = "Right is dearer, up is better. Stepped line: methods that no cheaper method beats."
+    note += " Hollow: one seed." if any(len(cell.records) == 1 for cell, _ in priced) else ""
     return f"Accuracy against cost ({unit})", note, figure, titles
 
 

@@ -54,14 +54,19 @@ def _swept(pair: Key) -> frozenset[Key]:
     path = conf_dir() / "experiments" / f"{pair.dataset}_{pair.teacher}_{pair.student}.yaml"
     known = NAME.fullmatch(path.name) and pair.protocol == _common_protocol(pair.dataset)
     text = path.read_text() if known and path.is_file() else ""
-    found = re.search(r"method: >-\n((?: +\w[\w., -]*\n)+)", text)
-    methods = re.findall(r"[\w.]+", found[1]) if found else []
+    methods = methods_in(text)
     files = {method: conf_dir() / "method" / f"{method}.yaml" for method in methods}
     labels = {name for name, file in files.items() if "# kind: label" in file.read_text()}
     return frozenset(
         pair._replace(method=name, teacher=ALONE if name in labels else pair.teacher)
         for name in methods
     )
+
+
+def methods_in(text: str) -> list[str]:
+    """Return the methods that a file of experiments/ lists, in its order."""
+    found = re.search(r"method: >-\n((?: +\w[\w., -]*\n)+)", text)
+    return re.findall(r"[\w.]+", found[1]) if found else []
 
 
 def _beside(key: Key, groups: Mapping[Key, Sequence[object]]) -> Key:

@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Iterable
 
 from kdbench.config.conf_files import conf_dir
+from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import ALONE
-from kdbench.ledger.ledger import Cell, Table
+from kdbench.ledger.ledger import Table
 
 SEEDS = "0,1,2"  # for a table without runs
 SHARED = ("schedule.", "dataset.")  # the nodes beside the method's that a run may depart in
@@ -19,6 +20,13 @@ def commands(table: Table) -> str:
     as_conf = [cell for cell in cells if not cell.departures]
     made = [_command(table, as_conf)] if as_conf else []
     return "\n\n".join([*made, *(_command(table, [cell]) for cell in cells if cell.departures)])
+
+
+def filling(table: Table) -> str:
+    """Return the command that trains the cells without runs, the most valuable first."""
+    cells = [cell for cell in table.cells if not cell.records and not cell.failed]
+    words = "hydra/launcher=cohort", "hydra/launcher=cohort hydra.launcher.order=value"
+    return _command(table, cells).replace(*words)
 
 
 def _command(table: Table, cells: list[Cell]) -> str:

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import BASELINE, Cost, cost, machines, teachers_of
-from kdbench.ledger.ledger import Cell, Table
+from kdbench.ledger.ledger import Table
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, estimate
 from kdbench.records.contents import FailedRecord
 from kdbench.system.escapes import as_csv, as_latex, as_markdown, printable
@@ -103,7 +104,7 @@ def _text(table: Table, escape: Escape) -> tuple[list[str], list[list[str]]]:
     heads = [escape(named.get(column, column)) for column in columns]
     if table.baseline != BASELINE:
         heads = [head.replace("over KD", f"over {escape(table.baseline)}") for head in heads]
-    rows = [[_field(cell, column, escape) for column in columns] for cell in table.cells]
+    rows = [[_field(cell, column, escape) for column in columns] for cell in table.rows]
     return heads, rows
 
 
@@ -139,7 +140,8 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
-def _gain(cell: Cell) -> str:
+def gain_text(cell: Cell) -> str:
+    """Return a cell's gain with interval and p; nothing where there is none."""
     gain = cell.gain
     if gain is None:
         return ""
@@ -189,7 +191,7 @@ FIELDS: dict[str, Callable[[Cell], str]] = {
     "95% interval": lambda cell: _interval(cell.score),
     "best-last": lambda cell: signed(cell.best_minus_last),
     "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
-    "gain over KD": _gain,
+    "gain over KD": gain_text,
     "claimed gain": _claimed,
     "published": _published,
     "gap": lambda cell: signed(cell.gap),
@@ -201,7 +203,7 @@ FIELDS: dict[str, Callable[[Cell], str]] = {
 
 def _notes(table: Table, escape: Escape) -> list[str]:
     """Return the notes on the marks that occur in this table."""
-    cells = table.cells
+    cells = table.rows
     notes = []
     word = cells[0].task.word
     if any(cell.records for cell in cells):
@@ -209,6 +211,8 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     records = [record for cell in cells for record in (*cell.records, *cell.failed)]
     if taught := teachers_of(records):
         notes.append(f"teacher's {word}, measured here: {escape('; '.join(taught))}.")
+    if schools := schools_of(table):
+        notes.append(f"teacher's {word}, published: {escape('; '.join(schools))}.")
     if any(cell.gain for cell in cells):
         over = "KD" if table.baseline == BASELINE else escape(table.baseline)
         notes.append(
@@ -224,6 +228,9 @@ def _notes(table: Table, escape: Escape) -> list[str]:
         for cell in cells
         if cell.departures
     ]
+    if table.controls:
+        names = ", ".join(f"{one.row} of {one.recipe}" for one in table.controls)
+        notes.append(f"controls, which explain a score and rank nothing: {escape(names)}.")
     sent = [f"{cell.row} by {', '.join(senders(cell))}" for cell in cells if cell.verified]
     if sent:
         notes.append(f"sent by others, their weights scored again here: {escape('; '.join(sent))}.")
@@ -233,6 +240,11 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     return notes + [
         f"failed: {escape(_failure(cell, record))}" for cell in cells for record in cell.failed
     ]
+
+
+def schools_of(table: Table) -> list[str]:
+    """Return the published scores of a table's teachers, a few words each."""
+    return [f"{one.student}: {one.score:.2f}% ({one.source})" for one in table.schools]
 
 
 def senders(cell: Cell) -> list[str]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from urllib.parse import quote
 
+from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import cost, machines
 from kdbench.ledger.formats import DAGGER, STAR
 from kdbench.ledger.formats import signed as plain
-from kdbench.ledger.ledger import Cell, Table
+from kdbench.ledger.ledger import Table
+from kdbench.ledger.prices import count, precision
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
-from kdbench.records.contents import Record
 from kdbench.system.escapes import as_html as _e
 
 NOTHING = ""
@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
     cell: Cell
     rank: int | None  # from 1 by top-1 as printed; None with fewer than two seeds
+    controls: str | None = None  # the row whose score it explains
 
 
 class Column(NamedTuple):
@@ -42,7 +43,10 @@ class Column(NamedTuple):
 
 
 def ranked(table: Table) -> list[Row]:
-    """Rank cells best first; then the failed ones, then those without runs by published score."""
+    """Rank cells best first, controls behind what they control; then the failed ones.
+
+    Those without runs follow by published score.
+    """
     run = [cell for cell in table.cells if cell.score is not None]
     scores = [_score(cell) for cell in run if _several(cell)]
     rows = [
@@ -52,7 +56,11 @@ def ranked(table: Table) -> list[Row]:
     rows.sort(key=lambda row: (-_score(row.cell), row.cell.row))
     rest = [Row(cell, None) for cell in table.cells if cell.score is None]
     rest.sort(key=lambda row: (not row.cell.failed, -_published(row.cell), row.cell.method))
-    return rows + rest
+    behind = [
+        [row, *(Row(one, None, one.recipe) for one in table.controls if one.recipe == row.cell.row)]
+        for row in rows
+    ]
+    return [row for group in behind for row in group] + rest
 
 
 def best(table: Table) -> list[Cell]:
@@ -62,13 +70,38 @@ def best(table: Table) -> list[Cell]:
 
 
 def _several(cell: Cell) -> bool:
-    """Return whether a score is over several seeds; a single seed is not ranked."""
-    return len(cell.records) > 1
+    """Return whether a score has an interval; one of a single seed is not ranked."""
+    return cell.score is not None and cell.score.low is not None
 
 
 def leaderboard(table: Table, caption: str) -> str:
-    """Return the table as HTML, without empty columns; `caption` is HTML too."""
-    rows = ranked(table)
+    """Return the cells that were run as HTML, without empty columns; `caption` is HTML too."""
+    rows = [row for row in ranked(table) if not _idle(row.cell)]
+    return _board(table, rows, caption, "Results") if rows else f'<p class="soft">{caption}</p>'
+
+
+def waiting(table: Table, summary: str, command: str) -> str:
+    """Return the cells that were not run, as one line that opens.
+
+    Args:
+        table: theirs.
+        summary: what filling them costs, HTML.
+        command: that fills them.
+    """
+    rows = [row for row in ranked(table) if _idle(row.cell)]
+    if not rows:
+        return ""
+    return (
+        f'<details class="waiting"><summary>○ {count(rows, "cell")} not run: {summary}</summary>\n'
+        f"<pre>{_e(command)}</pre>\n{_board(table, rows, '', 'Not run')}\n</details>"
+    )
+
+
+def _idle(cell: Cell) -> bool:
+    return not cell.records and not cell.failed
+
+
+def _board(table: Table, rows: Sequence[Row], caption: str, title: str) -> str:
     columns = [column for column in COLUMNS if _told(column, rows)]
     task = table.cells[0].task
     named = {"score": f"{task.word[0].upper()}{task.word[1:]}, {task.place}"}
@@ -78,40 +111,13 @@ def leaderboard(table: Table, caption: str) -> str:
         for c in columns
     )
     lines = "\n".join(_line(row, columns) for row in rows)
-    label = _e(f"Results of {table.pair}, {table.protocol}")
+    label = _e(f"{title}: {table.pair}, {table.protocol}")
+    head = f"<caption><span>{caption}</span></caption>" if caption else ""
     return (
         f'<div class="wide" role="region" aria-label="{label}" tabindex="0">\n'
-        f'<table class="board"><caption><span>{caption}</span></caption>\n'
+        f'<table class="board">{head}\n'
         f"<thead><tr>{heads}</thead>\n<tbody>\n{lines}\n</tbody></table></div>"
     )
-
-
-def evidence(table: Table) -> str:
-    """Return the evidence for a table: its records, and the runs that failed."""
-    parts = []
-    changed = [cell for cell in table.cells if cell.departures]
-    if changed:
-        lines = "".join(
-            f"<li>{_e(named(cell))}: {_e('; '.join(map(str, cell.departures)))}" for cell in changed
-        )
-        parts.append(f'<p class="soft">Settings that are not those of conf:</p><ul>{lines}</ul>')
-    failed = [record for cell in table.cells for record in cell.failed]
-    if failed:
-        lines = "".join(
-            f"<li><code>{_e(record.run_id)}</code>: {_e(record.error)}" for record in failed
-        )
-        parts.append(f"<details open><summary>{_count(failed, 'failed run')}</summary>"
-                     f"<ul>{lines}</ul></details>")  # fmt: skip
-    done = [record for cell in table.cells for record in cell.records]
-    if done:
-        lines = "".join(
-            f"<li>{_e(cell.row)}: seed {', '.join(_record_link(cell, r) for r in cell.records)}"
-            for cell in table.cells
-            if cell.records
-        )
-        parts.append(f"<details><summary>{_count(done, 'record')}</summary>"
-                     f'<ul class="records">{lines}</ul></details>')  # fmt: skip
-    return "\n".join(parts)
 
 
 def named(cell: Cell) -> str:
@@ -119,9 +125,21 @@ def named(cell: Cell) -> str:
     return cell.row + DAGGER * cell.reconstructed + STAR * bool(cell.departures)
 
 
-def badge(verdict: Verdict) -> str:
-    """Return a verdict as a coloured word."""
-    return f'<span class="v {verdict.name.lower()}">{MARKS[verdict]} {verdict.value}</span>'
+def badge(verdict: Verdict, more: str = "") -> str:
+    """Return a verdict as a coloured word, with `more` of it."""
+    return f'<span class="v {verdict.name.lower()}">{MARKS[verdict]} {verdict.value}{more}</span>'
+
+
+def _judgement(row: Row) -> str:
+    """Return a cell's verdict; one seed and a control have none."""
+    cell = row.cell
+    if row.controls is not None:
+        return f'<span class="soft">control of {_e(row.controls)}</span>'
+    if len(cell.records) == 1:
+        return '<span class="v one">1 seed: no verdict</span>'
+    other = sorted({precision(record) for record in cell.records} - {"fp32"})
+    named = other and cell.verdict not in (Verdict.NO_CLAIM, Verdict.NOT_RUN)
+    return badge(cell.verdict, f" ({', '.join(other)})" if named else "")
 
 
 def signed(value: float) -> str:
@@ -139,7 +157,8 @@ def _line(row: Row, columns: Sequence[Column]) -> str:
         f'<th scope="row">{c.text(row)}' if c.key == "method" else f"<td>{c.text(row)}"
         for c in columns
     )
-    state = "" if row.cell.records else ' class="idle"'
+    states = {0: ' class="idle"', 1: ' class="one"'}
+    state = states.get(len(row.cell.records), "")
     return f'<tr data-method="{_e(row.cell.method)}"{state}>{cells}'
 
 
@@ -225,25 +244,12 @@ def _cost(row: Row) -> str:
     return f"{hours} {price.of}-h"
 
 
-def _record_link(cell: Cell, record: Record) -> str:
-    link = f'<a href="runs/{quote(record.run_id)}.json">{_e(str(record.seed))}</a>'
-    sent = next((one for one in cell.verified if one.run_id == record.run_id), None)
-    if sent is None:
-        return link
-    told = f"weights scored again: {sent.top1:.2f} on {sent.images} images, {sent.date}"
-    return f'{link} (<abbr title="{_e(told)}">{_e(sent.by)}, verified</abbr>)'
-
-
 def _score(cell: Cell) -> float:
     return round(cell.score.mean, 2) if cell.score else 0.0
 
 
 def _published(cell: Cell) -> float:
     return (cell.published.score if cell.published else None) or 0.0
-
-
-def _count(things: Sequence[object], noun: str) -> str:
-    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 COLUMNS = (
@@ -256,7 +262,7 @@ COLUMNS = (
     ),
     Column("gain", "Gain over KD", _gain, "desc"),
     Column("claim", "Claimed gain", _claim, "desc"),
-    Column("verdict", "Verdict", lambda row: badge(row.cell.verdict), "asc", "text"),
+    Column("verdict", "Verdict", _judgement, "asc", "text"),
     Column("published", "Published", _published_score, "desc"),
     Column("gap", "Ours&nbsp;− published", _gap, "desc"),
     Column("best", "Best&nbsp;− last", _best_minus_last, "desc"),

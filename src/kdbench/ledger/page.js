@@ -47,6 +47,10 @@
           (only && row.classList.contains("idle")) || !words.every((word) => text.includes(word));
         left += !row.hidden;
       }
+      for (const folded of section.querySelectorAll("details.waiting")) {
+        folded.hidden = ![...folded.querySelectorAll("tbody tr")].some((row) => !row.hidden);
+        folded.open = !folded.hidden && Boolean(wanted.method || words.length); // what is looked for is shown
+      }
       section.hidden = left === 0;
       const entry = document.querySelector(`#contents tr[data-section="${CSS.escape(section.id)}"]`);
       if (entry) entry.hidden = section.hidden;

@@ -9,12 +9,17 @@ from string import Template
 
 from kdbench.ledger.cells import machines, teachers_of
 from kdbench.ledger.charts import charts
-from kdbench.ledger.commands import commands
-from kdbench.ledger.leaderboard import badge, best, evidence, leaderboard, named, ranked
+from kdbench.ledger.commands import commands, filling
+from kdbench.ledger.evidence import evidence
+from kdbench.ledger.formats import schools_of
+from kdbench.ledger.leaderboard import badge, best, leaderboard, named, ranked, waiting
 from kdbench.ledger.ledger import Ledger, Table, tables
+from kdbench.ledger.prices import Price, hours, price
 from kdbench.ledger.significance import Verdict
+from kdbench.ledger.wanted import headline, most_wanted
 from kdbench.system.escapes import as_html as _e
 
+PROTOCOL = re.compile(r"(.+)-(\d+)(ep|steps)-b(\d+)(?:-(.+))?-last")
 JUDGED = (Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.TIE)
 EMPTY = """<p><b>There are no results yet.</b> <code>make quickstart</code> trains the first
 ones; each run leaves a record, and <code>kdbench-report</code> makes this page of them.</p>"""
@@ -22,7 +27,9 @@ ones; each run leaves a record, and <code>kdbench-report</code> makes this page 
 
 def render(ledger: Ledger) -> str:
     """Return the page, with the same bytes for the same ledger."""
-    made = sorted(tables(ledger), key=lambda table: not table.run)
+    made = tables(ledger)
+    first = headline(made)
+    made.sort(key=lambda table: (not _same_pair(table, first), table is not first, not table.run))
     script, sheet = _text("page.js"), _text("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # The page loads nothing and runs no script but this one.
@@ -30,7 +37,7 @@ def render(ledger: Ledger) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    sections = [_section(table, i) for i, table in enumerate(made)]
+    sections = [_section(table, i, made) for i, table in enumerate(made)]
     problems = "".join(f"<li>{_e(problem)}" for problem in ledger.problems)
     return Template(_text("page.html")).substitute(
         {verdict.name.lower(): badge(verdict) for verdict in Verdict},
@@ -40,7 +47,9 @@ def render(ledger: Ledger) -> str:
         counts=_counts(ledger, made),
         to_problems=', <a href="#problems">what was left out</a>' if problems else "",
         problems=f'<h2 id="problems">Left out</h2>\n<ul>{problems}</ul>' if problems else "",
-        results="\n".join([_filters(made), _contents(made), *sections]) if made else EMPTY,
+        results="\n".join([_filters(made), _contents(made), _wanted(made), *sections])
+        if made
+        else EMPTY,
     )
 
 
@@ -52,6 +61,57 @@ def _counts(ledger: Ledger, made: list[Table]) -> str:
         f"{runs} finished runs fill {done} cells of {len(made)} tables; "
         f"{waiting} more cells are waiting to be run."
     )
+
+
+def _same_pair(table: Table, first: Table | None) -> bool:
+    if first is None:
+        return False
+    return (table.dataset, table.teacher, table.student) == (
+        *(first.dataset, first.teacher, first.student),
+    )
+
+
+def _wanted(made: list[Table]) -> str:
+    """Return the cells that are wanted most, each with its command and cost."""
+    cells = most_wanted(made)
+    if not cells:
+        return ""
+    lines = "\n".join(
+        f'<tr><th scope="row">{_e(one.method)}<td>{", ".join(map(str, one.seeds))}<td>{_e(one.why)}'
+        f"<td>{_cost(one.cost)}<td><code>{_e(one.command)}</code>"
+        for one in cells
+    )
+    heads = ("Method", "Seeds", "For", "Cost, all seeds", "Command")
+    by = next((one.cost.by for one in cells if one.cost), None)
+    told = f" Costs follow from what an epoch took: {_e(by)}." if by else ""
+    if by and not by.startswith("fp32"):
+        told += " The commands train in fp32, which takes longer: <code>kdbench-estimate</code>."
+    return f"""<section id="wanted" aria-labelledby="hw">
+<h2 id="hw">Most wanted</h2>
+<p>What would say most about the table that papers show first.
+<code>make campaign BUDGET=8h</code> trains these in this order, as far as the time goes, and goes
+on where it stopped; results of others are welcome (<code>docs/submitting.md</code>).{told}</p>
+<div class="wide" role="region" aria-label="Most wanted" tabindex="0">
+<table><thead><tr>{"".join(f'<th scope="col">{head}' for head in heads)}</thead>
+<tbody>
+{lines}
+</tbody></table></div>
+</section>"""
+
+
+def _cost(found: Price | None) -> str:
+    return "not measured yet" if found is None else _e(hours(found.hours, found.of))
+
+
+def _filling(table: Table, made: list[Table]) -> str:
+    """Return what the cells that were not run would cost, as HTML."""
+    match = PROTOCOL.fullmatch(table.protocol)
+    found = price(made, table, int(match[2])) if match else None
+    if found is None:
+        return "their cost was not measured yet, <code>kdbench-estimate</code> says it"
+    count = sum(not cell.records and not cell.failed for cell in table.cells)
+    total = hours(count * found.hours, found.of)
+    return f"one seed each is about {_e(total)} ({_e(found.by)})"
 
 
 def _filters(made: list[Table]) -> str:
@@ -104,12 +164,14 @@ def _entry(table: Table) -> str:
     return f'<tr data-section="{name}"{state}>{link}<td>{"<td>".join(words)}'
 
 
-def _section(table: Table, index: int) -> str:
+def _section(table: Table, index: int, made: list[Table]) -> str:
     records = [record for cell in table.cells for record in cell.records]
     taught = _e("; ".join(teachers_of(records)))
     places = machines(records)
     caption = f"{_e(_pair(table))} on {_e(table.dataset)}."
     caption += f" Teacher, measured here: {taught}." if taught else ""
+    schools = _e("; ".join(schools_of(table)))
+    caption += f" Teacher, published: {schools}." if schools else ""
     caption += f" Hardware: {_e('; '.join(places))}." if places else ""
     cells = [row.cell for row in ranked(table) if row.cell.score]
     names = {cell.row: named(cell) for cell in cells}
@@ -124,14 +186,22 @@ data-protocol="{_e(table.protocol)}" aria-labelledby="h{index}">
 <p class="soft">{_e(_protocol_words(table.protocol))}</p>
 {leaderboard(table, caption)}
 {evidence(table)}
-<details><summary>Command</summary><pre>{_e(commands(table))}</pre></details>
+{_command(table)}
+{waiting(table, _filling(table, made), filling(table))}
 {f'<div class="charts">{figures}</div>' if figures else ""}
 </section>"""
 
 
+def _command(table: Table) -> str:
+    """Return the command of the cells that were run."""
+    if not table.run:
+        return ""
+    return f"<details><summary>Command</summary><pre>{_e(commands(table))}</pre></details>"
+
+
 def _protocol_words(protocol: str) -> str:
     """Return a protocol's name in words."""
-    match = re.fullmatch(r"(.+)-(\d+)(ep|steps)-b(\d+)(?:-(.+))?-last", protocol)
+    match = PROTOCOL.fullmatch(protocol)
     if match is None:
         return f"Protocol {protocol}."
     dataset, length, unit, batch, others = match.groups()

@@ -6,6 +6,7 @@ where the label clearly means one of our configurations; docs/results.md describ
 
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,24 @@ def choose(rows: Iterable[Published], method: str) -> Published | None:
     """Choose a method's score among a pair's rows: its own paper's, else by order of sources."""
     scores = (row for row in rows if row.method == method and row.score is not None)
     return min(scores, key=_rank, default=None)
+
+
+def trained_alone(rows: Iterable[Published], epochs: int) -> dict[tuple[str, str], Published]:
+    """Return the chosen score of each network that is trained without a teacher.
+
+    Args:
+        rows: published scores.
+        epochs: of the schedule that counts.
+
+    Returns:
+        The scores by data set and network.
+    """
+    groups: dict[tuple[str, str], list[Published]] = defaultdict(list)
+    for row in rows:
+        if row.teacher == "none" and row.epochs == epochs:
+            groups[row.dataset, row.student].append(row)
+    chosen = {place: choose(group, "ce") for place, group in groups.items()}
+    return {place: row for place, row in chosen.items() if row is not None}
 
 
 def claim(rows: Sequence[Published], method: str) -> Claim | None:

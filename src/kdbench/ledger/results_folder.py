@@ -1,4 +1,4 @@
-"""`results/tables` and `results/index.html` from `results/runs` and `results/published.csv`."""
+"""What is generated in `results`: the tables, `README.md` and `index.html`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdbench.errors import KdbenchError
 from kdbench.ledger.cells import key_of
+from kdbench.ledger.findings import findings
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Ledger, Table, open_ledger, tables
 from kdbench.ledger.page import render as render_page
@@ -19,6 +20,8 @@ from kdbench.system.files import write_atomically
 
 TABLES = "tables"
 PAGE = "index.html"
+FINDINGS = "README.md"
+CONTROLS = "controls"
 
 INDEX = """# Tables
 
@@ -31,7 +34,9 @@ def made(results: Path) -> tuple[dict[str, str], Ledger]:
     """Make every generated file's text by its path below `results`, and the ledger it shows."""
     published = results / "published.csv"
     scores = published if published.is_file() else None
-    ledger = open_ledger([results / RUNS], scores, swept=True, verified=results / VERIFIED)
+    ledger = open_ledger(
+        [results / RUNS], scores, None, True, results / VERIFIED, results / CONTROLS
+    )
     # The lines are the same in any current folder.
     problems = tuple(line.replace(f"{results}/", "") for line in ledger.problems)
     ledger = replace(ledger, problems=problems)
@@ -42,6 +47,7 @@ def made(results: Path) -> tuple[dict[str, str], Ledger]:
         for form in FORMATS
     }
     files[f"{TABLES}/README.md"] = index(shown, problems)
+    files[FINDINGS] = findings(shown)
     files[PAGE] = render_page(ledger)
     return files, ledger
 

@@ -73,7 +73,8 @@ class Sweep:
             if self.stop.is_set():
                 self.interrupt()
             if self.limit.spent:
-                self.halt("the time is over: what trains now writes checkpoints")
+                if self.running:
+                    self.halt("the time is over: what trains now writes checkpoints")
                 break
             while self.begin():
                 pass
