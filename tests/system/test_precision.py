@@ -19,7 +19,7 @@ from kdbench.networks import resnet
 from kdbench.networks.resnet import resnet8
 from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
-from kdbench.system.precision import Precision, allow_tf32, arithmetic, at_precision
+from kdbench.system.precision import Precision, allow_tf32, arithmetic, at_precision, notices
 from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.tasks.classification.task import Classification
 from kdbench.training.optimizer import Optimizer, align_gradients
@@ -210,3 +210,19 @@ def test_bfloat16_trains_resumes_and_is_another_run(tmp_path, monkeypatch):
     assert not same(first, other)
     assert all(value.dtype != torch.bfloat16 for value in first.values())
     assert folders[0].name == folders[1].name != folders[2].name
+
+
+@pytest.mark.parametrize(
+    ("precision", "bf16", "amx", "told"),
+    [("bf16", False, False, 1), ("bf16", True, False, 0), ("bf16", False, True, 0),
+     ("fp32", False, False, 0)],
+)  # fmt: skip
+def test_bf16_is_said_to_be_slow_where_the_processor_emulates_it(
+    monkeypatch, precision, bf16, amx, told
+):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    said = notices(precision, torch.device("cpu"))
+    assert len(said) == told
+    assert notices(precision, torch.device("cuda")) == []

@@ -1,5 +1,6 @@
 """The precision of forward passes; a setting of the recipe, because it changes results."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -38,6 +39,18 @@ def arithmetic(precision: str) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def notices(precision: str, device: torch.device) -> list[str]:
+    """Return a line where bf16 has no arithmetic of its own on the processor, and is emulated."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision != "bf16" or device.type != "cpu" or not x86 or has_units:
+        return []
+    return [
+        "schedule.precision=bf16 is slower than fp32 on this processor, which has neither "
+        "AVX512_BF16 nor AMX"
+    ]
 
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -18,6 +18,7 @@ from kdbench.schema.node import Node
 from kdbench.system.console import Console
 from kdbench.system.files import make_folder
 from kdbench.system.hardware import reset_peak_memory
+from kdbench.system.precision import notices
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.dispatch import task_called
 from kdbench.tasks.task import Company, Task
@@ -195,6 +196,7 @@ def open_member(job: Job, task: Task, teachers: dict[str, nn.Module], console: C
     if config.start is not None:
         say([job], start_from(config.start, student, config.student.name), console)
     schedule: AnySchedule = make(config.schedule, "schedule")
+    say([job], notices(schedule.precision, task.runtime.device), console)
     student = task.set_up(job.method, student, networks, seed)
     logger: RunLogger = make(config.logger, "logger") if ranks.first else RunLogger()
     loggers = [MetricsFile(job.folder), logger] if ranks.first else []
