@@ -327,3 +327,16 @@ def test_a_bad_row_and_a_missing_file_are_lines(tmp_path):
         ledger = open_ledger([folder, tmp_path / "nowhere"], tmp_path / "none.csv")
         assert sum(str(path) in line for line in ledger.problems) == 1
         assert cell(ledger, "kd").score.n == 3
+
+
+def test_detectors_have_cells_of_ap_beside_their_published_claims():
+    results = ROOT / "results"
+    ledger = open_ledger([results / "smoke" / "detection"], results / "published.csv")
+    found = [one for one in ledger.cells if (one.dataset, one.method) == ("coco", "ea_kd")]
+    claims = {one.student: one.claimed_gain for one in found if not one.records}
+    pairs = {"fasterrcnn_ResNet18": 0.81, "fasterrcnn_MobileNetV2": 1.68}
+    assert claims == pytest.approx(pairs)
+    (run,) = [one for one in found if one.records]
+    assert (run.task.metric, run.score.mean) == ("ap", pytest.approx(14.74, abs=0.01))
+    assert run.claimed_gain is None, "of other settings than the source's"
+    assert run.records[0].details["AP50"] == pytest.approx(49.25, abs=0.01)
