@@ -52,7 +52,13 @@ DOORS = {
     "ray": {"sweeps.ray"},
     "scipy": {"ledger.significance", "analysis", "data"},
     "statsmodels": {"ledger.significance"},
-    "matplotlib": {"ledger.svg", "ledger.charts", "analysis.drawings", "analysis.result"},
+    "matplotlib": {
+        "ledger.svg",
+        "ledger.charts",
+        "ledger.row_charts",
+        "analysis.drawings",
+        "analysis.result",
+    },
     "yaml": {"sweep_yaml", "tracking.wandb_sweep", "config.conf_nodes"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

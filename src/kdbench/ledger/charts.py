@@ -1,20 +1,17 @@
 """The charts of the results page."""
 
-import math
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from kdbench.ledger.cell import Cell
-from kdbench.ledger.cells import BASELINE, BASELINES, cost
-from kdbench.ledger.svg import GRID, HUES, INK, PAPER, SOFT, WIDTH, axes_of, style, tidy, token
+from kdbench.ledger.cells import BASELINES, cost
+from kdbench.ledger.row_charts import LETTER, Drawn, dot, gains, scores, seeds, short
+from kdbench.ledger.svg import GRID, HUES, SOFT, WIDTH, axes_of, style, tidy, token
 
-ROW = 21  # pixels of a method's row in a chart
-LETTER = 6.7  # an upper bound of a letter's mean width, in pixels
 LONG = 30  # epochs from which on the beginning of a curve may be cut off
 POINTS = 80  # of a curve at most, for a chart has no more pixels
 
@@ -36,7 +33,7 @@ def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Ch
         prefix: the prefix of every id in the drawings, unique in the page.
     """
     with style():
-        drawings = _gains, _scores, _seeds, _curves
+        drawings = gains, scores, seeds, _curves
         drawn = [chart for draw in drawings if (chart := draw(cells, names))]
         priced = [(cell, price) for cell in cells if (price := cost(cell.records))]
         for of in sorted({price.of for _, price in priced}):
@@ -51,116 +48,6 @@ def charts(cells: Sequence[Cell], names: dict[str, str], prefix: str) -> list[Ch
 
 def _second(pair: tuple[Cell, float]) -> float:
     return pair[1]
-
-
-Drawn = tuple[str, str, Figure, list[str]]  # title, note, drawing, words of its marks by number
-
-
-def _rows(cells: Sequence[Cell], names: dict[str, str]) -> tuple[Figure, Axes]:
-    """Draw a row for each method, best on top, over an axis of scores."""
-    left = min(190.0, 14 + LETTER * max(len(names[cell.row]) for cell in cells))
-    figure, axes = axes_of(ROW * len(cells) + 50, left, 42)
-    axes.set_yticks(range(len(cells)), [_short(names[cell.row]) for cell in cells])
-    axes.set_ylim(len(cells) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="both")
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel(f"{cells[0].task.word}, %")
-    return figure, axes
-
-
-def _dot(cell: Cell, colour: str) -> dict[str, Any]:
-    """Return how a cell's own score is drawn: hollow where it is of one seed."""
-    one = len(cell.records) == 1
-    return {"color": colour, "mfc": PAPER if one else colour, "mew": 1.4 if one else 0}
-
-
-def _gains(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
-    """Draw a forest plot: our gains with their intervals, and the claimed ones beside them."""
-    shown = [cell for cell in cells if cell.gain is not None]
-    if not shown:
-        return None
-    shown.sort(key=lambda cell: -cell.gain.mean if cell.gain else 0.0)
-    figure, axes = _rows(shown, names)
-    titles: list[str] = []
-    over = next((cell.baseline for cell in shown if cell.baseline), BASELINE)
-    axes.axvline(0, color=SOFT, lw=1, ls=(0, (4, 3)))
-    edge = _edge([cell.gain.mean for cell in shown if cell.gain])
-    for y, cell in enumerate(shown):
-        assert cell.gain is not None
-        gain = cell.gain
-        if cell.claimed_gain is not None:
-            text = f"{names[cell.row]}, claimed: {cell.claimed_gain:+.2f} ({cell.claim_source})"
-            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
-            axes.plot(cell.claimed_gain, y + 0.2, gid=token(titles, text), ls="", **look)
-        text = f"{names[cell.row]}, our gain: {gain.mean:+.2f} (n = {gain.n})"
-        if gain.low is not None and gain.high is not None:
-            axes.plot((gain.low, gain.high), (y, y), color=HUES[0], lw=2)
-        at, shape = (gain.mean, "o") if gain.mean > edge else (edge, "<")
-        axes.plot(at, y, shape, ms=6.5, gid=token(titles, text), **_dot(cell, HUES[0]))
-    if edge > -math.inf:
-        axes.set_xlim(left=1.08 * edge)
-    axes.set_xlabel(f"gain over {'KD' if over == BASELINE else over}, points")
-    note = "Dots: our gain with its 95% interval; hollow: one seed, which says nothing yet."
-    note += " Arrow: a loss beyond the axis." if edge > -math.inf else ""
-    if any(cell.claimed_gain is not None for cell in shown):
-        note += " Diamonds: the published claim."
-    return "Gains over " + ("KD" if over == BASELINE else over), note, figure, titles
-
-
-def _edge(gains: Sequence[float]) -> float:
-    """Return where the axis ends for losses so large that the other gains could not be read."""
-    others = [abs(gain) for gain in gains if gain > min(gains)]
-    edge = -2 * max(others, default=math.inf)
-    return edge if min(gains) < 2 * edge else -math.inf
-
-
-def _scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
-    figure, axes = _rows(cells, names)
-    titles: list[str] = []
-    for y, cell in enumerate(cells):
-        assert cell.score is not None
-        ours, published = cell.score, cell.published
-        if published is not None and published.score is not None:
-            if published.std is not None:
-                ends = published.score - published.std, published.score + published.std
-                axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
-            text = f"{names[cell.row]}, published: {published.score:.2f} ({published.source})"
-            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
-            axes.plot(published.score, y + 0.2, gid=token(titles, text), ls="", **look)
-        text = f"{names[cell.row]}, ours: {ours.mean:.2f} (n = {ours.n})"
-        if ours.low is not None and ours.high is not None:
-            axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
-        axes.plot(ours.mean, y, "o", ms=6.5, gid=token(titles, text), **_dot(cell, HUES[0]))
-    note = f"Dots: our mean at the {cells[0].task.place}, with its 95% interval; hollow: one seed, "
-    note += "no interval."
-    if any(cell.published for cell in cells):
-        note += " Diamonds: the published score, with its standard deviation where one is given."
-        return "Published and ours", note, figure, titles
-    return "Scores and intervals", note, figure, titles
-
-
-def _seeds(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
-    if all(len(cell.records) < 2 for cell in cells):
-        return None
-    figure, axes = _rows(cells, names)
-    titles: list[str] = []
-    over = next((cell.baseline for cell in cells if cell.baseline), BASELINE)
-    base = next((cell.score for cell in cells if cell.row == over), None)
-    if base is not None:
-        axes.axvline(base.mean, color=SOFT, lw=1, ls=(0, (4, 3)))
-    for y, cell in enumerate(cells):
-        assert cell.score is not None
-        mid = cell.score.mean
-        axes.plot((mid, mid), (y - 0.32, y + 0.32), color=INK, lw=1.6)
-        for record in cell.records:
-            text = f"{names[cell.row]}, seed {record.seed}: {record.headline:.2f}"
-            look: dict[str, Any] = {"color": HUES[0], "alpha": 0.65, "mew": 0}
-            axes.plot(record.headline, y, "o", ms=6, gid=token(titles, text), **look)
-    note = f"Dots: one seed each, at the {cells[0].task.place}. Bars: their mean."
-    note += " Dashed: the mean of KD." if base is not None else ""
-    return "Every seed", note, figure, titles
 
 
 def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
@@ -203,10 +90,10 @@ def _curves(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
     task = cells[0].task
     axes.set_xlabel(f"{task.length.removesuffix('s')}; {task.word} on the test set, %")
     for place, y in _apart(axes, ends, 15).items():
-        axes.text(1.02, y, _short(names[shown[place]]), color=HUES[place], va="center",
+        axes.text(1.02, y, short(names[shown[place]]), color=HUES[place], va="center",
                   transform=axes.transAxes)  # fmt: skip
     note = "Lines: mean over seeds. Bands: lowest to highest seed."
-    note += f" Every {step}th epoch and the last." if (step := _step(epochs)) > 1 else ""
+    note += f" One epoch in {step}, and the last." if (step := _step(epochs)) > 1 else ""
     note += " The first third lies partly below the axis." if epochs >= LONG else ""
     note += " Grey: the other methods." if len(shown) < len(cells) else ""
     return "Learning curves", note, figure, titles
@@ -227,7 +114,7 @@ def _costs(priced: Sequence[tuple[Cell, float]], names: dict[str, str], unit: st
     for point in points:
         hours, score, method = point
         text = f"{names[method]}: {score:.2f} in {hours:.2g} {unit}"
-        look = _dot(cells[method], HUES[0] if point in front else SOFT)
+        look = dot(cells[method], HUES[0] if point in front else SOFT)
         axes.plot(hours, score, "o", ms=6, gid=token(titles, text), **look)
     if points[0][0] > 0 and points[-1][0] > 4 * points[0][0]:
         axes.set_xscale("log")
@@ -252,7 +139,7 @@ def _name(axes: Axes, points: Sequence[tuple[float, float, str]], names: dict[st
     taken: list[tuple[float, float, float]] = []  # left, right and height, in pixels
     for hours, score, method in sorted(points, key=lambda point: -point[1]):
         x, y = axes.transData.transform((hours, score))
-        word = _short(names[method])
+        word = short(names[method])
         length = LETTER * len(word)
         side = "left" if x + length + 8 < WIDTH else "right"
         start = x + 8 if side == "left" else x - 8 - length
@@ -300,7 +187,3 @@ def _apart(axes: Axes, ends: dict[int, float], gap: float) -> dict[int, float]:
         heights[i] = top = min(heights[i], top)
         top -= gap
     return dict(zip(order, heights, strict=True))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"

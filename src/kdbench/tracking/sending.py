@@ -11,7 +11,7 @@ from typing import Any
 
 from kdbench.config.arguments import tell
 from kdbench.errors import KdbenchError
-from kdbench.ledger.formats import numbers
+from kdbench.ledger.cell_numbers import numbers
 from kdbench.ledger.ledger import Ledger, open_ledger
 from kdbench.ledger.published import usual
 from kdbench.records.contents import ClassifierRecord, DetectorRecord, Done, Record
