@@ -17,7 +17,8 @@ from kdbench.ledger.significance import (
     verdict_of_score,
 )
 from kdbench.ledger.verified import Verification
-from kdbench.records.contents import Done, FailedRecord, Record, Task, task_of
+from kdbench.records.contents import Done, FailedRecord, Record
+from kdbench.records.task_kinds import Task, task_of
 
 
 @dataclass(frozen=True)

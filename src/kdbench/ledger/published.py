@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.errors import KdbenchError
-from kdbench.records.contents import TASKS
+from kdbench.records.task_kinds import TASKS
 
 FILE = Path("results/published.csv")  # in a checkout's root
 PROTOCOLS = ("last", "best", "unknown")

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from kdbench.errors import ConfigError
 from kdbench.records.contents import (
     LONGEST,
-    TASKS,
     ClassifierRecord,
     DetectorRecord,
     Done,
     FailedRecord,
     Record,
 )
+from kdbench.records.task_kinds import TASKS
 from kdbench.schema.check import check_plain, convert
 
 LARGEST = 1e9  # no honest number of a record is beyond: seconds of thirty years

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from kdbench.methods.base import Method
 from kdbench.parallel.micro_batches import Cutting, Part
-from kdbench.records.contents import TASKS, ClassifierTeacher, Data, DetectorTeacher, Done
+from kdbench.records.contents import ClassifierTeacher, Data, DetectorTeacher, Done
 from kdbench.records.settings import TaskName
+from kdbench.records.task_kinds import TASKS
 from kdbench.schema.node import Node
 from kdbench.seeds import derive
 from kdbench.system.precision import Precision

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import wandb
 
 from kdbench.errors import KdbenchError
-from kdbench.records.contents import TASKS, Record, RecordedSettings
+from kdbench.records.contents import Record, RecordedSettings
 from kdbench.records.identity import Identity, recorded
 from kdbench.records.passport import beside, read_passport, sha256_of
 from kdbench.records.protocol import protocol_of
 from kdbench.records.settings import TrainSettings
+from kdbench.records.task_kinds import TASKS
 from kdbench.records.weights import STUDENT_FILE
 from kdbench.schema.secrets import masked_node
 from kdbench.system.console import Console
