@@ -1,28 +1,28 @@
 """kdbench's own classes, set up for a measurement: members, their cohort, their outputs."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks.common import DEVICE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, network
-from kdbench.assembly.build import build_method, set_up
+from kdbench.assembly.build import build_method
 from kdbench.config.hydra_cli import compose_group
-from kdbench.data.augmentation.views import TrainImages
 from kdbench.data.base import Dataset
 from kdbench.schema.check import check_node
 from kdbench.system.console import Console
 from kdbench.system.precision import Precision, allow_tf32
 from kdbench.system.runtime import Runtime
-from kdbench.teachers.outputs import choose_outputs
+from kdbench.tasks.classification.batches import SharedBatches
+from kdbench.tasks.classification.task import Classification
+from kdbench.tasks.task import Step
+from kdbench.teachers.outputs import Use, choose_outputs
 from kdbench.training.cohort import Cohort
-from kdbench.training.member import Member, Run
+from kdbench.training.member import Member
 from kdbench.training.schedule import Schedule
-from kdbench.training.together import use_of
+from kdbench.training.together import company_of
 
 LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd")
 SEED = 0
@@ -44,22 +44,19 @@ class Bench:
         """Bring the teacher where the engine would."""
         self.teacher.to(DEVICE, memory_format=torch.channels_last)
 
-    @cached_property
-    def images(self) -> TrainImages:
-        """The training images on the device."""
-        data = self.data
-        return TrainImages(data.train.images, data.views, data.mean, data.std, DEVICE)
-
-    def member(self, name: str, runtime: Runtime) -> Member:
+    def member(self, name: str, task: Classification) -> Member:
         """A run of a method."""
         method = build_method(check_node("method", compose_group("method", name)), SEED)
         body = network(self.student, self.data, SEED)
-        body = set_up(method, body, {"teacher": self.teacher}, self.data, SEED)
-        epochs = max(1, self.run_images // len(self.data.train.labels))
-        recipe = epochs, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
+        body = task.set_up(method, body, {"teacher": self.teacher}, SEED)
+        recipe = self.epochs, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
         schedule = Schedule(*recipe, precision=self.precision)
-        run = Run(name, SEED, body, method, self.data, schedule, runtime, self.folder)
-        return Member(run, Console(), [])
+        return Member(name, SEED, body, method, task, schedule, self.folder, Console(), [])
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of a whole run."""
+        return max(1, self.run_images // len(self.data.train.labels))
 
 
 class Contestant:
@@ -77,15 +74,30 @@ class Contestant:
         )
         self.runtime.apply()
         allow_tf32(bench.precision == "tf32")
-        self.members = [bench.member(name, self.runtime) for name in methods]
-        facts = {"teacher": {"teacher": "random weights", "network": "random weights"}}
+        task = Classification(bench.data, self.runtime, bench.precision)
+        self.members = [bench.member(name, task) for name in methods]
+        company = company_of(self.members)
         if isinstance(outputs, str):
-            named, images = {"teacher": bench.teacher}, bench.images
-            given = bench.data, images, self.runtime, bench.folder
-            self.outputs, _ = choose_outputs(use_of(self.members), named, facts, *given, print)
+            facts = {"teacher": {"teacher": "random weights", "network": "random weights"}}
+            use = Use(company.methods, bench.epochs, bench.precision, "fp32")
+            given = bench.data, task.cut, self.runtime, bench.folder, print
+            self.outputs, self.infinite = choose_outputs(
+                use, {"teacher": bench.teacher}, facts, *given
+            )
         else:
-            self.outputs = outputs.outputs
-        self.cohort = Cohort(self.members, self.outputs, bench.images, Console())
+            self.outputs, self.infinite = outputs.outputs, outputs.infinite
+        given_batches = bench.data, task.cut, self.outputs, self.infinite
+        self.batches = SharedBatches(company, *given_batches, self.runtime.memory_format)
+        self.cohort = Cohort(self.members, self.batches, Console())
+
+    def steps(self, count: int) -> Iterator[Step]:
+        """The first steps of the first epoch; every member starts over."""
+        self.cohort.step = 0
+        for member in self.members:
+            member.state.step, member.state.sums = 0, {}
+        self.cohort.each(Member.start_row)
+        methods = [member.method for member in self.members]
+        return self.batches.steps(0, count, methods, lambda: False)
 
     def epoch(self) -> None:
         """All steps of the first epoch, its plan and, with a table, its reading included.
@@ -93,27 +105,20 @@ class Contestant:
         Raises:
             RuntimeError: a member failed, so that there is less to time.
         """
-        self.cohort.step = 0
-        self.cohort.each(lambda member: member.start_epoch(1))
-        for step in self.cohort.steps(1, threading.Event()):
+        for step in self.steps(self.batches.epoch_steps):
             self.cohort.train_step(step)
         for member in self.members:
             if member.error is not None:
-                raise RuntimeError(f"{member.run.run_id} failed") from member.error
+                raise RuntimeError(f"{member.run_id} failed") from member.error
 
     def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of the first step."""
-        self.cohort.step = 0
-        _, views = next(next(self.cohort.steps(1, threading.Event())).parts)
-        batch = views[1]
+        _, inputs = next(next(self.steps(1)).parts)
+        batch, _ = inputs(self.members[0].method)
         return batch.images.contiguous().clone(), batch.labels
 
     def loss_of_first_step(self) -> float:
         """The first member's mean loss in the first step, which it takes."""
-        self.cohort.step = 0
-        self.cohort.each(lambda member: member.start_epoch(1))
-        step = next(self.cohort.steps(1, threading.Event()))
-        before = self.members[0].position.sums.get("loss", 0.0)
+        step = next(self.steps(1))
         self.cohort.train_step(step)
-        loss = self.members[0].position.sums["loss"] - before
-        return float(loss) / len(step.images)
+        return float(self.members[0].state.sums["loss"]) / len(step.images)

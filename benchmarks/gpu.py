@@ -30,8 +30,8 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.schema.check import check_node
 from kdbench.system.precision import Precision, allow_tf32
+from kdbench.tasks.classification.task import at_hand
 from kdbench.teachers.outputs import uncached
-from kdbench.training.cohort import at_hand
 
 STEPS, TURNS = 50, 3
 EPOCHS, STEPS_PER_EPOCH, SEEDS, TEST_IMAGES = 240, 782, 3, 10_000  # CIFAR-100, batch 64
@@ -132,7 +132,13 @@ def timed(case: Case, pair: tuple[str, str], sizes: Sizes, folder: Path) -> dict
         common.synchronise()
     kernels = sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
     member = one.members[0]
-    scored = member.student, at_hand(data.test, DEVICE), data, DEVICE, one.runtime.memory_format
+    scored = (
+        member.state.student,
+        at_hand(data.test, DEVICE),
+        data,
+        DEVICE,
+        one.runtime.memory_format,
+    )
     evaluate(*scored)
     return {
         "ms": 1000 * taken / STEPS,

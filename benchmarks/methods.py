@@ -29,6 +29,7 @@ from kdbench.networks.forward import teacher_outputs
 from kdbench.networks.resnet import resnet8x4, resnet32x4
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
@@ -71,7 +72,7 @@ class Stepper:
         """One update."""
         views = self.method.views
         outputs = (answers[views],) * self.teachers
-        parts = self.optimizer, batches[views], self.generator
+        parts = self.optimizer, batches[views], self.generator, losses_and_sums
         train_step(self.student, self.method, outputs, *parts)
 
     def bytes(self) -> int:

@@ -34,6 +34,7 @@ from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.networks.forward import teacher_outputs
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
+from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
 from kdbench.training.step import train_step
@@ -92,9 +93,10 @@ def measure_pair(teacher_name: str, student_name: str) -> dict[str, float]:
     optimizer = Optimizer(Schedule(1, BATCH, 1e-4, []), student, method)
     answers = teacher_outputs([teacher], batch)
     generator = torch.Generator().manual_seed(0)
+    given = optimizer, batch, generator, losses_and_sums
     parts = {
         "teacher": lambda: teacher_outputs([teacher], batch),
-        "student": lambda: train_step(student, method, answers, optimizer, batch, generator),
+        "student": lambda: train_step(student, method, answers, *given),
     }
     found: dict[str, float] = {"parameters": sum(p.numel() for p in student.parameters())}
     for name, call in parts.items():

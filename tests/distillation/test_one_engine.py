@@ -18,7 +18,7 @@ from kdbench.training.together import train_together
 from support.runs import config
 
 SEED, LR, DECAY = 3, 0.01, 5e-4
-TEACHER_FREE = ("ce", "label_smoothing", "tfkd_reg")
+TEACHER_FREE = ("bce", "ce", "label_smoothing", "tfkd_reg")
 RUN = [
     "dataset.num_train=64",
     "schedule.batch_size=32",

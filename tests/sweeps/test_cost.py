@@ -152,7 +152,8 @@ def test_durations_are_readable():
 
 
 def test_a_run_whose_step_fails_is_not_timed():
-    member = SimpleNamespace(error=ValueError("of its method"))
-    cohort = SimpleNamespace(steps=lambda *_: [], members=[member], step=7)
+    member = SimpleNamespace(error=ValueError("of its method"), method=None)
+    batches = SimpleNamespace(steps=lambda *_: [])
+    cohort = SimpleNamespace(batches=batches, members=[member])
     with pytest.raises(ValueError, match="of its method"):
         timings._one_step(cohort)

@@ -36,7 +36,6 @@ from kdbench.config.run_config import without_start
 from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.parallel.torchrun import speaks
 from kdbench.schema.secrets import variable
-from kdbench.system.private import keep_compiled_code
 
 INTERRUPTED = 130
 MISTAKES = ("Only one of --", "The --resolve flag")  # beginnings of Hydra's errors of a command
@@ -107,7 +106,6 @@ def run_together(config_name: str, check: Check[S], task: Callable[[list[S]], No
 def one_line_errors(config_name: str, check: Check[object]) -> Iterator[None]:
     """Exit with one line and an exit code on every mistake."""
     try:
-        keep_compiled_code()  # before torch is imported, which makes the folder
         yield
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:], config_name, check), ConfigError.exit_code)

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 MixMode = Literal["batch", "pair", "elem"]
@@ -45,6 +44,8 @@ def draw_mixes(mixing: Mixing, fractions: np.ndarray, height: int, width: int) -
     a centre anywhere in the image; what is beyond the border is cut off, and the share in the label
     is that of the pixels that stay (timm's `correct_lam`).
     """
+    from scipy.special import betaincinv  # slow to import, and only mixing needs it
+
     applied, switch, quantile, row, column = fractions
     both = mixing.mixup > 0 and mixing.cutmix > 0
     cut = switch < mixing.switch_prob if both else np.full(len(switch), mixing.cutmix > 0)
