@@ -1,8 +1,9 @@
 """Networks and losses against reference values computed from the authors' released code.
 
 KDBENCH_GOLDEN names a folder of such values; without it they come from tests/golden. All are in
-float64. A folder may hold networks (models.json), losses (an index.json with its arrays, in the
-folder itself or in folders below it called losses...), or both; what it lacks is not tested.
+float64. A folder may hold networks (models.json), losses (an index.json with its arrays, a file a
+case or packed, in the folder itself or in folders below it called losses...), or both; what it
+lacks is not tested.
 """
 
 import json
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from support.adapters import GUARDED, LOSSES
+from support.golden import arrays_of, pack
 from support.zoo import constructor, mac_count, network_names, parameter_count
 
 
@@ -129,8 +131,7 @@ def test_loss_matches_reference(name: str) -> None:
     folder, case = loss_cases()[name]
     if case["method"] not in LOSSES:
         pytest.fail(f"no adapter for the loss '{case['method']}' of {name}")
-    with np.load(folder / f"{name}.npz") as stored:
-        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
+    arrays = {key: torch.from_numpy(array) for key, array in arrays_of(folder, case).items()}
     inputs = {key: arrays[key].clone() for key in case["inputs"]}
     expected = {key: arrays[key] for key in case["expected"]}
     differentiated = [key.removeprefix("grad_") for key in expected if key.startswith("grad_")]
@@ -146,3 +147,21 @@ def test_loss_matches_reference(name: str) -> None:
         gradient = expected[f"grad_{key}"]
         near = max(atol, rtol * gradient.abs().max().item())
         torch.testing.assert_close(inputs[key].grad, gradient, rtol=10 * rtol, atol=near)
+
+
+def test_packed_values_are_the_same_values(tmp_path):
+    shared, exact = np.array([0.1, -0.2]), np.array([0.5, -2.0])
+    cases = [{"case": "a"}, {"case": "b"}]
+    (tmp_path / "index.json").write_text(json.dumps(cases))
+    np.savez(tmp_path / "a.npz", x=shared, labels=np.array([1, 2]))
+    np.savez(tmp_path / "b.npz", x=shared, y=exact)
+    pack([tmp_path], tmp_path / "packed")
+    index = json.loads((tmp_path / "packed" / "index.json").read_text())
+    assert index[0]["arrays"]["x"] == index[1]["arrays"]["x"], "it is stored once"
+    for case, one in zip(cases, index, strict=True):
+        before, after = arrays_of(tmp_path, case), arrays_of(tmp_path / "packed", one)
+        assert before.keys() == after.keys()
+        for key in before:
+            assert before[key].dtype == after[key].dtype
+            np.testing.assert_allclose(after[key], before[key], rtol=1e-11, atol=0)
+    assert np.array_equal(after["y"], exact)
