@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import BASELINE
+from kdbench.ledger.significance import Difference, Estimate
 from kdbench.ledger.svg import HUES, INK, PAPER, SOFT, axes_of, token
 
 ROW = 21  # pixels of a method's row in a chart
@@ -37,6 +38,18 @@ def dot(cell: Cell, colour: str) -> dict[str, Any]:
     return {"color": colour, "mfc": PAPER if one else colour, "mew": 1.4 if one else 0}
 
 
+def draw_claim(axes: Axes, value: float, y: int, mark: str) -> None:
+    """Draw a published number as a diamond, below our row."""
+    look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
+    axes.plot(value, y + 0.2, gid=mark, ls="", **look)
+
+
+def draw_interval(axes: Axes, ours: Difference | Estimate, y: int) -> None:
+    """Draw the 95% interval of a score or gain of ours, where there is one."""
+    if ours.low is not None and ours.high is not None:
+        axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
+
+
 def gains(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
     """Draw a forest plot: our gains with their intervals, and the claimed ones beside them."""
     shown = [cell for cell in cells if cell.gain is not None]
@@ -53,11 +66,9 @@ def gains(cells: Sequence[Cell], names: dict[str, str]) -> Drawn | None:
         gain = cell.gain
         if cell.claimed_gain is not None:
             text = f"{names[cell.row]}, claimed: {cell.claimed_gain:+.2f} ({cell.claim_source})"
-            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
-            axes.plot(cell.claimed_gain, y + 0.2, gid=token(titles, text), ls="", **look)
+            draw_claim(axes, cell.claimed_gain, y, token(titles, text))
         text = f"{names[cell.row]}, our gain: {gain.mean:+.2f} (n = {gain.n})"
-        if gain.low is not None and gain.high is not None:
-            axes.plot((gain.low, gain.high), (y, y), color=HUES[0], lw=2)
+        draw_interval(axes, gain, y)
         at, shape = (gain.mean, "o") if gain.mean > edge else (edge, "<")
         axes.plot(at, y, shape, ms=6.5, gid=token(titles, text), **dot(cell, HUES[0]))
     if edge > -math.inf:
@@ -89,11 +100,9 @@ def scores(cells: Sequence[Cell], names: dict[str, str]) -> Drawn:
                 ends = published.score - published.std, published.score + published.std
                 axes.plot(ends, (y + 0.2, y + 0.2), color=HUES[1], lw=1)
             text = f"{names[cell.row]}, published: {published.score:.2f} ({published.source})"
-            look: dict[str, Any] = {"marker": "D", "ms": 5.5, "mfc": PAPER, "mec": HUES[1]}
-            axes.plot(published.score, y + 0.2, gid=token(titles, text), ls="", **look)
+            draw_claim(axes, published.score, y, token(titles, text))
         text = f"{names[cell.row]}, ours: {ours.mean:.2f} (n = {ours.n})"
-        if ours.low is not None and ours.high is not None:
-            axes.plot((ours.low, ours.high), (y, y), color=HUES[0], lw=2)
+        draw_interval(axes, ours, y)
         axes.plot(ours.mean, y, "o", ms=6.5, gid=token(titles, text), **dot(cell, HUES[0]))
     note = f"Dots: our mean at the {cells[0].task.place}, with its 95% interval; hollow: one seed, "
     note += "no interval."

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.records.contents import Record
+from kdbench.records.contents import ClassifierRecord, Record
 from kdbench.records.record import read_checked, read_record, write_checked
 from kdbench.schema.check import check_plain, convert
 from kdbench.system.files import write_atomically
@@ -27,31 +27,17 @@ class Verification:
     date: str  # of the verification, in UTC
 
 
-class Accepted(Protocol):
-    """What a verification hands over, as `kdbench.submissions.verification.Verified`."""
+class Verified(NamedTuple):
+    """A record of somebody else that was accepted."""
 
-    @property
-    def record(self) -> Record:
-        """The record."""
-
-    @property
-    def content(self) -> bytes:
-        """The content of its file."""
-
-    @property
-    def by(self) -> str:
-        """Who has computed the run."""
-
-    @property
-    def top1(self) -> float:
-        """The top-1 of its weights as measured, percent."""
-
-    @property
-    def images(self) -> int:
-        """The number of images on which."""
+    record: ClassifierRecord
+    content: bytes  # of its file
+    by: str  # who has computed the run
+    top1: float  # percent, of its weights, scored again
+    images: int  # on which
 
 
-def accept(results: Path, found: Accepted) -> Path:
+def accept(results: Path, found: Verified) -> Path:
     """Put a verified record into the ledger's folder; return its file.
 
     Raises:

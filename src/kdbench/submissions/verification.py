@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from kdbench.assembly.evaluation import Scores, evaluate
 from kdbench.assembly.finished import Shelf, Source, build_finished
@@ -14,6 +12,7 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.data.base import Dataset
 from kdbench.errors import KdbenchError, nearest
+from kdbench.ledger.verified import Verified
 from kdbench.records.contents import ClassifierRecord, Record
 from kdbench.records.identity import WHERE, digest, teacher_label, with_present_paths
 from kdbench.records.passport import (
@@ -32,23 +31,14 @@ from kdbench.schema.node import Node
 from kdbench.submissions.bundle import opened
 from kdbench.system.files import read_small
 from kdbench.system.runtime import Runtime
+from kdbench.tasks.classification.task import Classification, scores_of_rows
+from kdbench.tasks.task import Row
 from kdbench.tracking.run_logger import METRICS_FILE
 
 # Points by which a score under another arithmetic may lie beside that in fp32, which is measured.
 OTHER_ARITHMETIC = 0.5
 LOSS = 0.02  # nats, the same of the test loss
-FINAL_EPOCHS = 5  # of which a record keeps the mean
 DECIMALS = 1e-4  # a record's curve is rounded to these
-
-
-class Verified(NamedTuple):
-    """A bundle that was accepted."""
-
-    record: ClassifierRecord
-    content: bytes  # of its file
-    by: str
-    top1: float  # percent, as measured here
-    images: int  # on which
 
 
 class Verifier:
@@ -209,32 +199,24 @@ def check_curve(record: ClassifierRecord, folder: Path) -> None:
             f"{record.run_id}: {METRICS_FILE} has not the epochs 1 to {record.epochs}"
         )
     curve = record.curve or {}
-    for key in ("train/loss", "train/top1", "test/top1"):
+    for key in Classification.curve:
         line = curve.get(key, [])
         same = len(line) == len(rows) and all(
             _near(row.get(key), value, DECIMALS) for row, value in zip(rows, line, strict=True)
         )
         if not same:
             raise KdbenchError(f"{record.run_id}: its curve of {key} is not that of {METRICS_FILE}")
-    top1 = [row["test/top1"] for row in rows]
-    best = max(top1)
-    last5 = math.fsum(top1[-FINAL_EPOCHS:]) / len(top1[-FINAL_EPOCHS:])
-    follows = {
-        "top1_last": top1[-1],
-        "top1_best_on_test": best,
-        "epoch_best_on_test": float(1 + top1.index(best)),
-        "top1_last5": last5,
-        "top5_last": rows[-1].get("test/top5"),
-        "loss_last": rows[-1].get("test/loss"),
-    }
+    try:
+        follows = scores_of_rows(rows)
+    except KeyError as error:
+        raise KdbenchError(f"{record.run_id}: {METRICS_FILE} has no {error}") from None
     for key, value in follows.items():
-        if not _near(getattr(record, key), value, DECIMALS):
-            raise KdbenchError(
-                f"{record.run_id}: its {key} is {getattr(record, key)}, its curve says {value}"
-            )
+        stated = getattr(record, key)
+        if stated != value and not _near(stated, value, DECIMALS):
+            raise KdbenchError(f"{record.run_id}: its {key} is {stated}, its curve says {value}")
 
 
-def rows_of(content: bytes) -> Sequence[Mapping[str, float]]:
+def rows_of(content: bytes) -> list[Row]:
     """Return the rows of a file of metrics.
 
     Raises:

@@ -23,8 +23,6 @@ START_UP = 10.0  # seconds until a cohort's process trains: it imports torch and
 class Limit(Protocol):
     """What a sweep has time for."""
 
-    bounded: bool  # whether the time ever ends
-
     @property
     def spent(self) -> bool:
         """Whether the time is over."""
@@ -39,7 +37,6 @@ class Limit(Protocol):
 class Unlimited:
     """All the time in the world."""
 
-    bounded = False
     spent = False
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
@@ -60,8 +57,6 @@ class Budget:
         minutes: how long the sweep may take.
         console: takes a line for each configuration that is timed.
     """
-
-    bounded = True
 
     def __init__(self, minutes: float, console: Console) -> None:
         self.minutes, self.console = minutes, console

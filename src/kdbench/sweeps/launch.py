@@ -52,6 +52,7 @@ def launch(configs: Sequence[TrainSettings], settings: Settings) -> None:
         given = executor, console, stop, settings.size, settings.fail_fast
         sweep = Sweep(*given, limit=budget, shared=settings.is_campaign)
         late = train_teachers(sweep, configs)
+        late = [] if budget is None else late
         ready = [one for one in configs if not (late or sweep.held) or not teachers_first([one])]
         planned = plan(ready, recorded)
         console.message(planned.describe())
@@ -94,7 +95,7 @@ def train_teachers(sweep: Sweep, configs: Sequence[TrainSettings]) -> list[Job]:
         return []
     sweep.console.message(f"teachers first: {first.describe()}")
     sweep.train(first.todo)
-    late = sweep.late if sweep.limit.bounded else []
+    late = sweep.late
     sweep.failures.clear()  # these failures are reported as those of the other runs
     return late
 

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from kdbench.methods.base import Method
 from kdbench.parallel.micro_batches import Cutting, Part
 from kdbench.records.contents import ClassifierTeacher, Data, DetectorTeacher, Done
+from kdbench.records.identity import teacher_label
+from kdbench.records.passport import Passport
 from kdbench.records.settings import TaskName
 from kdbench.records.task_kinds import TASKS
 from kdbench.schema.node import Node
+from kdbench.schema.secrets import masked
 from kdbench.seeds import derive
 from kdbench.system.precision import Precision
 from kdbench.system.runtime import Runtime
@@ -96,6 +99,7 @@ class Task(ABC):
 
     name: ClassVar[TaskName]
     record: ClassVar[type[Done]]
+    taught_by: ClassVar[type[ClassifierTeacher] | type[DetectorTeacher]]  # a record's entry
     curve: ClassVar[tuple[str, ...]]  # keys of the rows that a record keeps
     shown: ClassVar[Mapping[str, str]]  # words of a row on the terminal: key -> words
 
@@ -164,9 +168,19 @@ class Task(ABC):
             KdbenchError: it cannot teach.
         """
 
-    @abstractmethod
     def teacher_entry(self, file: TeacherFile, teacher: Any) -> ClassifierTeacher | DetectorTeacher:
         """Return a teacher's entry in a record."""
+        passport = file.passport
+        return self.taught_by(
+            name=teacher_label(file.name, file.network),
+            sha256=str(passport.sha256),
+            source=passport.source and masked(passport.source),
+            **self.scores_of(teacher, passport),
+        )
+
+    @abstractmethod
+    def scores_of(self, teacher: Any, passport: Passport) -> Mapping[str, Any]:
+        """Return the scores of a teacher's entry: as measured, and as its passport says."""
 
     @abstractmethod
     def batches(

@@ -47,7 +47,6 @@ class Optimizer:
             assert isinstance(self.inner, torch.optim.SGD)
             self.streams = MomentumStreams(self.inner, streams, self.guard)
         self._base_lrs = [group["lr"] for group in self.inner.param_groups]
-        self._epoch = 1
         self._rates: Any = None  # timm's, once the steps of an epoch are known
         self.lr = schedule.lr  # of the student, in the running epoch or step
         self._step = 0
@@ -66,7 +65,6 @@ class Optimizer:
 
     def start_epoch(self, epoch: int) -> None:
         """Set every group's learning rate for `epoch` (from 1), where it follows from that."""
-        self._epoch = epoch
         if self.schedule.drops_alone:
             self.set_rates(self.schedule.lr_factor(epoch))
 
@@ -76,19 +74,20 @@ class Optimizer:
         rising = schedule.warmup_lr is None and step < schedule.warmup_epochs * steps_per_epoch
         if schedule.drops_alone and not rising:
             return
-        factor = schedule.lr_factor(self._epoch)
+        epoch = step // steps_per_epoch + 1
+        factor = schedule.lr_factor(epoch)
         if rising:
             factor *= schedule.warm_up_factor(step, steps_per_epoch)
         if not schedule.drops_alone:
-            factor *= self._timm_rate(step, steps_per_epoch) / schedule.lr
+            factor *= self._timm_rate(epoch, step, steps_per_epoch) / schedule.lr
         self.set_rates(factor)
 
-    def _timm_rate(self, step: int, steps_per_epoch: int) -> float:
+    def _timm_rate(self, epoch: int, step: int, steps_per_epoch: int) -> float:
         if self._rates is None:
             from kdbench.training.timm_optimizers import TimmRates  # timm takes a second
 
             self._rates = TimmRates(self.schedule, steps_per_epoch)
-        rate: float = self._rates.at(self._epoch, step)
+        rate: float = self._rates.at(epoch, step)
         return rate
 
     def set_rates(self, factor: float) -> None:

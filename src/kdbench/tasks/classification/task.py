@@ -18,9 +18,8 @@ from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import StreamedImages, images_of
 from kdbench.methods.base import Method
 from kdbench.records.contents import ClassifierRecord, ClassifierTeacher, Data
-from kdbench.records.identity import teacher_label
+from kdbench.records.passport import Passport
 from kdbench.schema.node import Node
-from kdbench.schema.secrets import masked
 from kdbench.system.precision import Precision, at_precision
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.classification.batches import SharedBatches
@@ -48,6 +47,7 @@ class Classification(Task):
 
     name = "classification"
     record = ClassifierRecord
+    taught_by = ClassifierTeacher
     curve = ("train/loss", "train/top1", "test/top1")
     shown: ClassVar[Mapping[str, str]] = {"train/top1": "train top-1", "test/top1": "test top-1"}
 
@@ -99,16 +99,9 @@ class Classification(Task):
         """
         return load_teacher(file, self.data, self.runtime, runs_dir, report)
 
-    def teacher_entry(self, file: TeacherFile, teacher: Teacher) -> ClassifierTeacher:
-        """Return a teacher's entry in a record."""
-        passport = file.passport
-        return ClassifierTeacher(
-            name=teacher_label(file.name, file.network),
-            sha256=str(passport.sha256),
-            top1=teacher.top1,
-            passport_top1=passport.top1,
-            source=passport.source and masked(passport.source),
-        )
+    def scores_of(self, teacher: Teacher, passport: Passport) -> Mapping[str, Any]:
+        """Return a teacher's top-1 as measured, and as its passport says."""
+        return {"top1": teacher.top1, "passport_top1": passport.top1}
 
     def batches(
         self,
@@ -180,7 +173,8 @@ class Classification(Task):
             name: agreement(scores.predictions, teacher.predictions)
             for name, teacher in teachers.items()
         }
-        return Ending({"top1": top1}, results(history, scores.ece, agreed))
+        measured = {"ece_last": scores.ece, "agreement": agreed}
+        return Ending({"top1": top1}, {**scores_of_rows(history), **measured})
 
     @staticmethod
     def rehearsal(data: Dataset, size: int, runtime: Runtime, precision: Precision) -> Rehearsal:
@@ -208,14 +202,8 @@ def at_hand(split: Split, device: torch.device) -> Split:
     return Split(images, split.labels.to(device))
 
 
-def results(history: Sequence[Row], ece: float, agreed: Mapping[str, float]) -> dict[str, Any]:
-    """Return the fields of a record: the last row's scores as headline, and those of all rows.
-
-    Args:
-        history: the rows of a run's epochs.
-        ece: the expected calibration error, in percent.
-        agreed: by teacher, the percentage of test images with the same prediction.
-    """
+def scores_of_rows(history: Sequence[Row]) -> dict[str, Any]:
+    """Return the fields of a record that follow from the rows of a run's epochs."""
     last, final = history[-1], history[-FINAL_ROWS:]
     best = max(history, key=lambda row: row["test/top1"])
     return {
@@ -228,8 +216,6 @@ def results(history: Sequence[Row], ece: float, agreed: Mapping[str, float]) -> 
         "loss_last": last["test/loss"],
         "top1_val_last": last.get("val/top1"),
         "top1_ema_last": last.get("test_ema/top1"),
-        "ece_last": ece,
-        "agreement": dict(agreed),
     }
 
 

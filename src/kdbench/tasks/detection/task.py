@@ -12,9 +12,8 @@ from kdbench.assembly.make import make
 from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.records.contents import Data, DetectorRecord, DetectorTeacher
-from kdbench.records.identity import teacher_label
+from kdbench.records.passport import Passport
 from kdbench.schema.node import Node
-from kdbench.schema.secrets import masked
 from kdbench.seeds import derive
 from kdbench.system.precision import Precision, mixed
 from kdbench.system.runtime import Runtime
@@ -45,6 +44,7 @@ class Detection(Task):
 
     name = "detection"
     record = DetectorRecord
+    taught_by = DetectorTeacher
     curve = ("step", "train/loss", "test/ap")
     shown: ClassVar[Mapping[str, str]] = {"test/ap": "AP"}
 
@@ -99,16 +99,9 @@ class Detection(Task):
         """
         return load_teacher(file, self.data, self.runtime, runs_dir, report)
 
-    def teacher_entry(self, file: TeacherFile, teacher: Teacher) -> DetectorTeacher:
-        """Return a teacher's entry in a record."""
-        passport = file.passport
-        return DetectorTeacher(
-            name=teacher_label(file.name, file.network),
-            sha256=str(passport.sha256),
-            ap=teacher.scores.ap,
-            passport_ap=passport.ap,
-            source=passport.source and masked(passport.source),
-        )
+    def scores_of(self, teacher: Teacher, passport: Passport) -> Mapping[str, Any]:
+        """Return a teacher's AP as measured, and as its passport says."""
+        return {"ap": teacher.scores.ap, "passport_ap": passport.ap}
 
     def batches(
         self,
@@ -161,7 +154,7 @@ class Detection(Task):
         ap = history[-1]["test/ap"]
         if self.precision != "fp32":
             ap = evaluate(student, self.data, self.runtime).ap or 0.0
-        return Ending({"ap": ap}, results(history))
+        return Ending({"ap": ap}, scores_of_rows(history))
 
     def data_facts(self) -> Data:
         """Return the data set's entry in a record."""
@@ -182,7 +175,7 @@ class Detection(Task):
         return DetectionRehearsal(data, size, runtime, precision)
 
 
-def results(history: Sequence[Row]) -> dict[str, Any]:
+def scores_of_rows(history: Sequence[Row]) -> dict[str, Any]:
     """Return the fields of a record from the rows of a run's scores: the last is the headline."""
     last, best = history[-1], max(history, key=lambda row: row["test/ap"])
     return {
