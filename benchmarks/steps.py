@@ -4,14 +4,18 @@
     lone_table      one KD run from a filled table, its reading included (d)
     cohort{K}       K logit methods side by side, one live teacher forward: per method (c)
     cohort8_table   the same from a filled table
+    live_bf16       (b) in bf16, relative to the plain loop's fp32; where a processor has bf16
+    table_bf16      (d) in bf16, likewise
     torchdistill    its own distillation box, in its own environment (b)
 
 Same pair, same recipe, same first weights; before anything is timed, the losses of the first step
 on the same images are compared.
 """
 
+import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,15 @@ from benchmarks.common import Sizes, line, ratio, spread, turns
 from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
 from benchmarks.plain_loop import PictureSet, PlainLoop, loader
 from benchmarks.torchdistill_step import Peer
+from kdbench.system.precision import notices
 
 COHORTS = (1, 2, 4, 8)
 LOSS_TOLERANCE = 1e-3  # relative; layouts and folded teachers round differently
 WORDS = {
     "lone_live": "lone KD run, live teacher",
     "lone_table": "lone KD run, filled table (0.45 or less)",
+    "live_bf16": "lone KD run, live teacher, bf16",
+    "table_bf16": "lone KD run, filled table, bf16",
     "cohort8_table": "cohort of 8 methods, filled table: per method",
     "torchdistill": "torchdistill",
 }
@@ -62,6 +69,11 @@ def set_up(
     engine = {"lone_live": live, "lone_table": table}
     engine |= {f"cohort{n}": Contestant(LOGIT_METHODS[:n], bench, live) for n in COHORTS[1:]}
     engine["cohort8_table"] = Contestant(LOGIT_METHODS, bench, table)
+    if not notices("bf16", common.DEVICE):  # emulated, it would take longer than all the others
+        half = replace(bench, precision="bf16")
+        engine |= {
+            f"{kind}_bf16": Contestant(LOGIT_METHODS[:1], half, kind) for kind in ("live", "table")
+        }
     images, labels = (tensor.cpu() for tensor in engine["lone_live"].first_batch())
     peer, missing = None, "not asked for: make bench TORCHDISTILL=1"
     if with_torchdistill:
@@ -93,7 +105,8 @@ def measure(sizes: Sizes, with_torchdistill: bool = False) -> dict[str, Any]:
     for name in times:
         if name == "plain":
             continue
-        count = int("".join(filter(str.isdigit, name)) or 1)
+        found = re.match(r"cohort(\d+)", name)
+        count = int(found[1]) if found else 1
         ratios[name] = ratio(times, name, "plain", count)
         target = " (0.45 or less)" if name == "cohort8" else ""
         print(line(WORDS.get(name, f"cohort of {count} methods: per method{target}"), ratios[name]))
