@@ -16,9 +16,9 @@ from kdbench.records.contents import Costs, RunFacts
 from kdbench.records.protocol import protocol_of
 from kdbench.schema.node import Node
 from kdbench.system.hardware import CLEAR_REFS
-from kdbench.tasks.classification.task import Classification, agreement, results
+from kdbench.tasks.classification.task import Classification, agreement, scores_of_rows
 from kdbench.tasks.task import Ending
-from kdbench.training.recording import results as record_results
+from kdbench.training.recording import results
 from kdbench.types import Output
 from support.records import make_record
 
@@ -88,8 +88,9 @@ def test_the_last_epoch_is_the_headline():
     own = {field.name for field in fields(RunFacts)} & content.keys()
     facts = RunFacts.read({key: content[key] for key in own})
     cost = Costs(seconds_share=1.0, cpu_seconds=1.0, gpu_seconds=None)
-    ending = Ending({"top1": 44.0}, results(rows, 5.0, {}))
-    found = record_results(Classification, rows, facts, ending, cost, "2" * 64)
+    measured = {"ece_last": 5.0, "agreement": {}}
+    ending = Ending({"top1": 44.0}, {**scores_of_rows(rows), **measured})
+    found = results(Classification, rows, facts, ending, cost, "2" * 64)
     assert (found.top1_last, found.top1_best_on_test, found.epoch_best_on_test) == (44, 50, 2)
     assert found.top1_last5 == 42
     assert "top1_val_last" not in found.spelt()
