@@ -174,17 +174,28 @@ def test_whatever_befalls_one_member_is_its_own(here, monkeypatch, capsys, error
     """Also while it is scored and recorded, and what it holds is let go of at once."""
     configs = [config(f"method={method}") for method in ("ce", "label_smoothing")]
     train_together([replace(one, runs_dir="undisturbed") for one in configs])
-    original, held = getattr(Member, place), []
+    step, scored, held = Member.step, Member.scored, []
 
-    def fails(member, *arguments):
-        if "-ce-" in member.run_id and member.state.step == {"score": 6, "step": 4}[place]:
-            activations = torch.zeros(3)
-            held.append(weakref.ref(activations))
-            raise error
-        return original(member, *arguments)
+    def fails(*inputs):
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        raise error
+
+    def failing_step(member, *inputs):
+        doomed = "-ce-" in member.run_id and member.state.step == 4
+        return fails() if doomed else step(member, *inputs)
+
+    def failing_networks(member):
+        networks = scored(member)
+        if "-ce-" in member.run_id and member.state.step == 6:
+            networks[0].forward = fails
+        return networks
 
     with monkeypatch.context() as patch:
-        patch.setattr(Member, place, fails)
+        if place == "step":
+            patch.setattr(Member, "step", failing_step)
+        else:
+            patch.setattr(Member, "scored", failing_networks)
         failed, folder = train_together(configs)
     assert failed is error
     gc.collect()

@@ -204,8 +204,15 @@ class Task(ABC):
         return {}
 
     @abstractmethod
-    def score(self, network: nn.Module) -> Row:
-        """Score the student, on all ranks together; return its part of a row."""
+    def score(self, networks: Sequence[nn.Module]) -> list[Row | Exception]:
+        """Score students, on all ranks together.
+
+        Returns:
+            Each one's part of a row, or the error that its forward pass raised.
+
+        Raises:
+            Exception: that of a forward pass, where there are several ranks.
+        """
 
     @abstractmethod
     def measure(self, network: nn.Module, name: str) -> Measured:

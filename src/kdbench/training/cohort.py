@@ -152,11 +152,15 @@ class Cohort:
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
     def finish_row(self, clock: Clock, display: Display) -> None:
-        """Score every member and add its row."""
+        """Score all members in one pass over the images, and add their rows."""
+        self.each(Member.check)
+        scored = {member.run_id: member.scored() for member in self.alive}
+        found = iter(self.task.score([one for group in scored.values() for one in group]))
+        scores = {run_id: [next(found) for _ in group] for run_id, group in scored.items()}
         rows = {}
 
         def score(member: Member) -> None:
-            rows[member.run_id] = member.score_row()
+            rows[member.run_id] = member.score_row(scores[member.run_id])
 
         def close(member: Member) -> None:
             row = rows[member.run_id]

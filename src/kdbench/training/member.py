@@ -233,19 +233,33 @@ class Member:
         count = self.pace.seen(step) - self.pace.seen(self.pace.row_start(step))
         return {name: value.item() / count for name, value in self.state.sums.items()}
 
-    def score_row(self) -> Row:
-        """Score the student and return its row, still without "seconds".
+    def scored(self) -> list[nn.Module]:
+        """Return what is scored: the student, and the moving average of its weights, if any."""
+        average = self.state.optimizer.ema
+        return [self.network] + ([] if average is None else [self.task.network(average.module)])
+
+    def score_row(self, scores: Sequence[Row | Exception]) -> Row:
+        """Return the row of a step, still without "seconds".
+
+        The average's scores on a split are those of SPLIT_ema.
+
+        Args:
+            scores: of each network in `scored`.
 
         Raises:
-            DivergedError: a step, or a score, is not finite.
+            DivergedError: a score is not finite.
+            Exception: a network could not be scored.
         """
-        self.check()
         step, means = self.state.step, self.means()
         trained = self.task.training_scores(means)
         row: Row = {**self.pace.place(step), "lr": self.state.optimizer.lr}
         for name, value in means.items():
             row[name if name.startswith("method/") else f"train/{name}"] = value
-        row |= trained | self.score()
+        row |= trained
+        for found, split in zip(scores, ("/", "_ema/"), strict=False):
+            if isinstance(found, Exception):
+                raise found
+            row |= {key.replace("/", split, 1): value for key, value in found.items()}
         odd = [name for name, value in row.items() if not math.isfinite(value)]
         if odd:
             raise self.diverged(step, f"its {odd[0]}")
@@ -255,17 +269,6 @@ class Member:
         """Return the error for numbers that are not finite, which names their cause."""
         epoch = self.pace.epoch_of(step)
         return DivergedError(self.run_id, epoch, step, what, self.infinite_teachers())
-
-    def score(self) -> Row:
-        """Score the student as it is now, and the moving average of its weights, if there is one.
-
-        The average's scores on a split are those of SPLIT_ema.
-        """
-        row, average = self.task.score(self.network), self.state.optimizer.ema
-        if average is not None:
-            found = self.task.score(self.task.network(average.module))
-            row |= {key.replace("/", "_ema/", 1): value for key, value in found.items()}
-        return row
 
     def conclude(self, teachers: Mapping[str, LoadedTeacher]) -> Ending:
         """Measure the run at its end; its teachers are named as records name them."""

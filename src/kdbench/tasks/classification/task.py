@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.assembly.build import build_network, set_up
-from kdbench.assembly.evaluation import Scores, evaluate
+from kdbench.assembly.evaluation import Scores, evaluate, evaluate_together
 from kdbench.data.augmentation.views import TrainImages
 from kdbench.data.base import Dataset, Split
 from kdbench.data.streaming.streamed import StreamedImages, images_of
@@ -39,6 +39,7 @@ from kdbench.teachers.loading import Teacher, TeacherFile, load_teacher
 from kdbench.teachers.outputs import Use, choose_outputs, uncached
 from kdbench.types import Batch, Losses, Network, Output
 
+SCORED = ("top1", "top5", "loss")  # of every split, in a row
 FINAL_ROWS = 5  # a record keeps the mean top-1 of this many last rows
 
 
@@ -132,13 +133,19 @@ class Classification(Task):
         """Return the top-1 on training images, in percent."""
         return {"train/top1": 100 * means.pop("hits")}
 
-    def score(self, network: nn.Module) -> Row:
-        """Score the student on every split but the training set."""
-        row: Row = {}
+    def score(self, networks: Sequence[nn.Module]) -> list[Row | Exception]:
+        """Score students on every split but the training set, in one pass over each."""
+        rows: list[Row | Exception] = [{} for _ in networks]
         for name, split in self.scored.items():
-            scores = self.evaluate(network, split, self.precision)
-            row |= {f"{name}/{key}": getattr(scores, key) for key in ("top1", "top5", "loss")}
-        return row
+            where = self.runtime.device, self.runtime.memory_format, self.runtime.ranks
+            given = networks, split, self.data, *where, self.precision
+            for number, scores in enumerate(evaluate_together(*given)):
+                row = rows[number]
+                if isinstance(scores, Exception):
+                    rows[number] = scores
+                elif isinstance(row, dict):
+                    row |= {f"{name}/{key}": getattr(scores, key) for key in SCORED}
+        return rows
 
     def evaluate(self, network: nn.Module, split: Split, precision: Precision) -> Scores:
         """Score a network on a split, on all ranks together."""

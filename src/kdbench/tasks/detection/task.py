@@ -128,12 +128,21 @@ class Detection(Task):
         with mixed(self.precision, self.runtime.device):
             return losses_and_sums(network, method, batch, teachers)
 
-    def score(self, network: nn.Module) -> Row:
-        """Score the student on the test images; without objects its AP is 0."""
-        assert isinstance(network, Detector)
-        scores = evaluate(network, self.data, self.runtime, self.precision)
-        row = {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
-        return {**row, "test/ap": row.get("test/ap", 0.0)}
+    def score(self, networks: Sequence[nn.Module]) -> list[Row | Exception]:
+        """Score students on the test images; without objects the AP is 0."""
+        rows: list[Row | Exception] = []
+        for network in networks:
+            assert isinstance(network, Detector)
+            try:
+                scores = evaluate(network, self.data, self.runtime, self.precision)
+            except Exception as error:
+                if self.runtime.ranks.count > 1:
+                    raise
+                rows.append(error)
+                continue
+            row = {f"test/{name}": v for name, v in scores._asdict().items() if v is not None}
+            rows.append({**row, "test/ap": row.get("test/ap", 0.0)})
+        return rows
 
     def measure(self, network: nn.Module, name: str) -> Measured:
         """Score any network on the test images."""
