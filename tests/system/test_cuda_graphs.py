@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import kdbench.teachers.outputs
-import kdbench.training.member
+import kdbench.training.fused
+import kdbench.training.recorded_step
 from kdbench.errors import Interrupted
 from kdbench.system.cuda_graphs import WARM_UP, Replayed, mapped, tensors_of
 from kdbench.training.cohort import Cohort
@@ -16,6 +17,7 @@ from kdbench.training.together import train, train_together
 from kdbench.types import Output
 from support.runs import assert_same_runs, config, runs, taught
 
+ROOMS = (kdbench.training.recorded_step, kdbench.training.fused, kdbench.teachers.outputs)
 EPOCHS = ["schedule.epochs=5", "schedule.milestones=[4]"]  # every shape is warmed up and replayed
 
 
@@ -64,7 +66,7 @@ def stand_ins(monkeypatch) -> list[StandIn]:
         made.append(StandIn())
         return made[-1]
 
-    for room in (kdbench.training.member, kdbench.teachers.outputs):
+    for room in ROOMS:
         monkeypatch.setattr(room, "recorder_for", stand_in)
     return made
 
@@ -134,7 +136,7 @@ def test_inputs_may_change_once_they_are_read_and_scores_wait_for_all_steps(tmp_
             events.append("join")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kdbench.training.member, "recorder_for", lambda runtime: Watched())
+    monkeypatch.setattr(kdbench.training.recorded_step, "recorder_for", lambda runtime: Watched())
     train(config("method=ce", *EPOCHS))
     steps, warm = 5 * 3, 2 * WARM_UP  # of a full and of a short batch
     found = " ".join(events).replace("join", "").split("aside")[1:]
@@ -152,7 +154,7 @@ def test_recorded_steps_train_to_the_same_bits(teachers, stand_ins, monkeypatch)
     train_together([taught(m, teachers, *EPOCHS, "runs_dir=recorded") for m in METHODS])
     assert all(stand_in.recorded for stand_in in stand_ins[1:]), "the first is of the ce teacher"
     with monkeypatch.context() as patch:
-        for room in (kdbench.training.member, kdbench.teachers.outputs):
+        for room in ROOMS:
             patch.setattr(room, "recorder_for", lambda runtime: None)
         train_together([taught(m, teachers, *EPOCHS, "runs_dir=plain") for m in METHODS])
     assert_same_runs("recorded", "plain")
@@ -161,10 +163,23 @@ def test_recorded_steps_train_to_the_same_bits(teachers, stand_ins, monkeypatch)
     assert all(s.replayed == 2 * 5 + 5 - 2 * WARM_UP for s in members[: len(METHODS)])
 
 
+def test_students_that_step_as_one_are_recorded_as_one(teachers, stand_ins, monkeypatch):
+    methods, fused = ["ce", "kd", "crd", "dot"], "runtime.fused=on"
+    before = len(stand_ins)
+    train_together([taught(m, teachers, *EPOCHS, fused, "runs_dir=recorded") for m in methods])
+    found = [stand_in for stand_in in stand_ins[before:] if stand_in.recorded == 2]
+    assert len(found) == 2, "three students, and the one beside them"
+    with monkeypatch.context() as patch:
+        for room in ROOMS:
+            patch.setattr(room, "recorder_for", lambda runtime: None)
+        train_together([taught(m, teachers, *EPOCHS, fused, "runs_dir=plain") for m in methods])
+    assert_same_runs("recorded", "plain")
+
+
 def test_a_resumed_run_is_recorded_anew(teachers, stand_ins, monkeypatch):
     train(taught("kd", teachers, *EPOCHS, "runs_dir=undisturbed"))
     stopped = taught("kd", teachers, *EPOCHS, "runs_dir=stopped")
-    original = kdbench.training.member.update
+    original = kdbench.training.recorded_step.update
     count = 0
 
     def stopping(*arguments, **named):
@@ -175,7 +190,7 @@ def test_a_resumed_run_is_recorded_anew(teachers, stand_ins, monkeypatch):
         return original(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kdbench.training.member, "update", stopping)
+        patch.setattr(kdbench.training.recorded_step, "update", stopping)
         with pytest.raises(Interrupted):
             train(stopped)
     train(stopped)
@@ -185,13 +200,13 @@ def test_a_resumed_run_is_recorded_anew(teachers, stand_ins, monkeypatch):
 def test_a_network_that_draws_random_numbers_is_not_recorded(
     teachers, stand_ins, monkeypatch, capsys
 ):
-    original = kdbench.training.member.update
+    original = kdbench.training.recorded_step.update
 
     def drawing(*arguments, **named):
         torch.rand(1)
         return original(*arguments, **named)
 
-    monkeypatch.setattr(kdbench.training.member, "update", drawing)
+    monkeypatch.setattr(kdbench.training.recorded_step, "update", drawing)
     train(taught("kd", teachers, *EPOCHS))
     line = "runs without a CUDA graph: its forward pass draws random numbers"
     assert capsys.readouterr().out.replace("\n", " ").count(line) == 1

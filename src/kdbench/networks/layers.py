@@ -15,7 +15,6 @@ State-dict keys are those of the checkpoints that RepDistiller and mdistiller re
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdbench.types import Output
 
@@ -66,7 +65,7 @@ def as_norm(module: object) -> nn.BatchNorm2d:
 
 def global_average(feature: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, C] for any H and W; the released codes fix the window for 32 px."""
-    return F.adaptive_avg_pool2d(feature, 1).flatten(1)
+    return feature.mean((2, 3))  # as adaptive_avg_pool2d to 1 x 1, which vmap cannot map
 
 
 def channel_shuffle(feature: Tensor, groups: int) -> Tensor:

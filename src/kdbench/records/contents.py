@@ -126,6 +126,7 @@ class RunFacts(Part):
     hardware: Hardware
     teachers: tuple[DetectorTeacher | ClassifierTeacher, ...]
     companions: int | None = None  # runs that trained beside it
+    fused: int | None = None  # students that trained as one stacked network, its own included
 
 
 @dataclass(frozen=True, kw_only=True)

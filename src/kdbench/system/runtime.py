@@ -19,6 +19,9 @@ class Runtime:
     forwards are needed for it to pay (`kdbench.teachers.frozen.WORTH_COMPILING`); on a GPU steps
     are recorded as CUDA graphs. on: like auto, with every teacher compiled.
 
+    `fused` sets whether students of one architecture in a cohort train as one stacked network
+    (`kdbench.training.fused`): on, off, or auto, which is off until a GPU has shown that it pays.
+
     Checkpoints are written after every `checkpoint_epochs` epochs and, unless null, after every
     `checkpoint_steps` steps. `exact` uses deterministic algorithms only, and resumes a run only
     under the conditions of its start (`kdbench.records.reproducibility`): the run then ends with
@@ -42,6 +45,7 @@ class Runtime:
         teacher: Literal["auto", "live", "table"] = "auto",
         table_dir: str | None = None,
         compile: Literal["auto", "on", "off"] = "auto",
+        fused: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"runtime.threads must be 1 or more, or null, not {threads}")
@@ -50,6 +54,11 @@ class Runtime:
         if checkpoint_steps is not None and checkpoint_steps < 1:
             raise ConfigError(
                 f"runtime.checkpoint_steps must be 1 or more, or null: {checkpoint_steps}"
+            )
+        if exact and fused == "on":
+            raise ConfigError(
+                "runtime.fused=on rounds by the number of runs side by side, which runtime=exact "
+                "rules out: set runtime.fused=off"
             )
         if device == "cuda" and not torch.cuda.is_available():
             raise KdbenchError(
@@ -72,7 +81,7 @@ class Runtime:
         self.checkpoint_epochs, self.checkpoint_steps = checkpoint_epochs, checkpoint_steps
         self.exact = exact
         self.teacher, self.table_dir = teacher, table_dir
-        self.compile = compile
+        self.compile, self.fused = compile, fused
 
     def apply(self) -> None:
         """Apply the settings that are global to the process, and join the other ranks."""

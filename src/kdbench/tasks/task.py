@@ -27,6 +27,8 @@ Row = dict[str, float]  # the metrics of a scored step
 Sums = dict[str, Tensor]  # name -> [] float64, summed over images
 # A method's batch and its teachers' outputs on it, in the task's own types.
 Inputs = Callable[[Method], tuple[Any, Any]]
+# The method, a batch, the student's output and the teachers' -> the losses and the batch's sums.
+LossesOfOutput = Callable[[Method, Any, Any, Any], tuple[Losses, Sums]]
 Report = Callable[[str], None]
 
 
@@ -198,6 +200,15 @@ class Task(ABC):
         self, network: Network, method: Method, batch: Any, teachers: Any
     ) -> tuple[Losses, Sums]:
         """Return the losses to differentiate, and what this batch adds to the sums."""
+
+    @property
+    def losses_of_output(self) -> LossesOfOutput | None:
+        """The part of `losses` that follows the student's forward pass.
+
+        None where the pass depends on the method; the part can be compiled by itself, and students
+        whose passes are alike can run as one.
+        """
+        return None
 
     def training_scores(self, means: Row) -> Row:
         """Take the scores out of the means over training images; return them as a row's."""

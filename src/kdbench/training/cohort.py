@@ -5,12 +5,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from kdbench.errors import Interrupted, KdbenchError, RankError
+from kdbench.errors import Interrupted, KdbenchError, RankError, first_line
 from kdbench.parallel.micro_batches import Part
 from kdbench.records.failures import tell_failure
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests
-from kdbench.tasks.task import Batches, Inputs, Row, Step
+from kdbench.tasks.task import Batches, Inputs, Row, Step, Sums
+from kdbench.training.fused import Fused, fuse
 from kdbench.training.member import Member
 from kdbench.training.snapshot import TrainState
 
@@ -46,6 +47,7 @@ class Cohort:
         self.task, self.pace, self.runtime = first.task, first.pace, first.runtime
         self.ranks, self.step = self.runtime.ranks, first.state.step
         self.cut = first.schedule.micro_batches > 1
+        self.fused: list[Fused] | None = None if self.runtime.fused == "on" else []
 
     @property
     def alive(self) -> list[Member]:
@@ -117,14 +119,34 @@ class Cohort:
 
     def compute(self, part: Part | None, inputs: Inputs) -> None:
         """Let every member step on a whole batch (no `part`), or add a micro-batch's gradients."""
+        done = self.step_as_one(inputs)
 
         def act(member: Member) -> None:
-            if part is None:
+            if member.run_id in done:
+                member.count_step(done[member.run_id])
+            elif part is None:
                 member.step(*inputs(member.method))
             else:
                 member.add_part(part, *inputs(member.method))
 
         self.each(act)
+
+    def step_as_one(self, inputs: Inputs) -> dict[str, Sums]:
+        """Update the members whose students are stacked; return their sums by their runs' ids."""
+        if self.fused is None:
+            self.fused = fuse(self.alive, inputs, self.console.message)
+        done: dict[str, Sums] = {}
+        for fused in list(self.fused):
+            if all(member.error is not None for member in fused.members):
+                continue
+            try:
+                done |= fused.step(inputs)
+            except Exception as error:  # each member finds its own in its own step
+                self.fused.remove(fused)
+                fused.part()
+                reason = first_line(error)
+                self.console.message(f"{len(fused.members)} students train one by one: {reason}")
+        return done
 
     def each(self, act: Callable[[Member], None]) -> None:
         """Let every member act; a member that raises leaves the cohort."""

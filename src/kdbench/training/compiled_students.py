@@ -70,6 +70,12 @@ def compiled_forward() -> Forward:
     return torch.compile(forward, dynamic=False)
 
 
+def compiles(runtime: Runtime, steps: int) -> bool:
+    """Return whether the steps of a run of this many are compiled: on a GPU, where it pays."""
+    wanted = runtime.compile == "on" or (runtime.compile == "auto" and steps >= WORTH_COMPILING)
+    return runtime.device.type == "cuda" and wanted
+
+
 def for_training(
     network: nn.Module,
     taps: Sequence[str],
@@ -90,8 +96,7 @@ def for_training(
         steps: the steps of the whole run, so that the choice is the same after a resume.
         report: takes one message where compiling fails.
     """
-    wanted = runtime.compile == "on" or (runtime.compile == "auto" and steps >= WORTH_COMPILING)
-    if runtime.device.type != "cuda" or not wanted:
+    if not compiles(runtime, steps):
         return network
     try:
         with torch.random.fork_rng([runtime.device]), arithmetic(precision):

@@ -54,7 +54,7 @@ def record_end(job: Job, task: Task, teachers: dict[str, LoadedTeacher], console
     """Write the record for `close_job`, which keeps its errors from the other runs."""
     assert job.member is not None
     member = job.member
-    facts = describe(job, task, teachers, member.companions)
+    facts = describe(job, task, teachers, member)
     cost = costs(member.state, task.runtime)
     if member.error is not None:
         job.error = member.error

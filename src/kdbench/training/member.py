@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ from kdbench.records.checkpoint import (
 from kdbench.records.reproducibility import check_exact, exact_facts
 from kdbench.seeds import derive
 from kdbench.system.console import Console
-from kdbench.system.cuda_graphs import Replayed, recorder_for
+from kdbench.system.cuda_graphs import Recorder, Replayed
 from kdbench.system.precision import arithmetic
 from kdbench.tasks.task import Ending, LoadedTeacher, Row, Sums, Task
 from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
-from kdbench.training.compiled_students import for_training
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.pace import AnySchedule, Pace, optimizer_settings
+from kdbench.training.recorded_step import recorded_step
 from kdbench.training.snapshot import (
     TrainState,
     own_randomness,
@@ -38,7 +38,7 @@ from kdbench.training.snapshot import (
     start_randomness,
     take,
 )
-from kdbench.training.step import train_step, update
+from kdbench.training.step import train_step
 from kdbench.types import Output
 
 
@@ -75,26 +75,20 @@ class Member:
         self.accumulation = Accumulation(
             self.network, self.state, seed, self.runtime.ranks, task.losses
         )
-        self.replayed = self.replayed_step()
+        self.recorder: Recorder | None = None  # of the stream on which its steps run
         self.exact = exact_facts(self.runtime)
         self.error: Exception | None = None  # the reason for leaving its cohort
         self.companions = 0  # other runs of its cohort
+        self.fused: int | None = None  # students that step as one with its own
         self.infinite_teachers: Callable[[], list[str]] = list  # names those with infinite outputs
 
-    def replayed_step(self) -> Replayed | None:
-        """Return the step as a CUDA graph, where the device, task and schedule allow one."""
-        shape, recorder = self.task.batch_shape(self.schedule.batch_size), None
-        replays = self.schedule.micro_batches == 1 and self.state.optimizer.recordable
-        if shape is not None and replays:
-            recorder = recorder_for(self.runtime)
-        if shape is None or recorder is None:
-            return None
-        settings = self.schedule.precision, self.runtime, self.pace.steps, self.console.message
-        taps = *self.method.taps, *self.method.own_taps
-        student = for_training(self.network, taps, shape, *settings)
-        parts = student, self.method, self.state.optimizer
-        step = partial(update, *parts, losses_of=self.task.losses)
-        return Replayed(step, recorder, self.run_id, self.console.message)
+    @cached_property
+    def replayed(self) -> Replayed | None:
+        """The step as a CUDA graph, where the device, task and schedule allow one."""
+        what = self.state, self.network, self.task, self.schedule
+        step = recorded_step(*what, self.pace.steps, self.run_id, self.console.message)
+        self.recorder = None if step is None else step.recorder
+        return step
 
     def resume(self) -> None:
         """Restore the newest valid checkpoint; start from the beginning where there is none.
@@ -221,8 +215,8 @@ class Member:
         Raises:
             DivergedError: a step had a loss or a gradient that is not finite.
         """
-        if self.replayed is not None:
-            self.replayed.recorder.join()
+        if self.recorder is not None:
+            self.recorder.join()
         step = self.state.optimizer.guard.read()
         if step is not None:
             raise self.diverged(step, f"the loss or a gradient of step {step}")

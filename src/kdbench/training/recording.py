@@ -14,17 +14,18 @@ from kdbench.system.runtime import Runtime
 from kdbench.tasks.task import Ending, LoadedTeacher, Row, Task
 from kdbench.tracking.run_logger import lines
 from kdbench.training.jobs import Job
+from kdbench.training.member import Member
 from kdbench.training.snapshot import TrainState
 
 
-def describe(job: Job, task: Task, teachers: dict[str, LoadedTeacher], companions: int) -> RunFacts:
+def describe(job: Job, task: Task, teachers: dict[str, LoadedTeacher], member: Member) -> RunFacts:
     """Return the fields of a run's record that precede its results, on all ranks together.
 
     Args:
         job: the run.
         task: its task.
         teachers: the loaded teachers by name.
-        companions: the number of runs that trained beside it.
+        member: the run in its cohort.
     """
     config, runtime = job.named, task.runtime
     return RunFacts(
@@ -40,7 +41,8 @@ def describe(job: Job, task: Task, teachers: dict[str, LoadedTeacher], companion
         versions={**versions(), **packages_of(config.spelt()), **task.libraries()},
         hardware=Hardware(**hardware(runtime.device), ranks=runtime.ranks.count),
         teachers=tuple(task.teacher_entry(file, teachers[file.name]) for file in job.files),
-        companions=companions,
+        companions=member.companions,
+        fused=member.fused,
     )
 
 

@@ -11,7 +11,14 @@ def losses_and_sums(
     student: Network, method: Method, batch: Batch, teachers: tuple[Output, ...]
 ) -> tuple[Losses, Sums]:
     """The losses to differentiate, and what this batch adds to the epoch's sums."""
-    found = step_losses(method, batch, output_of(student, batch.images), teachers)
+    return losses_of_output(method, batch, output_of(student, batch.images), teachers)
+
+
+def losses_of_output(
+    method: Method, batch: Batch, student: Output, teachers: tuple[Output, ...]
+) -> tuple[Losses, Sums]:
+    """What `losses_and_sums` returns, from the student's output."""
+    found = step_losses(method, batch, student, teachers)
     count = len(batch.labels)
     sums = {
         "loss": found.total.double() * count,

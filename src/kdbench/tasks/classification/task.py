@@ -23,11 +23,12 @@ from kdbench.schema.node import Node
 from kdbench.system.precision import Precision, at_precision
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.classification.batches import SharedBatches
-from kdbench.tasks.classification.losses import losses_and_sums
+from kdbench.tasks.classification.losses import losses_and_sums, losses_of_output
 from kdbench.tasks.task import (
     Batches,
     Company,
     Ending,
+    LossesOfOutput,
     Measured,
     Rehearsal,
     Report,
@@ -128,6 +129,11 @@ class Classification(Task):
     ) -> tuple[Losses, Sums]:
         """Return the losses to differentiate, and what this batch adds to the sums."""
         return losses_and_sums(network, method, batch, teachers)
+
+    @property
+    def losses_of_output(self) -> LossesOfOutput:
+        """The part of `losses` that follows the student's forward pass."""
+        return losses_of_output
 
     def training_scores(self, means: Row) -> Row:
         """Return the top-1 on training images, in percent."""

@@ -1,0 +1,114 @@
+"""The losses of a method, compiled on a GPU: what follows the student's forward pass in a step.
+
+Computed one operation after the other, a method's losses take from 19 to 303 kernels, forward and
+backward, each a few microseconds of a GPU whatever its size; compiled they take 4 to 74.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdbench.errors import first_line
+from kdbench.methods.base import Method
+from kdbench.system.cuda_graphs import mapped, tensors_of
+from kdbench.system.private import keep_compiled_code
+from kdbench.tasks.task import LossesOfOutput, Sums
+from kdbench.training.compiled_students import CLOSE
+from kdbench.types import Batch, Losses, Output
+
+METHODS = 256  # that a process may compile; PyTorch's default is 8
+
+
+class CompiledLosses:
+    """A task's losses of one method; for a full batch they are compiled.
+
+    The first full batch shows whether the compiled losses and gradients are the eager ones. Where
+    they are not, or where the method cannot be compiled, its losses stay eager, after one message.
+
+    Args:
+        eager: the losses.
+        size: the number of images of a full batch.
+        precision: the run's.
+        report: takes the message.
+    """
+
+    def __init__(
+        self, eager: LossesOfOutput, size: int, precision: str, report: Callable[[str], None]
+    ) -> None:
+        self.eager, self.size, self.precision, self.report = eager, size, precision, report
+        self.compiled: LossesOfOutput | None = None
+        self.refused = False
+
+    def __call__(
+        self, method: Method, batch: Batch, student: Output, teachers: tuple[Output, ...]
+    ) -> tuple[Losses, Sums]:
+        """Return the losses to differentiate, and what this batch adds to the sums."""
+        given = method, batch, student, teachers
+        if len(batch.labels) != self.size or self.refused:
+            return self.eager(*given)
+        if self.compiled is None:
+            compiled = compile_losses(self.eager)
+            try:
+                with torch.random.fork_rng():
+                    self.compare(compiled, *given)
+            except Exception as error:  # the compiler and its tools may raise anything
+                self.refused = True
+                name = type(method).__name__
+                self.report(f"the losses of {name} are not compiled ({first_line(error)})")
+                return self.eager(*given)
+            self.compiled = compiled
+        return self.compiled(*given)
+
+    def compare(
+        self,
+        compiled: LossesOfOutput,
+        method: Method,
+        batch: Batch,
+        student: Output,
+        teachers: tuple[Output, ...],
+    ) -> None:
+        """Compare compiled and eager losses on copies of all that they change.
+
+        Raises:
+            ValueError: they differ.
+        """
+        found = []
+        for losses_of in (self.eager, compiled):
+            own = copy.deepcopy(method)
+            output = mapped(lambda tensor: tensor.detach().requires_grad_(), student)
+            losses, sums = losses_of(own, batch, output, teachers)
+            wanted = [p for p in (*tensors_of(output), *own.parameters()) if p.requires_grad]
+            grads = torch.autograd.grad(
+                losses.total(), wanted, allow_unused=True, materialize_grads=True
+            )
+            buffers = [buffer for buffer in own.buffers() if buffer.is_floating_point()]
+            found.append([losses.total().detach(), *sums.values(), *grads, *buffers])
+        for expected, actual in zip(*found, strict=True):
+            check_close(expected, actual, CLOSE[self.precision])
+
+
+def check_close(expected: Tensor, actual: Tensor, close: float) -> None:
+    """Compare numbers, relative to the largest of them.
+
+    Raises:
+        ValueError: they differ.
+    """
+    worst = (actual - expected).abs().max() if expected.numel() else torch.zeros(())
+    largest = expected.abs().max() if expected.numel() else torch.ones(())
+    if not bool(worst <= close * largest):
+        raise ValueError(f"off by {worst.item():.1e} of {largest.item():.1e}")
+
+
+@cache
+def compile_losses(eager: LossesOfOutput) -> LossesOfOutput:
+    """Return losses that compile themselves for every method and shape that they meet."""
+    from torch._dynamo import config as dynamo  # takes a second to import, and is seldom used
+
+    keep_compiled_code()
+    settings: Any = dynamo  # its attributes are made at run time
+    settings.recompile_limit = max(settings.recompile_limit, METHODS)
+    return torch.compile(eager, dynamic=False, fullgraph=True)

@@ -1,0 +1,79 @@
+"""Stacked networks against each network by itself, in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from kdbench.networks.stacked import Stacked, architecture
+from support.zoo import constructor, network_names
+
+QUICK = ("resnet8", "resnet8x4", "MobileNetV2", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_16_1")
+
+
+def seeded(name: str, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    network = constructor(name)(num_classes=10).double()
+    return network.to(memory_format=torch.channels_last).train()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] * (n not in QUICK)) for n in network_names()],
+)
+def test_each_network_computes_and_learns_what_it_would_alone(name):
+    """Logits, taps, gradients and running statistics of three networks."""
+    stacked = [seeded(name, seed) for seed in range(3)]
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double()
+    tap = next(iter(copy.deepcopy(stacked[0])(images[:2]).taps))
+    alone = copy.deepcopy(stacked)
+    stack = Stacked(stacked, [tap])
+    losses = [loss_of(output, tap) for output in stack(images)]
+    gradients = torch.autograd.grad(sum(losses), list(stack.trained.values()))
+    for number, network in enumerate(alone):
+        loss = loss_of(network(images), tap)
+        loss.backward()
+        torch.testing.assert_close(losses[number], loss, rtol=1e-9, atol=1e-11)
+        for key, gradient in zip(stack.trained, gradients, strict=True):
+            expected = network.get_parameter(key).grad
+            close(gradient[number], expected, key)
+        for key, value in network.state_dict().items():
+            close(stacked[number].state_dict()[key].double(), value.double(), key)
+
+
+def loss_of(output, tap: str) -> torch.Tensor:
+    return output.logits.square().mean() + output.taps[tap].square().mean()
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, key: str) -> None:
+    assert (found - expected).norm() <= 1e-9 * expected.norm() + 1e-12, key
+
+
+def test_a_network_and_its_row_are_one_memory():
+    networks = [seeded("resnet8", seed) for seed in range(2)]
+    kept = networks[1].conv1.weight
+    stack = Stacked(networks, [])
+    assert networks[1].conv1.weight is kept, "an optimizer holds it"
+    assert kept.is_contiguous(memory_format=torch.channels_last)
+    for network in networks:
+        network.load_state_dict(seeded("resnet8", 7).state_dict())
+    first, second = stack.parameters["conv1.weight"]
+    assert torch.equal(first, second)
+
+
+def test_what_an_output_depends_on():
+    stack = Stacked([seeded("resnet8", seed) for seed in range(2)], ["stage1"])
+    images = torch.randn(1, 3, 32, 32).double()
+    early = stack.reached_by(["stage1"], images)
+    assert "conv1.weight" in early
+    assert not any(name.startswith(("layer3", "fc")) for name in early)
+    assert stack.reached_by(["stage1", ""], images) == set(stack.trained)
+
+
+def test_networks_of_another_make_are_no_company():
+    one, two = seeded("resnet8", 0), seeded("resnet8", 1)
+    assert architecture(one) == architecture(two)
+    two.fc.requires_grad_(False)
+    assert architecture(one) != architecture(two)
+    assert architecture(one) != architecture(seeded("resnet14", 0))
+    assert architecture(one) != architecture(seeded("resnet8", 0).float())
