@@ -1,11 +1,13 @@
 """Stacked networks against each network by itself, in float64."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from kdbench.networks.stacked import Stacked, architecture
+from kdbench.system.precision import at_precision
 from support.zoo import constructor, network_names
 
 QUICK = ("resnet8", "resnet8x4", "MobileNetV2", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_16_1")
@@ -77,3 +79,24 @@ def test_networks_of_another_make_are_no_company():
     assert architecture(one) != architecture(two)
     assert architecture(one) != architecture(seeded("resnet14", 0))
     assert architecture(one) != architecture(seeded("resnet8", 0).float())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_it_computes_the_same(precision, monkeypatch):
+    """Traced and differentiated whole, without the compiler behind, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    networks = [at_precision(seeded("resnet8", seed).float(), precision) for seed in range(2)]
+    eager = Stacked(copy.deepcopy(networks), ["stage3"])
+    compiled = Stacked(networks, ["stage3"])
+    compiled.compile(4)
+    images = torch.randn(4, 3, 32, 32)
+    found = [numbers_of_a_step(stack, images) for stack in (compiled, eager)]
+    torch.testing.assert_close(*found)
+    assert compiled(images[:3])[1].logits.shape == (3, 10), "a short batch is not compiled"
+
+
+def numbers_of_a_step(stack: Stacked, images: torch.Tensor) -> torch.Tensor:
+    total = sum(loss_of(output, "stage3") for output in stack(images))
+    gradients = torch.autograd.grad(total, list(stack.trained.values()))
+    statistics = [buffer for buffer in stack.buffers.values() if buffer.is_floating_point()]
+    return torch.cat([tensor.detach().flatten() for tensor in (*gradients, *statistics)])

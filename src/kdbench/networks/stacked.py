@@ -38,9 +38,20 @@ class Stacked:
         self.buffers = stacks([dict(network.named_buffers()) for network in networks])
         for name, parameter in networks[0].named_parameters():
             self.parameters[name].requires_grad_(parameter.requires_grad)
-        self.forward: Forward = torch.vmap(
-            partial(one_forward, self.template, self.taps), in_dims=(0, 0, None)
-        )
+        mapped = partial(one_forward, self.template, self.taps)
+        self.eager: Forward = torch.vmap(mapped, in_dims=(0, 0, None))
+        self.compiled: Forward | None = None
+        self.size = 0  # of the batches for which it is compiled
+
+    def compile(self, size: int) -> None:
+        """Compile the forward pass for batches of `size` images, at its first one."""
+        self.compiled = torch.compile(self.eager, dynamic=False, fullgraph=True)
+        self.size = size
+
+    def forward(self, buffers: Tensors, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits [n, B, K] and the taps that are read, each [n, ...]; `buffers` move."""
+        compiled = self.compiled if len(images) == self.size else None
+        return (compiled or self.eager)(self.parameters, buffers, images)
 
     @property
     def trained(self) -> Tensors:
@@ -49,7 +60,7 @@ class Stacked:
 
     def __call__(self, images: Tensor) -> list[Output]:
         """Return each network's output on images [B, C, H, W]; running statistics move."""
-        logits, taps = self.forward(self.parameters, self.buffers, images)
+        logits, taps = self.forward(self.buffers, images)
         # Indexing would make a gradient of the whole stack for each row.
         rows = zip(*(tap.unbind() for tap in taps), strict=True) if taps else [()] * len(logits)
         return [

@@ -19,8 +19,9 @@ from kdbench.methods.base import Method, Wrapper
 from kdbench.networks.stacked import Stacked, architecture
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.precision import arithmetic
+from kdbench.system.private import keep_compiled_code
 from kdbench.tasks.task import Inputs, LossesOfOutput, Sums
-from kdbench.training.compiled_students import CLOSE
+from kdbench.training.compiled_students import CLOSE, compiles
 from kdbench.training.member import Member
 from kdbench.training.recorded_step import losses_of_output
 from kdbench.types import Batch, Losses, Output
@@ -125,6 +126,20 @@ class Fused:
         used = [name for name, grad in zip(names, grads, strict=True) if grad is not None]
         return self.stack.reached_by(used, images[:1].detach())
 
+    def compile(self, images: Tensor) -> None:
+        """Compile the stack's forward pass, where that pays and gives each student's logits."""
+        first = self.members[0]
+        if not compiles(first.runtime, first.pace.steps):
+            return
+        keep_compiled_code()
+        self.stack.compile(first.schedule.batch_size)
+        try:
+            self.try_out(images)
+        except Exception as error:  # the compiler and its tools may raise anything
+            self.stack.compiled = None
+            reason = first_line(error)
+            first.console.message(f"{len(self.members)} students as one are not compiled: {reason}")
+
     def try_out(self, images: Tensor) -> None:
         """Compare the stack's logits on a batch with each student's own.
 
@@ -133,7 +148,7 @@ class Fused:
         """
         buffers = {name: stack.clone() for name, stack in self.stack.buffers.items()}
         with torch.no_grad(), arithmetic(self.precision):
-            together, _ = self.stack.forward(self.stack.parameters, buffers, images)
+            together, _ = self.stack.forward(buffers, images)
             for member, logits in zip(self.members, together, strict=True):
                 alone = copy.deepcopy(member.network).train()(images).logits
                 worst = (logits - alone).abs().max() / alone.abs().max()
@@ -165,9 +180,10 @@ def fuse(members: Sequence[Member], inputs: Inputs, report: Callable[[str], None
     for group in groups.values():
         if len(group) < 2:
             continue
-        fused = Fused(group)
+        fused, images = Fused(group), inputs(group[0].method)[0].images
         try:
-            fused.try_out(inputs(group[0].method)[0].images)
+            fused.compile(images)
+            fused.try_out(images)
         except Exception as error:  # whatever a network does that vmap cannot
             fused.part()
             report(f"{len(group)} students train one by one: {first_line(error)}")
