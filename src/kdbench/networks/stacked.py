@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.networks.forward import as_in_evaluation
+from kdbench.system.compiling import compiled
 from kdbench.types import Output
 
 Tensors = dict[str, Tensor]
@@ -45,13 +46,13 @@ class Stacked:
 
     def compile(self, size: int) -> None:
         """Compile the forward pass for batches of `size` images, at its first one."""
-        self.compiled = torch.compile(self.eager, dynamic=False, fullgraph=True)
+        self.compiled = compiled(self.eager, fullgraph=True)
         self.size = size
 
     def forward(self, buffers: Tensors, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits [n, B, K] and the taps that are read, each [n, ...]; `buffers` move."""
-        compiled = self.compiled if len(images) == self.size else None
-        return (compiled or self.eager)(self.parameters, buffers, images)
+        run = self.compiled if len(images) == self.size else None
+        return (run or self.eager)(self.parameters, buffers, images)
 
     @property
     def trained(self) -> Tensors:

@@ -8,14 +8,13 @@ since each would need a compilation of its own.
 import copy
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.errors import first_line
+from kdbench.system.compiling import compiled
 from kdbench.system.precision import arithmetic
-from kdbench.system.private import keep_compiled_code
 from kdbench.system.runtime import Runtime
 from kdbench.types import Network, Output
 
@@ -28,7 +27,6 @@ CLOSE = {
     "bf16": 1e-1,
     "fp16": 2e-2,
 }  # of the largest logit, by precision
-KINDS = 64  # networks that a process may compile; PyTorch's default is 8
 
 Forward = Callable[[nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, tuple[Tensor, ...]]]
 
@@ -62,12 +60,7 @@ def forward(
 @cache
 def compiled_forward() -> Forward:
     """Return `forward`, which compiles itself for every kind of network and shape that it meets."""
-    from torch._dynamo import config as dynamo  # takes a second to import, and is seldom used
-
-    keep_compiled_code()
-    settings: Any = dynamo  # its attributes are made at run time
-    settings.recompile_limit = KINDS
-    return torch.compile(forward, dynamic=False)
+    return compiled(forward)
 
 
 def compiles(runtime: Runtime, steps: int) -> bool:
@@ -118,9 +111,9 @@ def try_out(
     generator = torch.Generator(runtime.device).manual_seed(0)
     sample = torch.randn(images, generator=generator, device=runtime.device)
     sample = sample.to(memory_format=runtime.memory_format)
-    eager, compiled = copy.deepcopy(network).train(), copy.deepcopy(network).train()
+    eager, other = copy.deepcopy(network).train(), copy.deepcopy(network).train()
     expected = eager(sample).logits.detach()
-    output = CompiledStudent(compiled, taps, len(sample))(sample)
+    output = CompiledStudent(other, taps, len(sample))(sample)
     torch.stack([part.sum() for part in (output.logits, *output.taps.values())]).sum().backward()
     worst = (output.logits.detach() - expected).abs().max() / expected.abs().max()
     if not bool(worst <= close):

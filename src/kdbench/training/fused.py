@@ -19,7 +19,6 @@ from kdbench.methods.base import Method, Wrapper
 from kdbench.networks.stacked import Stacked, architecture
 from kdbench.system.cuda_graphs import Replayed, recorder_for
 from kdbench.system.precision import arithmetic
-from kdbench.system.private import keep_compiled_code
 from kdbench.tasks.task import Inputs, LossesOfOutput, Sums
 from kdbench.training.compiled_students import CLOSE, compiles
 from kdbench.training.member import Member
@@ -131,7 +130,6 @@ class Fused:
         first = self.members[0]
         if not compiles(first.runtime, first.pace.steps):
             return
-        keep_compiled_code()
         self.stack.compile(first.schedule.batch_size)
         try:
             self.try_out(images)
