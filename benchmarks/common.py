@@ -16,6 +16,7 @@ from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
 from kdbench.schema.check import check_node
+from kdbench.schema.node import Node
 
 CLASSES = 100
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # conf/dataset/cifar100.yaml
@@ -59,7 +60,7 @@ def network(name: str, data: Dataset, seed: int = 0) -> nn.Module:
 
 
 @cache
-def _node(name: str) -> dict[str, Any]:
+def _node(name: str) -> Node:
     return check_node("student", compose_group("student", name), given=SHAPED_BY_DATA)
 
 

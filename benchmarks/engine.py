@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ from kdbench.training.together import company_of
 
 LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd")
 SEED = 0
+Answers = Literal["live", "table"]  # where those of the teachers are from
+ANSWERS: tuple[Answers, ...] = ("live", "table")
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,15 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Bring the teacher where the engine would."""
-        self.teacher.to(DEVICE, memory_format=torch.channels_last)
+        self.teacher.to(DEVICE).to(memory_format=torch.channels_last)
 
     def member(self, name: str, task: Classification) -> Member:
         """A run of a method."""
         method = build_method(check_node("method", compose_group("method", name)), SEED)
         body = network(self.student, self.data, SEED)
         body = task.set_up(method, body, {"teacher": self.teacher}, SEED)
-        recipe = self.epochs, self.batch, LEARNING_RATE, [], 0.1, MOMENTUM, WEIGHT_DECAY
+        milestones: list[int] = []
+        recipe = self.epochs, self.batch, LEARNING_RATE, milestones, 0.1, MOMENTUM, WEIGHT_DECAY
         schedule = Schedule(*recipe, precision=self.precision)
         return Member(name, SEED, body, method, task, schedule, self.folder, Console(), [])
 
@@ -65,7 +69,11 @@ class Contestant:
     `outputs` is "live", "table", or another contestant whose teachers it shares.
     """
 
-    def __init__(self, methods: Sequence[str], bench: Bench, outputs: "str | Contestant") -> None:
+    runtime: Runtime
+
+    def __init__(
+        self, methods: Sequence[str], bench: Bench, outputs: "Answers | Contestant"
+    ) -> None:
         kind = outputs if isinstance(outputs, str) else outputs.runtime.teacher
         self.runtime = Runtime(
             channels_last=True,

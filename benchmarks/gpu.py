@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import hydra
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch does not export it
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common
 from benchmarks.common import DEVICE, Sizes, seconds
-from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
+from benchmarks.engine import ANSWERS, LOGIT_METHODS, Answers, Bench, Contestant
 from benchmarks.plain_loop import PlainLoop
 from kdbench.assembly.build import build_method, set_up
 from kdbench.assembly.evaluation import evaluate
@@ -42,7 +42,7 @@ class Traffic(TorchDispatchMode):
     """Sums the bytes of every operator's inputs and outputs; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,15 +106,14 @@ class Case(NamedTuple):
 
     batch: int
     cohort: int
-    answers: str  # "live" or "table"
+    answers: Answers
     precision: Precision
 
 
 def cases(every: bool) -> list[Case]:
     """In bf16 every batch and cohort, or the recipe's batch alone; that in the other precisions."""
     batches, cohorts = ((64, 128, 256, 512), (1, 2, 4, 8)) if every else ((64,), (1, 8))
-    kinds = ("live", "table")
-    found = [Case(b, k, kind, "bf16") for b in batches for k in cohorts for kind in kinds]
+    found = [Case(b, k, kind, "bf16") for b in batches for k in cohorts for kind in ANSWERS]
     others: tuple[Precision, ...] = ("tf32", "fp32")
     return found + [Case(64, k, "table", p) for p in others for k in (1, 8)]
 
@@ -178,13 +177,15 @@ def recipes() -> tuple[list[str], list[str]]:
     """The recipes of conf/method with one teacher, by whether a table is enough for them."""
     named: dict[tuple[str, ...], str] = {}
     for path in sorted((conf_dir() / "method").glob("*.yaml")):
-        node, targets = compose_group("method", path.stem), ()
+        node: Any = compose_group("method", path.stem)
+        targets: tuple[str, ...] = ()
         while node:
             targets, node = (*targets, node["_target_"]), node.get("inner")
         named.setdefault(targets, path.stem)
     data = common.dataset(2 * common.CLASSES)
     teachers = {"teacher": common.teacher("resnet32x4", data)}
-    tabled, live = [], []
+    tabled: list[str] = []
+    live: list[str] = []
     for name in named.values():
         method = build_method(check_node("method", compose_group("method", name)), 0)
         if method.num_teachers == 1:  # what it reads may be known after its set-up only

@@ -48,7 +48,7 @@ def dataset(images: int) -> Dataset:
 
 def on_device(module: nn.Module) -> nn.Module:
     """Where and how the engine would keep it."""
-    return module.to(DEVICE, memory_format=torch.channels_last)
+    return module.to(DEVICE).to(memory_format=torch.channels_last)
 
 
 class Stepper:

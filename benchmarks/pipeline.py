@@ -5,7 +5,7 @@ images are the real CIFAR-100 where KDBENCH_DATA has it (torchvision's own class
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.datasets import CIFAR100
 
 from benchmarks.common import MEAN, STD, Sizes, dataset, endless, line, ratio, spread, turns
-from benchmarks.plain_loop import TRANSFORM, PictureSet, loader
+from benchmarks.plain_loop import TRANSFORM, Labelled, PictureSet, loader
 from kdbench.data.augmentation.views import TrainImages, epoch_plan
 from kdbench.data.base import Dataset
 from kdbench.data.memory.torchvision_sets import cifar100
+from kdbench.data.streaming.streamed import images_of
 
 CPU = torch.device("cpu")
 
 
-def sources(images: int) -> tuple[str, Dataset, TorchDataset]:
+def sources(images: int) -> tuple[str, Dataset, TorchDataset[Labelled]]:
     """What the images are, for kdbench and for the DataLoader."""
     root = Path(os.environ.get("KDBENCH_DATA", "data"))
     if (root / "cifar-100-python" / "train").is_file():
@@ -36,7 +37,8 @@ def sources(images: int) -> tuple[str, Dataset, TorchDataset]:
 
 def batches_of(data: Dataset, batch: int) -> Iterator[Tensor]:
     """kdbench's batches, epoch after epoch; the plan of an epoch is part of the cost."""
-    images = TrainImages(data.train.images, data.views, data.mean, data.std, CPU)
+    images = images_of(data, CPU)
+    assert isinstance(images, TrainImages)
     epoch = 0
     while True:
         epoch += 1
@@ -61,7 +63,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        contestants = {
+        contestants: dict[str, Callable[[], object]] = {
             "kdbench": lambda: take(ours, count),
             "dataloader": lambda: take(theirs, count),
         }

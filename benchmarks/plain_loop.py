@@ -21,6 +21,7 @@ from benchmarks.common import DEVICE, LEARNING_RATE, MEAN, MOMENTUM, STD, WEIGHT
 from kdbench.data.base import Split
 
 TEMPERATURE, CE_WEIGHT, KD_WEIGHT = 4.0, 0.1, 0.9  # conf/method/kd.yaml
+Labelled = tuple[Tensor, int]
 WORKERS = 0 if DEVICE.type == "cpu" else min(8, os.cpu_count() or 1)
 TRANSFORM = transforms.Compose(
     [
@@ -32,21 +33,24 @@ TRANSFORM = transforms.Compose(
 )
 
 
-class PictureSet(TorchDataset):
+class PictureSet(TorchDataset[Labelled]):
     """Images in memory as torchvision's CIFAR classes keep and hand them out."""
 
     def __init__(self, split: Split) -> None:
+        assert isinstance(split.images, Tensor)
         self.images = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy())
         self.labels = split.labels.tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Labelled:
         return TRANSFORM(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loader(pictures: TorchDataset, batch: int, workers: int = WORKERS) -> DataLoader:
+def loader(
+    pictures: TorchDataset[Labelled], batch: int, workers: int = WORKERS
+) -> DataLoader[Labelled]:
     """The usual loader."""
     return DataLoader(
         pictures,

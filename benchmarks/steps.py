@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import Sizes, line, ratio, spread, turns
-from benchmarks.engine import LOGIT_METHODS, Bench, Contestant
+from benchmarks.engine import ANSWERS, LOGIT_METHODS, Bench, Contestant
 from benchmarks.plain_loop import PictureSet, PlainLoop, loader
 from benchmarks.torchdistill_step import Peer
 from kdbench.system.precision import notices
@@ -65,17 +65,16 @@ def set_up(
 
     frozen = common.teacher(sizes.teacher, data)
     bench = Bench(sizes.student, frozen, data, sizes.batch, folder, sizes.run_images)
-    live, table = (Contestant(LOGIT_METHODS[:1], bench, kind) for kind in ("live", "table"))
+    live, table = (Contestant(LOGIT_METHODS[:1], bench, kind) for kind in ANSWERS)
     engine = {"lone_live": live, "lone_table": table}
     engine |= {f"cohort{n}": Contestant(LOGIT_METHODS[:n], bench, live) for n in COHORTS[1:]}
     engine["cohort8_table"] = Contestant(LOGIT_METHODS, bench, table)
     if not notices("bf16", common.DEVICE):  # emulated, it would take longer than all the others
         half = replace(bench, precision="bf16")
-        engine |= {
-            f"{kind}_bf16": Contestant(LOGIT_METHODS[:1], half, kind) for kind in ("live", "table")
-        }
+        engine |= {f"{kind}_bf16": Contestant(LOGIT_METHODS[:1], half, kind) for kind in ANSWERS}
     images, labels = (tensor.cpu() for tensor in engine["lone_live"].first_batch())
-    peer, missing = None, "not asked for: make bench TORCHDISTILL=1"
+    peer: Peer | None = None
+    missing: str | None = "not asked for: make bench TORCHDISTILL=1"
     if with_torchdistill:
         peer, missing = Peer.open(sizes, plain.student, plain.teacher, images, labels, folder)
     losses = {"plain": plain.step(images, labels)}

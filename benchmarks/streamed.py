@@ -33,7 +33,8 @@ from torchvision.datasets import ImageFolder
 from benchmarks.common import line, ratio, spread
 from kdbench.data.augmentation.views import epoch_plan
 from kdbench.data.streaming.imagenet import imagenet
-from kdbench.data.streaming.streamed import StreamedDataset, images_of
+from kdbench.data.streaming.sources import ShardSource
+from kdbench.data.streaming.streamed import StreamedDataset, files_of, images_of
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCH = 32
@@ -82,7 +83,7 @@ def ours(data: StreamedDataset, count: int) -> Callable[[], None]:
     return turn
 
 
-def plain(root: Path, size: int, count: int) -> Callable[[], None]:
+def plain(root: Path, size: int, count: int) -> Callable[[], object]:
     """What a user would write, in one process."""
     steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
@@ -105,7 +106,8 @@ def one_of_a_group(path: Path, count: int) -> float:
 
 def one_piece(data: StreamedDataset, count: int) -> float:
     """Milliseconds of CPU time to have one image's bytes from a shard or a copy."""
-    source, chosen = data.train.images.source, random.Random(0)
+    source, chosen = files_of(data.train).source, random.Random(0)
+    assert isinstance(source, ShardSource)
     started = time.process_time()
     for _ in range(count):
         row = chosen.randrange(len(source.names))
@@ -115,7 +117,7 @@ def one_piece(data: StreamedDataset, count: int) -> float:
     return 1000 * (time.process_time() - started) / count
 
 
-def cpu_turns(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def cpu_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of CPU time of alternating turns; see `common.turns`."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for done in range(-1, rounds):
@@ -130,8 +132,8 @@ def cpu_turns(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[s
 
 def measure(root: Path, scratch: Path, size: int, batches: int, rounds: int) -> dict[str, Any]:
     """All rates, and kdbench's over the plain loop's."""
-    settings = {"image_size": size, "test_resize": max(size, 256), "mean": MEAN, "std": STD}
-    settings |= {"flip": True, "val_split": 0, "cache_dir": str(scratch / "cache")}
+    settings: dict[str, Any] = {"image_size": size, "test_resize": max(size, 256), "flip": True}
+    settings |= {"mean": MEAN, "std": STD, "val_split": 0, "cache_dir": str(scratch / "cache")}
     for split in ("train", "val"):
         folder = ImageFolder(root / split)
         for kind, write in (("tar", write_tar), ("parquet", write_parquet)):
@@ -154,7 +156,7 @@ def measure(root: Path, scratch: Path, size: int, batches: int, rounds: int) -> 
     contestants = {"plain": plain(root, size, batches)}
     contestants |= {name: ours(one, batches) for name, one in data.items()}
     times = cpu_turns(contestants, rounds)
-    seen, sizes = batches * BATCH, data["folder"].train.images.source.sizes
+    seen, sizes = batches * BATCH, files_of(data["folder"].train).source.sizes
     return {
         "ratios": {name: ratio(times, "plain", name) for name in data},
         "images_per_cpu_second": {k: spread([seen / t for t in v]) for k, v in times.items()},

@@ -10,6 +10,7 @@ The last line is one JSON object: the ratio within a round of alternating turns.
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,11 +55,11 @@ class Ours:
             1, batch, RATE, [], weight_decay=DECAY, optimizer="adamw", filter_bias_and_bn=True,
             label_smoothing=0.1, mixup=0.8, cutmix=1.0, ema_decay=0.99996,
         )  # fmt: skip
-        runtime = Runtime(device=DEVICE.type)
+        runtime = Runtime(device="cuda" if DEVICE.type == "cuda" else "cpu")
         student = build_student(node, data, 0)
         task = ClassificationRehearsal(data, batch, runtime, schedule.precision)
-        what = "bench", 0, student, CE(), task, schedule, Path(), Console(), []
-        member = Member(*what)
+        what = "bench", 0, student, CE(), task, schedule, Path(), Console()
+        member = Member(*what, [])
         batches = task.batches_with(company_of([member]), LiveTeachers([], runtime, print))
         self.cohort, self.batches = Cohort([member], batches, Console()), batches
         self.cohort.each(Member.start_row)
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     given = parser.parse_args()
     data = dataset(given.batch, given.side)
-    contestants = {
+    contestants: dict[str, Callable[[], object]] = {
         "kdbench": Ours(given.model, data, given.batch),
         "timm": Timms(given.model, data, given.batch),
     }

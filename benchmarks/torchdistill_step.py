@@ -103,7 +103,9 @@ def configuration(batch: int) -> dict[str, Any]:
     from benchmarks.common import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 
     ends = {"module_path": ".", "module_io": "output"}
-    kd = {f"{who}_{key}": value for who in ("student", "teacher") for key, value in ends.items()}
+    kd: dict[str, Any] = {
+        f"{who}_{key}": value for who in ("student", "teacher") for key, value in ends.items()
+    }
     kd |= {"temperature": plain_loop.TEMPERATURE, "alpha": plain_loop.CE_WEIGHT}
     term = {"criterion": {"key": "KDLoss", "kwargs": kd}, "weight": 1.0}
     recipe = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}

@@ -2,13 +2,13 @@
 
 import datetime
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from subprocess import PIPE, Popen
 from typing import Any
 
 import kdbench.training.recording
@@ -199,9 +199,9 @@ def wandb_service(ground: Ground) -> Fault:
     settings = [*SMALL, *LONG, f"method={METHOD}", *arena.arguments()[len(SMALL) + 1 :]]
     expected = ground.finish([*settings[:-1]], ground.folder / "undisturbed" / "wandb")
     words = [sys.executable, "-m", "kdbench.train", *settings, "logger=wandb"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    there = {**os.environ, "WANDB_MODE": "offline"}
     arena.tried += 1
-    with subprocess.Popen(words, env={**os.environ, "WANDB_MODE": "offline"}, **pipes) as process:
+    with Popen(words, env=there, stdout=PIPE, stderr=PIPE, text=True) as process:
         services: list[int] = []
         while process.poll() is None and not (services and trains(arena.runs)):
             services = [p for p in descendants(process.pid) if "wandb-core" in command_of(p)]

@@ -127,9 +127,8 @@ def file(moment: str, random: Random) -> Deadly:
     def instead(function: Callable[..., Any], *arguments: Any) -> None:
         if moment == "before":
             die()
-        kdbench.system.files.os = SimpleNamespace(
-            **{**vars(os), "fsync": fsync, "replace": replace}
-        )
+        deadly_os = SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace})
+        vars(kdbench.system.files)["os"] = deadly_os
         function(*arguments)
 
     return instead

@@ -34,6 +34,7 @@ def test_configuration_and_passports_travel(wheel):
     assert "hydra_plugins/kdbench_cohort/launcher.py" in names
     assert "hydra_plugins/kdbench_packages/search_path.py" in names
     assert {f"kdbench/ledger/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert "kdbench/py.typed" in names, "what imports kdbench is checked against its types"
     assert any(name.endswith("resnet32_cifar100.passport.json") for name in names)
     assert len(names) == len(set(names)), "nothing travels twice"
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,7 +384,7 @@ def test_a_worker_that_is_interrupted_says_so_and_leaves(monkeypatch, capsys):
 class OneByOne:
     """An executor whose cohorts end when the test says so."""
 
-    def __init__(self, script: Iterator[list[Outcome] | None], log: Path) -> None:
+    def __init__(self, script: Iterator[list[Outcome] | None], log: Path | None) -> None:
         self.script, self.log, self.task = script, log, None
 
     def room(self) -> int:
@@ -392,7 +392,7 @@ class OneByOne:
 
     def start(self, tasks: Sequence[Task]) -> int:
         (self.task,) = tasks
-        self.task.log = self.log
+        self.task.log, self.task.shown = self.log, self.log is None
         return 1
 
     def ended(self) -> list[Ended]:
@@ -429,6 +429,53 @@ def test_a_failure_is_said_while_the_others_train(here, capsys, monkeypatch):
     assert sweep.failures == [(name, "the disk is full")]
     assert name in capsys.readouterr().err, "the second failure is said too"
     assert [failure(job.folder) for job in jobs] == [None, None]
+
+
+def test_where_a_cohort_draws_its_table_a_failure_is_said_at_its_end(here, capsys):
+    (job,) = plan([config("method=ce")]).todo
+    job.folder.mkdir(parents=True)
+
+    def script():
+        yield None
+        tell_failure(job.folder, OSError("the disk is full"))
+        yield None
+        yield None
+        assert not capsys.readouterr().err, "its own process has said so"
+        yield [Outcome("the disk is full", final=True)]
+
+    sweep = Sweep(OneByOne(script(), None), Console(), threading.Event(), 16)
+    assert sweep.train([job]) == 0
+    said = capsys.readouterr().err
+    assert said == f"kdbench: error: {job.identity.run_id} failed: the disk is full\n"
+
+
+@pytest.mark.parametrize("log", [None, Path("1.log")])
+@pytest.mark.parametrize("why", ["Ctrl-C", "fail_fast"])
+def test_where_a_cohort_draws_its_table_a_stop_is_said_at_its_end(here, capsys, log, why):
+    (job,) = plan([config("method=ce")]).todo
+    job.folder.mkdir(parents=True)
+    stop, before = threading.Event(), []
+
+    def script():
+        yield None
+        if why == "Ctrl-C":
+            stop.set()
+        else:
+            tell_failure(job.folder, OSError("the disk is full"))
+        yield None
+        yield None
+
+    class Stopped(OneByOne):
+        def stop(self) -> None:
+            before.append("stopping" in capsys.readouterr().out)
+            self.script = iter([[Outcome("stopped")]])
+
+    sweep = Sweep(Stopped(script(), log), Console(), stop, 16, fail_fast=why == "fail_fast")
+    with suppress(KeyboardInterrupt):
+        sweep.train([job])
+    assert before == [log is not None]
+    late = "stopping at the first failure" in capsys.readouterr().out
+    assert late == (why == "fail_fast" and log is None)
 
 
 def test_what_is_no_event_is_none(tmp_path):

@@ -467,7 +467,7 @@ def test_a_student_learns(command, tmp_path, monkeypatch):
     steps = ["schedule.steps=56", "schedule.milestones=[50]", "schedule.score_steps=28"]
     told = command("train", *here, *steps)
     assert told.code == 0
-    assert "  step 30/56  loss" in told.out, "a log is told of what is between the scores"
+    assert "step 30/56 | loss so far " in told.out, "a log is told of what is between the scores"
     record = record_at(the_only("coco-none-*") / "record.json")
     assert record["ap50_last"] > 10
     assert record["ap_last"] > record["curve"]["test/ap"][0]

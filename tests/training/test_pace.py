@@ -15,6 +15,7 @@ def test_a_schedule_of_epochs_is_scored_after_each():
     assert [pace.seen(step) for step in (0, 2, 3, 4)] == [0, 32, 40, 56]
     assert [pace.epoch_of(step) for step in (0, 1, 3, 4)] == [1, 1, 1, 2]
     assert (pace.place(6), pace.words(6)) == ({"epoch": 2}, "epoch 2/3")
+    assert pace.unit == "epoch"
 
 
 def test_a_schedule_of_steps_is_scored_at_its_end_too():
@@ -23,3 +24,4 @@ def test_a_schedule_of_steps_is_scored_at_its_end_too():
     assert [pace.row_end(step) for step in (0, 2, 4)] == [2, 4, 5]
     assert [pace.row_start(step) for step in (2, 3, 5)] == [0, 2, 4]
     assert (pace.place(5), pace.words(5)) == ({"step": 5, "epoch": 5 / 3}, "step 5/5")
+    assert pace.unit == "step"

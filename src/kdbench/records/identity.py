@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -102,6 +102,24 @@ class Identity(NamedTuple):
     def run_id(self) -> str:
         """The name of the run's folder and record."""
         return f"{self.cell}-s{self.seed}-{self.hash}"
+
+
+def short_names(run_ids: Sequence[str]) -> dict[str, str]:
+    """Return each run's name, and a short one that tells it apart from the others.
+
+    It is method and seed, with the student before them or the hash behind where runs share both.
+    """
+    for shape in ("{method} {seed}", "{student} {method} {seed}", "{method} {seed} {hash}"):
+        found = {run_id: shape.format_map(_parts(run_id)) for run_id in run_ids}
+        if len({*found.values()}) == len(found):
+            break
+    return found
+
+
+def _parts(run_id: str) -> dict[str, str]:
+    """Take a run's name apart; in a method's name with a hyphen, what follows it counts."""
+    _, student, method, seed, digits = run_id.rsplit("-", 4)
+    return {"student": student, "method": method, "seed": seed[1:], "hash": digits}
 
 
 def identify(

@@ -99,13 +99,22 @@ class Sweep:
 
     def halt(self, why: str) -> None:
         """Let the training cohorts write checkpoints and stop, and start no more."""
-        self.console.message(why)
+        drawn = self.drawn
+        if not drawn:
+            self.console.message(why)
         self.waiting.clear()
         self.wait_for_checkpoints()
+        if drawn:
+            self.console.message(why)
         self.done = sum(job.record is not None for job in self.jobs)
         known = {failure.name for failure in self.failures}
         self.failures += [Failure(*one) for one in self.named.items() if one[0] not in known]
         self.named.clear()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a cohort draws its table on this terminal; it would draw over other lines."""
+        return any(task.shown for task in self.running)
 
     def add(self, jobs: list[Job], again: bool = False) -> None:
         """Queue a cohort."""
@@ -158,7 +167,8 @@ class Sweep:
             error = None if name in self.named else failure(job.folder)
             if error is not None:
                 self.named[name] = error
-                print_error(f"{name} failed: {error}")
+                if not task.shown:  # its own process says so, above its table
+                    print_error(f"{name} failed: {error}")
 
     def end(self, ended: Ended) -> None:
         """Count a cohort's results, and queue the runs that are worth another try."""
@@ -182,7 +192,7 @@ class Sweep:
                 name = job.identity.run_id
                 if name in held:
                     self.console.message(reason)
-                elif name not in self.named:
+                elif task.shown or name not in self.named:
                     print_error(f"{name} failed: {reason}{log}")
             again = self.fail(task, failed, hopeless, held)
         for job in task.jobs:
@@ -227,7 +237,8 @@ class Sweep:
         Raises:
             KeyboardInterrupt: always; at once on a second Ctrl-C.
         """
-        self.console.message("stopping: what trains now writes checkpoints")
+        if not self.drawn:
+            self.console.message("stopping: what trains now writes checkpoints")
         self.wait_for_checkpoints()
         done = sum(job.record is not None for job in self.jobs)
         raise KeyboardInterrupt(

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from kdbench.errors import Interrupted, KdbenchError, RankError, first_line
 from kdbench.parallel.micro_batches import Part
 from kdbench.records.failures import tell_failure
+from kdbench.records.identity import short_names
 from kdbench.system.console import Console, Display
 from kdbench.system.signals import stop_requests
-from kdbench.tasks.task import Batches, Inputs, Row, Step, Sums
+from kdbench.tasks.task import Batches, Inputs, Step, Sums
 from kdbench.training.fused import Fused, fuse
 from kdbench.training.member import Member
 from kdbench.training.snapshot import TrainState
@@ -54,6 +55,10 @@ class Cohort:
         """The members that still train."""
         return [member for member in self.members if member.error is None]
 
+    def alive_names(self) -> list[str]:
+        """Return the names of the runs that still train."""
+        return [member.run_id for member in self.alive]
+
     def train(self) -> None:
         """Train all members to the end of the schedule, or to their own failure.
 
@@ -64,19 +69,24 @@ class Cohort:
         for member in self.members:
             member.companions = len(self.members) - 1
         self.each(Member.start)
-        names = [member.run_id for member in self.members]
+        runs = short_names([member.run_id for member in self.members])
+        about = self.pace, self.task.shown, self.task.headline
         with (
-            self.console.display(names, self.pace.steps, self.task.shown) as display,
-            stop_requests() as stop,
+            stop_requests() as stop,  # first: a table that ends must not be interrupted
+            self.console.display(runs, *about) as display,
             self.ranks.own_errors(),
         ):
+            histories = {member.run_id: member.state.history for member in self.members}
+            display.start(self.step, histories)
             while self.step < self.pace.steps and self.alive:
                 self.train_row(display, stop)
+            display.fail(self.alive_names())
 
     def train_row(self, display: Display, stop: threading.Event) -> None:
         """Train up to the next score, score, and write checkpoints where they are due."""
         clock, end = Clock(), self.pace.row_end(self.step)
         start = self.pace.row_start(end)
+        display.start_row()
         self.each(Member.start_row)
         read_every = max(1, self.pace.row_steps // READS_PER_ROW)
         methods = [member.method for member in self.alive]
@@ -85,13 +95,14 @@ class Cohort:
                 self.stop(clock)
             else:
                 self.train_step(step)
+            display.step(self.step)
             reads = (self.step - start) % read_every == 0
             if reads:
                 self.each(Member.check)
             if not self.alive:
                 return
             if reads:
-                display.step(self.step, self.pace.words(self.step), self.running_means())
+                display.read(self.running_loss)
             if self.is_saved() and self.step < end:
                 self.save(clock)
         self.finish_row(clock, display)
@@ -165,13 +176,10 @@ class Cohort:
                     if self.ranks.first:
                         tell_failure(member.folder, error)
 
-    def running_means(self) -> Row:
-        """Return the members' mean loss and scores over the images since the last row."""
-        rows = []
-        for member in self.alive:
-            means = member.means()
-            rows.append({"train/loss": means["loss"], **self.task.training_scores(means)})
-        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    def running_loss(self) -> float:
+        """Return the members' mean loss over the images since the last row."""
+        losses = [member.means()["loss"] for member in self.alive]
+        return sum(losses) / len(losses)
 
     def finish_row(self, clock: Clock, display: Display) -> None:
         """Score all members in one pass over the images, and add their rows."""
@@ -185,13 +193,13 @@ class Cohort:
             rows[member.run_id] = member.score_row(scores[member.run_id])
 
         def close(member: Member) -> None:
-            row = rows[member.run_id]
-            member.close_row(row)
-            display.row(member.run_id, self.pace.words(self.step), row)
+            member.close_row(rows[member.run_id])
 
         self.each(score)
         clock.charge([member.state for member in self.alive])
         self.each(close)
+        if self.alive:
+            display.row(self.alive_names())
 
     def save(self, clock: Clock) -> None:
         """Write checkpoints that include the time so far."""

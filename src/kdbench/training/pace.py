@@ -57,6 +57,11 @@ class Pace:
         epochs, within = divmod(step, self.epoch_steps)
         return epochs * self.images + within * self.schedule.batch_size
 
+    @property
+    def unit(self) -> str:
+        """The key of a row for its place: "epoch" or "step"."""
+        return "step" if isinstance(self.schedule, StepSchedule) else "epoch"
+
     def place(self, step: int) -> dict[str, float]:
         """Return the head of the row after `step` steps, in the schedule's own unit."""
         if isinstance(self.schedule, StepSchedule):
