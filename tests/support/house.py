@@ -35,6 +35,7 @@ WINGS = [
 DOORS = {
     "hydra": {"config.hydra_cli", "config.composing", "config.command_line"},
     "omegaconf": {"config.hydra_cli", "config.composing"},
+    "triton": {"networks.triton_convolution"},
     "wandb": {"tracking.wandb_mirror"},
     "wandb_workspaces": {"tracking.workspace"},
     "rich": {"system.console"},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.networks.forward import as_in_evaluation
+from kdbench.networks.stacked_layers import use_stacked_layers
 from kdbench.system.compiling import compiled
 from kdbench.types import Output
 
@@ -35,6 +36,7 @@ class Stacked:
         self.networks, self.taps = list(networks), tuple(taps)
         # Its weights are never read, so it needs no memory for them.
         self.template = copy.deepcopy(networks[0]).to("meta").train()
+        use_stacked_layers(self.template)
         self.parameters = stacks([dict(network.named_parameters()) for network in networks])
         self.buffers = stacks([dict(network.named_buffers()) for network in networks])
         for name, parameter in networks[0].named_parameters():
