@@ -5,7 +5,7 @@ backward, each a few microseconds of a GPU whatever its size; compiled they take
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
@@ -18,8 +18,6 @@ from kdbench.system.cuda_graphs import mapped, tensors_of
 from kdbench.tasks.task import LossesOfOutput, Sums
 from kdbench.training.compiled_students import CLOSE
 from kdbench.types import Batch, Losses, Output
-
-ROUNDING = 1e-6  # of gradients that are differences of larger numbers, such as CTKD's temperature's
 
 
 class CompiledLosses:
@@ -85,21 +83,28 @@ class CompiledLosses:
                 losses.total(), wanted, allow_unused=True, materialize_grads=True
             )
             buffers = [buffer for buffer in own.buffers() if buffer.is_floating_point()]
-            found.append([losses.total().detach(), *sums.values(), *grads, *buffers])
-        for expected, actual in zip(*found, strict=True):
-            check_close(expected, actual, CLOSE[self.precision])
+            kinds = {"loss": [losses.total()], "sums": sums.values(), "gradients": grads}
+            found.append({**kinds, "buffers": buffers})
+        for name, expected in found[0].items():
+            check_close(name, flat(expected), flat(found[1][name]), CLOSE[self.precision])
 
 
-def check_close(expected: Tensor, actual: Tensor, close: float) -> None:
-    """Compare numbers, relative to the largest of them, or to what sums of float32 lose.
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Return all numbers of some tensors [n], in float64."""
+    return torch.cat([torch.zeros(0), *(t.detach().double().flatten().cpu() for t in tensors)])
+
+
+def check_close(name: str, expected: Tensor, actual: Tensor, close: float) -> None:
+    """Compare numbers [n] by the norm of their difference.
+
+    It is relative to their own, so that gradients which are zero but for rounding do not count.
 
     Raises:
         ValueError: they differ.
     """
-    worst = (actual - expected).abs().max() if expected.numel() else torch.zeros(())
-    largest = expected.abs().max() if expected.numel() else torch.ones(())
-    if not bool(worst <= close * largest + ROUNDING):
-        raise ValueError(f"off by {worst.item():.1e} of {largest.item():.1e}")
+    apart, norm = (actual - expected).norm(), expected.norm()
+    if not bool(apart <= close * norm):
+        raise ValueError(f"{name} off by {apart.item():.1e} of {norm.item():.1e}")
 
 
 @cache
