@@ -374,7 +374,7 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
     assert len(find_records([Path("runs")])) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     here = [*RUN, *SHORT, f"dataset.root={root}", "runtime.checkpoint_steps=1"]
     original = Member.step
