@@ -33,7 +33,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("method", ["kd", "reviewkd", "crd"])
+@pytest.mark.parametrize("method", [pytest.param("kd", marks=pytest.mark.long), "reviewkd", "crd"])
 def test_two_processes_keep_one_student(tmp_path, method):
     command = [sys.executable, "-c", RANK, method]
     meeting = f"file://{tmp_path}/meeting"

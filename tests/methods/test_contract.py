@@ -24,6 +24,7 @@ from kdbench.training.snapshot import TrainState, restore, start_randomness, tak
 from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
+from support.quick import quick_recipes
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 RECIPES = recipes()
@@ -224,12 +225,6 @@ def test_large_logits_have_a_finite_loss_and_gradient(method):
         assert student.logits.grad.isfinite().all()
 
 
-def around_another(method: str) -> bool:
-    """Whether a recipe is a wrapper around another one than KD, which compiles by itself."""
-    inner = compose_method(method).get("inner")
-    return inner is not None and inner["name"] != "kd"
-
-
 class Answers(nn.Module):
     """A student whose output on every view is its parameters: its graph is that of the loss."""
 
@@ -265,10 +260,7 @@ def check_graph(case: Case, student: nn.Module) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=[pytest.mark.long] * around_another(m)) for m in RECIPES],
-)
+@pytest.mark.parametrize("method", quick_recipes())
 def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
     """The loss compiles whole, and an epoch is a tensor: a new one is no new graph.
 

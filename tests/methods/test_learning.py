@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from kdbench.assembly.build import build_method, set_up
 from kdbench.assembly.evaluation import evaluate
-from kdbench.assembly.method_pages import recipes
 from kdbench.methods.base import Method
 from kdbench.methods.ce import CE
 from kdbench.networks.forward import output_of, teacher_outputs
@@ -26,6 +25,7 @@ from kdbench.training.step import train_step
 from kdbench.types import Output
 from support.batches import batch_of, dataset
 from support.commands import compose_method
+from support.quick import quick_recipes
 
 BATCH = 32
 IMAGES = 640
@@ -136,7 +136,7 @@ def shortfall(name: str, epochs: int) -> str:
     return "" if top1 > BEATS_CHANCE else f"its top-1 is {top1:.1f}%, {BEATS_CHANCE}% is asked for"
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", quick_recipes())
 def test_a_student_learns(name):
     found = ""
     for epochs in EPOCHS[2:] if name in SLOW else EPOCHS:
