@@ -32,7 +32,7 @@ IMAGES = 640
 EPOCHS = (2, 3, 8, 24)  # the next is tried where the last was too short
 SLOW = {"deepkd", "ls_mlkd", "ea_ls_mlkd"}  # the first two are known to be too short
 TEACHER_EPOCHS = 3
-# 60 steps are few: weights of 30 and more and a momentum of 0.975 want a smaller learning rate, a
+# 40 steps are few: weights of 30 and more and a momentum of 0.975 want a smaller learning rate, a
 # label weight of 0.05 a larger one, and MLKD on standardised logits MLKD's own weight besides.
 LR = 0.02
 LRS = {"dot": 0.005, "nkd": 0.005, "ls_mlkd": 0.005, "ea_ls_mlkd": 0.005}
