@@ -15,6 +15,7 @@ from support.zoo import constructor, network_names, trained
 from support.zoo import mac_count as counted
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+# Each has a smaller one of its family beside it.
 BIG = {"ResNet34", "ResNet50", "wrn_28_10", "wrn_40_4", "wrn_28_4", "vgg19", "vgg16", "resnet110"}
 
 
@@ -35,7 +36,7 @@ WRN = [name for name in network_names() if name.startswith("wrn")]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in BIG)) for n in network_names()]
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in BIG)) for n in network_names()]
 )
 def test_folded_networks_keep_logits_and_every_tap(name):
     network = trained(constructor(name)(num_classes=10))
