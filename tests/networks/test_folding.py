@@ -15,8 +15,8 @@ from support.zoo import constructor, network_names, trained
 from support.zoo import mac_count as counted
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-# Each has a smaller one of its family beside it.
-BIG = {"ResNet34", "ResNet50", "wrn_28_10", "wrn_40_4", "wrn_28_4", "vgg19", "vgg16", "resnet110"}
+# Each has a smaller one of the same blocks beside it.
+BIG = {"ResNet34", "wrn_28_10", "wrn_40_4", "wrn_28_4", "vgg19", "vgg16", "resnet110"}
 
 
 def norms(network: nn.Module) -> int:
