@@ -83,7 +83,7 @@ test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where
 	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-test-long: setup  ## The tests that take more than a minute each: every method under exact, Slurm, 119,000 bad inputs
+test-long: setup  ## The tests that take a minute, or hold what others hold more coarsely: every method under exact, Slurm, 119,000 bad inputs
 	$(BIN)/python -m pytest -m long
 
 # This uses PyTorch's and oneDNN's kernels for older processors, and two threads.

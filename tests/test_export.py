@@ -17,6 +17,7 @@ from kdbench.data.augmentation.views import normalise
 from support.finished import DATA
 from support.runs import runs
 
+SHORT = [*DATA, "dataset.num_train=16", "schedule.epochs=1"]
 KD = "synthetic-resnet14-resnet8-kd-s0"
 
 
@@ -91,14 +92,9 @@ def test_weights_under_the_zoos_own_keys(command, trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["timm", "torchvision"])
+@pytest.mark.parametrize("style", ["timm", pytest.param("torchvision", marks=pytest.mark.long)])
 def test_a_folder_for_the_hub_under_the_keys_of_other_libraries(command, style):
-    assert (
-        command(
-            "train", *DATA, "student=ResNet18", "schedule.epochs=1", "schedule.milestones=[]"
-        ).code
-        == 0
-    )
+    assert command("train", *SHORT, "student=ResNet18", "schedule.milestones=[]").code == 0
     name = "synthetic-none-ResNet18-ce-s0"
     facts = exported(command, name, "format=hub", f"keys={style}", "licence=cc-by-4.0")
     folder = Path(facts["file"])

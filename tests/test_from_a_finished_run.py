@@ -14,7 +14,7 @@ COMMANDS = re.search(r"^```\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)[1].s
 SHORT = ["schedule.epochs=1", "schedule.milestones=[]", "logger=none", "runtime.threads=1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_analyse.py and test_export.py hold what these commands do
 def test_a_figure_and_an_exported_student(command):
     trained = command("train", "method=ce", "student=resnet20", "runs_dir=runs/quickstart", *SHORT)
     assert trained.code == 0, trained.err

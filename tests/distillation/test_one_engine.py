@@ -20,8 +20,8 @@ from support.runs import config
 SEED, LR, DECAY = 3, 0.01, 5e-4
 TEACHER_FREE = ("bce", "ce", "label_smoothing", "tfkd_reg")
 RUN = [
-    "dataset.num_train=64",
-    "schedule.batch_size=32",
+    "dataset.num_train=40",
+    "schedule.batch_size=20",
     "schedule.epochs=1",
     f"schedule.lr={LR}",
     f"schedule.weight_decay={DECAY}",

@@ -2,11 +2,13 @@
 
 import ast
 import copy
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
 from kdbench.assembly.build import build_method, build_network, set_up
@@ -22,6 +24,7 @@ from kdbench.training.snapshot import TrainState, restore, start_randomness, tak
 from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
+from support.quick import quick_recipes
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 RECIPES = recipes()
@@ -32,7 +35,8 @@ FORBIDDEN = {"item", "cpu", "tolist", "numpy", "nonzero", "print", "masked_selec
 RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "dropout", "bernoulli"}
 
 
-def network(name: str):
+@cache
+def untrained(name: str) -> nn.Module:
     torch.manual_seed(0)
     return build_network({"_target_": target_of("student", name)}, DATASET)
 
@@ -55,6 +59,11 @@ DATASET = synthetic(
 )
 
 
+@cache
+def frozen(name: str) -> nn.Module:
+    return copy.deepcopy(untrained(name)).eval().requires_grad_(False)
+
+
 class Case:
     """A method set up between two networks, and a batch."""
 
@@ -63,9 +72,10 @@ class Case:
         self.node = check_node("method", compose_method(method, *SURE.get(method, [])))
         self.method: Method = build_method(self.node, seed=0)
         count = 2 if self.method.num_teachers is None else self.method.num_teachers
-        self.teachers = [network(teacher).eval().requires_grad_(False) for _ in range(count)]
+        self.teachers = [copy.deepcopy(frozen(teacher)) for _ in range(count)]
         named = {f"teacher{i}": module for i, module in enumerate(self.teachers)}
-        self.student = set_up(self.method, network(student), named, DATASET, seed=0)
+        fresh = copy.deepcopy(untrained(student))
+        self.student = set_up(self.method, fresh, named, DATASET, seed=0)
         self.student.eval()  # batch norm would couple the samples
         self.method.eval()
 
@@ -77,25 +87,49 @@ class Case:
         batch = Batch(images, DATASET.train.labels[rows], index, torch.tensor(epoch))
         return batch._replace(drawn=self.method.draw(batch, torch.Generator().manual_seed(1)))
 
-    def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
-        outputs = teacher_outputs(self.teachers, batch)
-        return copy.deepcopy(self.method)(batch, output_of(self.student, batch.images), outputs)
+    @cached_property
+    def taught(self) -> tuple[Output, ...]:
+        """The teachers' outputs on the whole batch."""
+        return teacher_outputs(self.teachers, self.batch())
+
+    @cached_property
+    def own(self) -> Output:
+        """The student's output on the whole batch, with its graph."""
+        return output_of(self.student, self.batch().images)
+
+    def terms(self, batch: Batch, own: Output, taught: tuple[Output, ...]) -> dict[str, Tensor]:
+        return self.fresh()(batch, own, taught)
+
+    def fresh(self) -> Method:
+        """The method as it is before any step: some remember what they have seen."""
+        return copy.deepcopy(self.method)
 
 
-@pytest.fixture(params=[(m, p) for m in RECIPES for p in PAIRS], ids=lambda x: "-".join(x))
+@pytest.fixture(
+    params=[(m, p) for m in RECIPES for p in PAIRS], ids=lambda x: "-".join(x), scope="module"
+)
 def case(request) -> Case:
+    """One of a recipe and a pair for all tests that ask for it: none may change it."""
     return Case(*request.param)
 
 
-@pytest.mark.parametrize(("method", "pair"), [(m, p) for m in FILES for p in PAIRS])
-def test_terms_are_per_sample_or_couple_the_batch(method, pair):
-    case = Case(method, pair)
-    terms = case.terms(case.batch())
+def check_terms(case: Case) -> None:
+    terms = case.terms(case.batch(), case.own, case.taught)
     assert "ce" in terms, "the label term is called ce"
     for name, term in terms.items():
         shapes = ((SIZE,), (case.method.views, SIZE), ())
         assert term.shape in shapes, f"{name} is {list(term.shape)}"
         assert term.isfinite().all(), name
+
+
+def test_terms_are_per_sample_or_couple_the_batch(case):
+    check_terms(case)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("method", [name for name in FILES if name not in RECIPES])
+def test_so_are_those_of_a_recipes_variants(method, pair):
+    check_terms(Case(method, pair))
 
 
 def test_a_method_says_whether_it_reads_the_epoch(case):
@@ -108,25 +142,28 @@ def test_a_method_says_whether_it_reads_the_epoch(case):
             read.append(True)
             return self[3]
 
-    case.terms(Watched(*case.batch()))
+    case.terms(Watched(*case.batch()), case.own, case.taught)
     parts = [part for part in case.method.modules() if isinstance(part, Method)]
     assert bool(read) == any(part.reads_epoch for part in parts)
 
 
 def test_a_per_sample_term_reads_its_own_sample_only(case):
-    whole, part = case.terms(case.batch()), case.terms(case.batch(slice(0, 4)))
+    batch = case.batch(slice(0, 4))
+    whole = case.terms(case.batch(), case.own, case.taught)
+    outputs = output_of(case.student, batch.images), teacher_outputs(case.teachers, batch)
+    part = case.terms(batch, *outputs)
     for name, term in whole.items():
         if term.ndim:
             torch.testing.assert_close(term[..., :4], part[name], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_student_and_method_but_no_teacher(case):
-    batch = case.batch()
+    batch, (student, method) = case.batch(), copy.deepcopy((case.student, case.method))
     outputs = teacher_outputs(case.teachers, batch)
-    losses, sums = losses_and_sums(case.student, case.method, batch, outputs)
+    losses, sums = losses_and_sums(student, method, batch, outputs)
     loss = losses.total()
     loss.backward()
-    for owner in (case.student, case.method):
+    for owner in (student, method):
         for name, parameter in owner.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -143,30 +180,27 @@ def test_every_parameter_is_in_one_group_of_the_optimizer(case):
 def test_distillation_alone_moves_the_student(case):
     """A method whose own gradient is silently zero would pass for a slow cross-entropy."""
     batch = case.batch(epoch=100.0)  # after every warm-up
-    outputs = teacher_outputs(case.teachers, batch)
-    losses, _ = losses_and_sums(case.student, case.method, batch, outputs)
+    student, method = copy.deepcopy((case.student, case.method))
+    losses, _ = losses_and_sums(student, method, batch, case.taught)
     if losses.distillation is None:
         assert case.method.num_teachers == 0
         return
-    losses.distillation.backward()
-    first = next(case.student.parameters())
-    assert first.grad is not None
-    assert first.grad.abs().max() > 0
+    (gradient,) = torch.autograd.grad(losses.distillation, next(student.parameters()))
+    assert gradient.abs().max() > 0
 
 
 def test_reads_of_a_teacher_only_what_it_declares(case):
     """A table of logits is enough for a method that declares no tap."""
-    batch = case.batch()
     seen = [
         Output(output.logits, {name: output.taps[name] for name in case.method.taps})
-        for output in teacher_outputs(case.teachers, batch)
+        for output in case.taught
     ]
-    case.method(batch, output_of(case.student, batch.images), tuple(seen))
+    case.terms(case.batch(), case.own, tuple(seen))
 
 
 def test_same_input_same_terms(case):
-    batch = case.batch()
-    first, second = case.terms(batch), case.terms(batch)
+    given = case.batch(), case.own, case.taught
+    first, second = case.terms(*given), case.terms(*given)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -191,25 +225,25 @@ def test_large_logits_have_a_finite_loss_and_gradient(method):
         assert student.logits.grad.isfinite().all()
 
 
-def around_another(method: str) -> bool:
-    """Whether a recipe is a wrapper around another one than KD, which compiles by itself."""
-    inner = compose_method(method).get("inner")
-    return inner is not None and inner["name"] != "kd"
+class Answers(nn.Module):
+    """A student whose output on every view is its parameters: its graph is that of the loss."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        images = case.batch().images
+        output = case.student(images if case.method.views == 1 else images[0])
+        self.logits = nn.Parameter(output.logits.detach().clone())
+        named = {name: nn.Parameter(tap.detach().clone()) for name, tap in output.taps.items()}
+        self.taps = nn.ParameterDict(named)
+
+    def forward(self, images: Tensor) -> Output:
+        return Output(self.logits, dict(self.taps.items()))
 
 
-@pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=[pytest.mark.long] * around_another(m)) for m in RECIPES],
-)
-def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
-    """The step compiles whole, and an epoch is a tensor: a new one is no new graph.
-
-    The graph is traced, differentiated and decomposed, but not turned into other kernels, so its
-    numbers differ from eager ones by reordered sums only.
-    """
+def check_graph(case: Case, student: nn.Module) -> None:
+    """Compile the losses of a step with a student, and compare them in three epochs."""
     torch._dynamo.reset()  # the limit on recompilations counts over the whole process
-    case, eager = Case(method, "same family"), Case(method, "same family")
+    eager_student, eager = copy.deepcopy((student, case.method))
     graphs = []
 
     def count(graph, inputs):
@@ -219,11 +253,30 @@ def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
     step = torch.compile(losses_and_sums, fullgraph=True, backend=count)
     for epoch in (1.0, 2.0, 30.0):
         batch = case.batch(epoch=epoch)
-        outputs = teacher_outputs(case.teachers, batch)
-        losses, _ = step(case.student, case.method, batch, outputs)
-        expected, _ = losses_and_sums(eager.student, eager.method, batch, outputs)
+        losses, _ = step(student, case.method, batch, case.taught)
+        expected, _ = losses_and_sums(eager_student, eager, batch, case.taught)
         torch.testing.assert_close(losses.total(), expected.total(), rtol=1e-4, atol=1e-5)
     assert len(graphs) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
+@pytest.mark.parametrize("method", quick_recipes())
+def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
+    """The loss compiles whole, and an epoch is a tensor: a new one is no new graph.
+
+    The graph is traced, differentiated and decomposed, but not turned into other kernels, so its
+    numbers differ from eager ones by reordered sums only.
+    """
+    case = Case(method, "same family")
+    check_graph(case, Answers(case))
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower")
+@pytest.mark.parametrize("method", ["kd", "crld"])
+def test_the_graph_of_a_step_holds_the_student_too(method):
+    """With one view and with two."""
+    case = Case(method, "same family")
+    check_graph(case, case.student)
 
 
 @pytest.mark.parametrize("method", RECIPES)

@@ -212,7 +212,7 @@ def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint():
     assert differences(expected, Path("runs") / expected.name) == ["record: hardware"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_starts_a_lost_rank_again_by_itself():
     elastic = ["--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command = ["-m", "torch.distributed.run", *elastic, "-m", "kdbench.train", *TRAIN]

@@ -4,16 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import kdbench.training.member
-from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_train
 from kdbench.records.settings import TrainSettings
-from support.commands import ROOT
+from support.commands import compose
 from support.records import record_at
 
 SMALL = [
@@ -60,9 +57,7 @@ TWO_EPOCHS = ["schedule.epochs=2", "schedule.milestones=[]"]
 
 
 def config(*overrides: str) -> TrainSettings:
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        given = ["student=resnet8", *SMALL, *TWO_EPOCHS, *overrides]
-        return check_train(hydra_cli.plain(hydra.compose("config", given)))
+    return compose("student=resnet8", *SMALL, *TWO_EPOCHS, *overrides)
 
 
 def taught(method: str, teachers: list[str], *overrides: str) -> TrainSettings:

@@ -28,7 +28,7 @@ from support.runs import config, runs, same, weights
 
 IMAGENET = "+experiments=imagenet_resnet34_resnet18"
 # Long enough to be preempted, with checkpoints only where a job has to leave.
-LONG = ["schedule.epochs=100", "schedule.milestones=[]", "runtime.checkpoint_epochs=100"]
+LONG = ["schedule.epochs=40", "schedule.milestones=[]", "runtime.checkpoint_epochs=40"]
 SLURM = {
     "sbatch": 'cp "$1" sbatch.sh; echo Submitted batch job 12',
     "srun": "",
@@ -270,7 +270,9 @@ def lines(path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signals", [["SIGUSR2"], ["SIGTERM", "SIGUSR2"]])
+@pytest.mark.parametrize(
+    "signals", [pytest.param(["SIGUSR2"], marks=pytest.mark.long), ["SIGTERM", "SIGUSR2"]]
+)
 def test_a_preempted_job_writes_checkpoints_is_queued_again_and_ends_alike(slurm, signals):
     """SIGUSR2 alone is a time limit; Slurm sends SIGTERM first when it preempts."""
     train(config("method=ce", *LONG, "runs_dir=undisturbed"))

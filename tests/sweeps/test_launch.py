@@ -95,7 +95,7 @@ def test_a_killed_process_is_replaced_and_its_runs_go_on_to_the_same_bits(comman
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )
 def test_a_stopped_sweep_goes_on_to_the_same_bits(command, monkeypatch, number):
     undisturbed(*LONG)

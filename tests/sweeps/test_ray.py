@@ -32,7 +32,7 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_whose_node_is_killed_goes_on_elsewhere_from_its_checkpoint(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)

@@ -5,14 +5,11 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import get_args
 
-import hydra
 import pytest
 import torch
 
 from kdbench.assembly.evaluation import evaluate
 from kdbench.assembly.make import make
-from kdbench.config import hydra_cli
-from kdbench.config.run_config import check_train
 from kdbench.errors import ConfigError
 from kdbench.methods.ce import CE
 from kdbench.networks import resnet
@@ -28,16 +25,11 @@ from kdbench.training.step import train_step
 from kdbench.training.timings import time_run
 from kdbench.training.together import train, train_together
 from support.batches import batch_of, dataset
-from support.commands import ROOT
+from support.commands import ROOT, compose
 from support.records import record_at
 from support.runs import config, same, weights
 
 RECORDS = sorted((ROOT / "results" / "runs").glob("*.json"))
-
-
-def compose(*overrides: str) -> dict:
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return check_train(hydra_cli.plain(hydra.compose("config", list(overrides))))
 
 
 def name_of(record: dict, *overrides: str) -> str:

@@ -374,7 +374,7 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
     assert len(find_records([Path("runs")])) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_and_a_divergence_lose_nothing(command, monkeypatch, root):
     here = [*RUN, *SHORT, f"dataset.root={root}", "runtime.checkpoint_steps=1"]
     original = Member.step
@@ -463,8 +463,8 @@ def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
 def test_a_student_learns(command, tmp_path, monkeypatch):
     monkeypatch.setattr("kdbench.system.console.SILENCE", 0.0)
     root = make_shapes(tmp_path / "data", train=48, val=12)
-    here = [*RUN, f"dataset.root={root}", "dataset.min_sizes=[64]", "schedule.batch_size=4"]
-    steps = ["schedule.steps=56", "schedule.milestones=[50]", "schedule.score_steps=28"]
+    here = [*RUN, f"dataset.root={root}", "dataset.min_sizes=[64]", "schedule.batch_size=2"]
+    steps = ["schedule.steps=56", "schedule.milestones=[50]", "schedule.score_steps=14"]
     told = command("train", *here, *steps)
     assert told.code == 0
     assert "step 30/56 | loss so far " in told.out, "a log is told of what is between the scores"

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +9,7 @@ from kdbench.errors import ConfigError
 from kdbench.methods.base import Method
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
+from kdbench.types import Losses
 
 RECIPE = {"epochs": 240, "batch_size": 64, "lr": 0.05, "milestones": [150, 180, 210]}
 
@@ -32,6 +36,43 @@ def test_drops_take_effect_after_the_milestone_as_multisteplr():
         assert ours == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12), epoch
         reference.step()
         steps.step()
+
+
+def test_a_process_that_trains_imports_no_compiler():
+    """PyTorch's own SGD imports torch._dynamo, which takes longer than a short run."""
+    code = (
+        "import sys, torch\n"
+        "from kdbench.methods.base import Method\n"
+        "from kdbench.training.optimizer import Optimizer\n"
+        "from kdbench.training.schedule import Schedule\n"
+        "from kdbench.types import Losses\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "optimizer = Optimizer(Schedule(2, 1, 0.1, [1]), layer, Method())\n"
+        "optimizer.update(Losses(layer(torch.ones(1, 2)).sum(), None))\n"
+        "optimizer.restore(*optimizer.state())\n"
+        "print('torch._dynamo' in sys.modules, float(layer.weight.grad.sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False 4.0\n", done.stderr
+
+
+def test_steps_are_those_of_pytorch_s_sgd():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    recipe = {"epochs": 2, "batch_size": 1, "lr": 0.1, "milestones": []}
+    optimizer = Optimizer(Schedule(**recipe, nesterov=True), ours, Method())
+    reference = torch.optim.SGD(
+        theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    for step in range(3):
+        images = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.update(Losses(ours(images).square().sum(), None))
+        reference.zero_grad()
+        theirs(images).square().sum().backward()
+        reference.step()
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
 
 
 def test_plain_sgd_on_every_parameter():

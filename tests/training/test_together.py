@@ -47,7 +47,7 @@ def test_together_equals_alone(teachers):
     assert record["seconds_share"] < record["seconds"] / 2, "both have one digit"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/distillation/test_one_engine.py holds such a cohort against loops of one
 def test_together_equals_alone_for_every_method(teachers):
     for method in ONE_TEACHER:
         train(taught(method, teachers, "runs_dir=alone"))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from kdbench.assembly.build import build_method, set_up
+from kdbench.config import conf_nodes
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.config.method_files import Page, read_page
@@ -48,7 +49,7 @@ def recipes() -> list[str]:
     """Return one file of conf/method per recipe; the others are variants of it."""
     named: dict[tuple[str, ...], str] = {}
     for path in sorted((conf_dir() / "method").glob("*.yaml")):
-        node: Any = compose_group("method", path.stem)
+        node = conf_nodes.compose("method", path.stem)
         targets: tuple[str, ...] = ()
         while node:
             targets, node = (*targets, node["_target_"]), node.get("inner")

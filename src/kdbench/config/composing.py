@@ -5,9 +5,10 @@ No global state of Hydra's is used. Its own node, of the command and of every jo
 """
 
 import copy
+import os
 from argparse import Namespace
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_guard import check_called, check_key, launcher_settings
 from kdbench.errors import ConfigError
+from kdbench.schema.plugins import conf_dirs
 
 VERSION_BASE = "1.3"
 REFUSED = {  # arguments that Hydra offers
@@ -71,19 +73,54 @@ def loader_of(config_dir: str | None = None) -> ConfigLoaderImpl:
     """
     version.setbase(VERSION_BASE)
     setup_globals()
+    if config_dir is None:
+        return _own_loader(conf_dir(), tuple(conf_dirs()))
     places = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise ConfigError(f"--config-dir {config_dir} is no folder: name one")
-        schema = SearchPathQuery(provider="schema")
-        places.prepend("command-line", f"file://{Path(config_dir).absolute()}", schema)
+    if not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is no folder: name one")
+    schema = SearchPathQuery(provider="schema")
+    places.prepend("command-line", f"file://{Path(config_dir).absolute()}", schema)
+    return _reading_once(places)
+
+
+@cache
+def _own_loader(conf: Path, others: tuple[Path, ...]) -> ConfigLoaderImpl:
+    """Return the loader of a process, of these folders: a command composes several times."""
+    return _reading_once(create_config_search_path(str(conf)))
+
+
+def _reading_once(places: ConfigSearchPath) -> ConfigLoaderImpl:
     loader = ConfigLoaderImpl(places)
     loader.repository = ReadOnce(places)
     return loader
 
 
+@lru_cache(maxsize=4)
+def _loaded(
+    loader: ConfigLoaderImpl,
+    config_name: str,
+    overrides: tuple[str, ...],
+    mode: RunMode,
+    state: tuple[str | None, str],
+) -> DictConfig:
+    """Let Hydra compose; a command asks for the same again, before it is read and after.
+
+    `state` is what else Hydra writes into its node.
+    """
+    single = mode is RunMode.RUN
+    return loader.load_configuration(
+        config_name, [*overrides], mode, validate_sweep_overrides=single
+    )
+
+
+def job_name() -> str | None:
+    """Return what Hydra calls a job, once anything in this process was initialized."""
+    name: str | None = OmegaConf.select(JobRuntime.instance().conf, "name")
+    return name
+
+
 class ReadOnce(ConfigRepository):
-    """The files of a command, each read once; Hydra reads them all again for every job."""
+    """Files of configurations, each read once; Hydra reads them all again for every job."""
 
     def __init__(self, places: ConfigSearchPath) -> None:
         super().__init__(places)
@@ -101,12 +138,11 @@ class ReadOnce(ConfigRepository):
 
 def own_node(config_name: str) -> dict[Any, Any]:
     """Return Hydra's node for a command without arguments, with interpolations unresolved."""
-    # Hydra writes the name of a job there once anything in this process was initialized.
-    return _own_node(config_name, OmegaConf.select(JobRuntime.instance().conf, "name"))
+    return _own_node(config_name, job_name())
 
 
 @cache
-def _own_node(config_name: str, job_name: str | None) -> dict[Any, Any]:
+def _own_node(config_name: str, job: str | None) -> dict[Any, Any]:
     found = loader_of().load_configuration(config_name, [], RunMode.RUN)
     node = OmegaConf.to_container(found.hydra)
     assert isinstance(node, dict)
@@ -154,10 +190,10 @@ class Composer:
         Raises:
             ConfigError: the node asks for features that kdbench does not offer, or is invalid.
         """
-        single = mode is RunMode.RUN
+        state = job_name(), os.getcwd()
         try:
-            found = self.loader.load_configuration(
-                self.config_name, overrides, mode, validate_sweep_overrides=single
+            found = copy.deepcopy(
+                _loaded(self.loader, self.config_name, tuple(overrides), mode, state)
             )
             node = OmegaConf.to_container(found.hydra)
         except (HydraException, OmegaConfBaseException, OSError):

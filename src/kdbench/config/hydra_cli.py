@@ -24,6 +24,7 @@ from kdbench.config.composing import (
     VERSION_BASE,
     ComposedJob,
     Composer,
+    bare,
     compose_command,
     read_command,
     values_of,
@@ -199,8 +200,8 @@ def swept(config_name: str, arguments: list[str]) -> dict[str, list[str]]:
 
 def compose_group(group: str, name: str, *overrides: str) -> dict[str, Any]:
     """Compose the node of a command with `group=name`; for a student, the node that makes it."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
-        node = plain(hydra.compose("config", [f"{group}={name}", *overrides]))[group]
+    found = Composer("config", []).compose([f"{group}={name}", *overrides])
+    node = plain(bare(found))[group]
     return without_start(node) if group == "student" else node
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdbench.distillation.divergence import Guard
 from kdbench.distillation.streams import MomentumStreams
 from kdbench.methods.base import Method
+from kdbench.training.light_sgd import LightSGD
 from kdbench.training.optimizer_state import Plain, restore_state, state_of
 from kdbench.training.schedule import Schedule
 from kdbench.types import Losses
@@ -204,7 +205,7 @@ def made(schedule: Schedule, groups: list[dict[str, Any]]) -> torch.optim.Optimi
         ConfigError: it cannot be made.
     """
     if schedule.optimizer == "sgd":
-        return torch.optim.SGD(
+        return LightSGD(
             groups,
             lr=schedule.lr,
             momentum=schedule.momentum,
