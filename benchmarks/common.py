@@ -1,10 +1,13 @@
 """What the parts share: their sizes, synthetic data of CIFAR-100's kind, the pair, and ratios."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +18,11 @@ from kdbench.config.hydra_cli import compose_group
 from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
+from kdbench.records.record import code_version
 from kdbench.schema.check import check_node
 from kdbench.schema.node import Node
+from kdbench.system.files import write_atomically
+from kdbench.system.hardware import hardware, versions
 
 CLASSES = 100
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # conf/dataset/cifar100.yaml
@@ -140,3 +146,43 @@ def endless(make_epoch: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """Epoch after epoch."""
     while True:
         yield from make_epoch()
+
+
+class Rows:
+    """Rows of a measurement in a JSON file, which is written anew after each of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self.facts = {
+            "hardware": hardware(DEVICE),
+            "versions": versions(),
+            "commit": code_version(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row, and print it."""
+        self.rows.append(row)
+        text = json.dumps({**self.facts, "rows": self.rows}, indent=1) + "\n"
+        write_atomically(self.path, text.encode())
+        print(json.dumps(row), flush=True)
+
+
+def replayed(run: Callable[[], object], calls: int) -> Callable[[], object]:
+    """Return a call that runs this so many times, on a GPU as one CUDA graph."""
+
+    def repeated() -> None:
+        for _ in range(calls):
+            run()
+
+    if DEVICE.type != "cuda":
+        return repeated
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        repeated()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        repeated()
+    return graph.replay

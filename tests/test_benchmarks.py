@@ -80,3 +80,24 @@ def test_a_step_of_timm_s_loop_is_measured_beside_ours(monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["ratio"]["median"] > 0
     assert found["model"] == "test_vit"
+
+
+@pytest.mark.parametrize(
+    ("question", "keys"),
+    [
+        ("fused_convolutions", {"students", "layer", "pass", "way", "ms", "error"}),
+        ("fused_steps", {"methods", "answers", "fused", "ms_run_step", "peak_memory_mb"}),
+        ("fused_runs", {"method", "apart"}),
+    ],
+)
+def test_the_questions_for_a_gpu_are_ready_to_run(question, keys, tmp_path):
+    """Small and on the processor, with a file that has whole rows at any time."""
+    file = tmp_path / "found.json"
+    command = [sys.executable, "-m", f"benchmarks.{question}", str(file), "--tiny"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    found = json.loads(file.read_text())
+    assert {"hardware", "versions", "commit", "date"} <= found.keys()
+    assert keys <= found["rows"][0].keys()
+    assert all((row.get("error") or 0) < 1e-5 for row in found["rows"])
+    assert all(row.get("apart", 0) < 1e-4 for row in found["rows"])
