@@ -28,7 +28,7 @@ from kdbench.training.together import company_of
 LOGIT_METHODS = ("kd", "dkd", "dist", "ls_kd", "nkd", "ttm", "er_kd", "dynamickd")
 SEED = 0
 Answers = Literal["live", "table"]  # where those of the teachers are from
-Fusing = Literal["auto", "on", "off"]
+Choice = Literal["auto", "on", "off"]
 ANSWERS: tuple[Answers, ...] = ("live", "table")
 
 
@@ -43,7 +43,8 @@ class Bench:
     folder: Path
     run_images: int  # see `Sizes`
     precision: Precision = "fp32"
-    fused: Fusing = "auto"
+    fused: Choice = "auto"
+    compile: Choice = "auto"
 
     def __post_init__(self) -> None:
         """Bring the teacher where the engine would."""
@@ -82,6 +83,7 @@ class Contestant:
             teacher=kind,
             table_dir=str(bench.folder / "tables"),
             fused=bench.fused,
+            compile=bench.compile,
         )
         self.runtime.apply()
         allow_tf32(bench.precision == "tf32")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, seconds
-from benchmarks.engine import Bench, Contestant, Fusing
+from benchmarks.engine import Bench, Choice, Contestant
 from benchmarks.fused_steps import METHODS
 from kdbench.data.base import Dataset
 from kdbench.system.precision import Precision
@@ -35,7 +35,7 @@ def measure(rows: Rows, counts: tuple[int, ...], sizes: Sizes, images: int, test
 
 
 def contestant(
-    count: int, fused: Fusing, sizes: Sizes, data: Dataset, precision: Precision, folder: Path
+    count: int, fused: Choice, sizes: Sizes, data: Dataset, precision: Precision, folder: Path
 ) -> Contestant:
     """Set up a cohort with a live teacher."""
     given = data, sizes.batch, folder, sizes.run_images, precision, fused
@@ -47,7 +47,7 @@ def distances(count: int, sizes: Sizes, folder: Path) -> list[dict[str, Any]]:
     """Return how far each student's weights are apart after the steps, fused and alone."""
     data, found = common.dataset(sizes.batch * STEPS), []
     for fused in ("on", "off"):
-        way: Fusing = "on" if fused == "on" else "off"
+        way: Choice = "on" if fused == "on" else "off"
         one = contestant(count, way, sizes, data, "fp32", folder)
         one.epoch()
         one.cohort.each(lambda member: member.check())

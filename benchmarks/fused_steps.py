@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import common
 from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, seconds
-from benchmarks.engine import ANSWERS, LOGIT_METHODS, Answers, Bench, Contestant, Fusing
+from benchmarks.engine import ANSWERS, LOGIT_METHODS, Answers, Bench, Choice, Contestant
 from kdbench.system.hardware import peak_memory_mb, reset_peak_memory
 from kdbench.system.precision import Precision
 
@@ -28,20 +29,27 @@ METHODS = (*LOGIT_METHODS, *MORE, "label_smoothing", "ctkd")  # twenty, that can
 STEPS, TURNS, NAMES = 50, 3, 30
 
 
-def measure(rows: Rows, counts: tuple[int, ...], sizes: Sizes, steps: int) -> None:
-    """Measure every number of methods, one by one and stacked."""
+# As it is, with compiled losses, and stacked with compiled losses: fused, compile.
+Ways = Sequence[tuple[Choice, Choice]]
+WAYS: Ways = (("off", "auto"), ("off", "on"), ("on", "on"))
+
+
+def measure(rows: Rows, counts: Sequence[int], sizes: Sizes, steps: int, ways: Ways = WAYS) -> None:
+    """Measure every number of methods in every way; one alone cannot be stacked."""
     for count in counts:
         for answers in ANSWERS:
-            for fused in ("off", "on")[: 1 if count == 1 else 2]:
-                rows.add(timed(count, answers, "on" if fused == "on" else "off", sizes, steps))
+            for way in [one for one in ways if count > 1 or one[0] == "off"]:
+                rows.add(timed(count, answers, way, sizes, steps))
 
 
-def timed(count: int, answers: Answers, fused: Fusing, sizes: Sizes, steps: int) -> dict[str, Any]:
+def timed(
+    count: int, answers: Answers, way: tuple[Choice, Choice], sizes: Sizes, steps: int
+) -> dict[str, Any]:
     """Time a cohort's steps."""
     precision: Precision = "bf16" if DEVICE.type == "cuda" else "fp32"
     data = common.dataset(sizes.batch * steps)
     with tempfile.TemporaryDirectory() as folder:
-        given = data, sizes.batch, Path(folder), sizes.run_images, precision, fused
+        given = data, sizes.batch, Path(folder), sizes.run_images, precision, *way
         bench = Bench(sizes.student, common.teacher(sizes.teacher, data), *given)
         reset_peak_memory(DEVICE)
         one = Contestant(METHODS[:count], bench, answers)
@@ -51,6 +59,7 @@ def timed(count: int, answers: Answers, fused: Fusing, sizes: Sizes, steps: int)
     return {
         "methods": count,
         "answers": answers,
+        "compile": way[1],
         "fused": [member.fused for member in one.members],
         "ms_run_step": 1000 * taken / steps / count,
         "first_epoch_seconds": compiling,
@@ -80,6 +89,6 @@ if __name__ == "__main__":
     parser.add_argument("--tiny", action="store_true", help="small networks, for the tests")
     arguments = parser.parse_args()
     if arguments.tiny:
-        measure(Rows(arguments.file), (1, 2), TINY, 2)
+        measure(Rows(arguments.file), (1, 2), TINY, 2, (("off", "off"), ("on", "off")))
     else:
         measure(Rows(arguments.file), (1, 8, 20), FULL, STEPS)

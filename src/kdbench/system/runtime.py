@@ -17,7 +17,8 @@ class Runtime:
     `compile` sets how far networks are rewritten before they run. off: not at all. auto: the batch
     norms of frozen teachers are folded; on a CPU teachers are also compiled, where enough teacher
     forwards are needed for it to pay (`kdbench.teachers.frozen.WORTH_COMPILING`); on a GPU steps
-    are recorded as CUDA graphs. on: like auto, with every teacher compiled.
+    are recorded as CUDA graphs, and the students of long runs are compiled. on: like auto, with
+    every teacher compiled, and on a GPU every student and the losses of every method.
 
     `fused` sets whether students of one architecture in a cohort train as one stacked network
     (`kdbench.training.fused`): on, off, or auto, which is off until a GPU has shown that it pays.

@@ -156,8 +156,7 @@ class Fused:
 
 def losses_of(member: Member) -> LossesOfOutput:
     """Return a member's losses of its student's output."""
-    steps, report = member.pace.steps, member.console.message
-    found = losses_of_output(member.task, member.schedule, steps, report)
+    found = losses_of_output(member.task, member.schedule, member.console.message)
     assert found is not None, "fusable"
     return found
 
