@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from kdbench.networks.convolution_choices import compute
 from kdbench.networks.stacked import Stacked, architecture
 from kdbench.system.precision import at_precision
 from support.zoo import constructor, network_names
@@ -100,3 +101,24 @@ def numbers_of_a_step(stack: Stacked, images: torch.Tensor) -> torch.Tensor:
     gradients = torch.autograd.grad(total, list(stack.trained.values()))
     statistics = [buffer for buffer in stack.buffers.values() if buffer.is_floating_point()]
     return torch.cat([tensor.detach().flatten() for tensor in (*gradients, *statistics)])
+
+
+def test_a_stack_in_bf16_convolves_in_bf16(monkeypatch):
+    """Under vmap, autocast does not reach PyTorch's own convolution."""
+    seen = set()
+
+    def watched(name, tensors, settings):
+        seen.update(tensor.dtype for tensor in tensors)
+        return compute(name, tensors, settings)
+
+    monkeypatch.setattr("kdbench.networks.stacked_convolution.compute", watched)
+    networks = [at_precision(seeded("resnet8", seed).float(), "bf16") for seed in range(2)]
+    alone = copy.deepcopy(networks)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    stack = Stacked(networks, ["stage3"])
+    found = stack(images)
+    torch.autograd.grad(sum(loss_of(o, "stage3") for o in found), list(stack.trained.values()))
+    assert seen == {torch.bfloat16}
+    for output, network in zip(found, alone, strict=True):
+        expected = network(images).logits
+        assert (output.logits - expected).norm() <= 2e-2 * expected.norm()

@@ -16,7 +16,14 @@ from kdbench.networks import resnet
 from kdbench.networks.resnet import resnet8
 from kdbench.records.identity import identify
 from kdbench.records.passport import read_passport
-from kdbench.system.precision import Precision, allow_tf32, arithmetic, at_precision, notices
+from kdbench.system.precision import (
+    Precision,
+    advice,
+    allow_tf32,
+    arithmetic,
+    at_precision,
+    notices,
+)
 from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.tasks.classification.task import Classification
 from kdbench.training.optimizer import Optimizer, align_gradients
@@ -218,3 +225,13 @@ def test_bf16_is_said_to_be_slow_where_the_processor_emulates_it(
     said = notices(precision, torch.device("cpu"))
     assert len(said) == told
     assert notices(precision, torch.device("cuda")) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "bf16", "told"), [("fp32", 1, 1), ("fp32", 0, 0), ("bf16", 1, 0)]
+)
+def test_an_estimate_says_what_bf16_would_save(monkeypatch, precision, bf16, told):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(bf16))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert len(advice(precision, torch.device("cpu"))) == told
+    assert advice(precision, torch.device("cuda")) == []

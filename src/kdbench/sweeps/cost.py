@@ -18,6 +18,7 @@ from kdbench.records.settings import TrainSettings
 from kdbench.schema.node import Node
 from kdbench.system.console import duration
 from kdbench.system.hardware import hardware
+from kdbench.system.precision import advice, notices
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.dispatch import task_called
 from kdbench.training.grouping import LENGTH
@@ -101,6 +102,9 @@ def estimate(configs: Sequence[TrainSettings], names: bool, say: Say, progress: 
             f"random weights, {STEPS} timed steps each at most"
         )
         say_costs(todo, timings, datasets, say)
+        for precision in sorted({run.config.spelt()["schedule"]["precision"] for run in todo}):
+            for line in (*notices(precision, runtime.device), *advice(precision, runtime.device)):
+                say(line)
     if names:
         say_names(runs, say)
 
