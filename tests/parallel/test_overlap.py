@@ -196,6 +196,23 @@ def test_a_step_is_the_one_that_adds_up_afterwards_in_fewer_messages(name, gradi
     assert [len(sent) for sent in messages] == [gradients + 1] * 3
 
 
+def test_the_average_has_the_statistics_of_the_whole_batch(wire):
+    """Of its first step it is a copy."""
+    student = Layers()
+    method = build_method(compose_method("ce"), 0)
+    optimizer = Optimizer(Schedule(1, 4, 0.1, [], ema_decay=0.9), student, method)
+    state = TrainState(student, method, optimizer, torch.Generator(), {})
+    accumulation = Accumulation(student, state, 0, Ranks(), losses_and_sums)
+    accumulation.start(0, 4)
+    for part in Cutting(2, 4, 4, Ranks()).parts(4):
+        rows = torch.arange(4)[part.place]
+        accumulation.add(part, Batch(images()[rows], rows % 3, rows, torch.tensor(1.0)), ())
+    accumulation.finish(torch.arange(4), stop=False)
+    average = optimizer.ema.module.state_dict()
+    for key, value in student.state_dict().items():
+        torch.testing.assert_close(average[key], value, msg=key)
+
+
 # Rank 1 is asked to stop in its third step.
 STOPPED = (
     """

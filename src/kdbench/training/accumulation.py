@@ -146,6 +146,6 @@ class Accumulation:
             stops = torch.full_like(total[0], float(stop))
             self.overlap.finish([loss, total, stops, *effects])
             self.stops = OnTheWay(stops)
+        self.effects.finish(index)  # first: the average of the weights takes statistics along
         optimizer.apply(loss)
-        self.effects.finish(index)
         return dict(zip(names, total.unbind(), strict=True))
