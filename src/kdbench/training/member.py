@@ -30,7 +30,7 @@ from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.pace import AnySchedule, Pace, optimizer_settings
-from kdbench.training.recorded_step import recorded_step
+from kdbench.training.recorded_step import compiled_parts, recorded_step
 from kdbench.training.snapshot import (
     TrainState,
     own_randomness,
@@ -90,8 +90,10 @@ class Member:
     @cached_property
     def accumulation(self) -> Accumulation:
         """The step in micro-batches."""
-        given = self.runtime.ranks, self.task.losses, self.runtime.overlaps
-        return Accumulation(self.network, self.state, self.seed, *given)
+        what = self.method, self.network, self.task, self.schedule
+        student, losses_of = compiled_parts(*what, self.pace.steps, self.console.message)
+        given = self.runtime.ranks, losses_of, self.runtime.overlaps
+        return Accumulation(student, self.state, self.seed, *given)
 
     def resume(self) -> None:
         """Restore the newest valid checkpoint; start from the beginning where there is none.
