@@ -32,6 +32,7 @@ from kdbench.assembly.make import make
 from kdbench.config.hydra_cli import compose_group
 from kdbench.config.kinds import SHAPED_BY_DATA
 from kdbench.networks.forward import teacher_outputs
+from kdbench.parallel.overlap import SIZES
 from kdbench.schema.check import check_node
 from kdbench.system.hardware import hardware, versions
 from kdbench.tasks.classification.losses import losses_and_sums
@@ -164,6 +165,18 @@ def reduce_ms(found: dict[str, Any], pair: str, gpus: int, bandwidth: float) -> 
     return 1000 * sent / bandwidth
 
 
+def waited_ms(found: dict[str, Any], pair: str, gpus: int, bandwidth: float) -> float:
+    """The part of `reduce_ms` for which a step in bf16 waits.
+
+    Gradients are added up while the student's backward pass runs, two thirds of its step; those of
+    the last message come when it ends.
+    """
+    added, one = reduce_ms(found, pair, gpus, bandwidth), found["pairs"][pair]
+    backward = 2 / 3 * one["student_cpu_ms"] * GLOBAL_BATCH / gpus / speed_up(found, "bf16")
+    last = min(1.0, SIZES[1] / (4 * one["parameters"]))
+    return max(added - backward, last * added)
+
+
 def table(head: str, rows: Iterator[tuple[object, ...]]) -> str:
     """Markdown."""
     columns = head.count("|") + 1
@@ -225,9 +238,10 @@ def predicted(found: dict[str, Any]) -> str:
                 compute = 1000 * share / gpu_rate(found, pair, 1, "bf16")
                 decode = 1000 * share / loader_rate(found, "folder")
                 added = reduce_ms(found, pair, gpus, bandwidth)
-                step = max(compute + added, decode)
+                waited = waited_ms(found, pair, gpus, bandwidth)
+                step = max(compute + waited, decode)
                 hours = step * EPOCHS * TRAIN / GLOBAL_BATCH / 3.6e6
-                times = (f"{ms:.1f}" for ms in (compute, decode, added))
+                times = (f"{ms:.1f}" for ms in (compute, decode, added, waited))
                 yield pair, gpus, *times, f"{hours:.1f}"
 
     return "\n\n".join(
@@ -243,7 +257,8 @@ def predicted(found: dict[str, Any]) -> str:
                 hours(),
             ),
             table(
-                "pair | GPUs | ms of a step: computing | decoding | adding up gradients | hours",
+                "pair | GPUs | ms of a step: computing | decoding | adding up gradients "
+                "| of which it waits for | hours",
                 ranks(),
             ),
         )

@@ -38,6 +38,15 @@ def test_hours_go_by_the_slowest_resource_and_the_last_gpu(monkeypatch):
     assert scaling.table_hours(FOUND, 96, "bf16", 1, "folder") == pytest.approx(max(lone))
 
 
+def test_a_step_waits_for_sums_that_its_backward_pass_is_too_short_for():
+    pair = FOUND["pairs"][RESNETS]
+    added = scaling.reduce_ms(FOUND, RESNETS, 64, 1e9)
+    backward = 2 / 3 * pair["student_cpu_ms"] * 8 / scaling.speed_up(FOUND, "bf16")
+    assert scaling.waited_ms(FOUND, RESNETS, 64, 1e9) == pytest.approx(added - backward)
+    fast = scaling.waited_ms(FOUND, RESNETS, 64, 1e12)
+    assert fast == pytest.approx((25 << 20) * 2 * 63 / 64 / 1e12 * 1000), "its last message"
+
+
 def test_a_pair_is_measured(monkeypatch):
     for name, value in {"BATCH": 1, "STEPS": 1, "SIDE": 64}.items():
         monkeypatch.setattr(scaling, name, value)

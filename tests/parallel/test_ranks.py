@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -42,6 +41,7 @@ from kdbench.training.step import update
 from kdbench.training.together import train, train_together
 from kdbench.types import Batch, NetworkProbe, Output, Probe
 from support.commands import compose, compose_method
+from support.ranks import COHORTS, as_ranks, ended, write_plan
 from support.records import record_at
 from support.runs import config, same, weights
 from support.shapes import make_shapes
@@ -55,16 +55,6 @@ SMALL = [
 # diverges.
 COHORT = ["crd", "dot", "rkd", "simkd", "kd schedule.lr=1e30"]
 TEACHERS = ("resnet14", "wrn_16_1")
-PROGRAM = """
-import sys
-from kdbench.parallel.ranks import leave
-from kdbench.sweeps.worker import understood
-from kdbench.training.together import train_together
-for line in open(sys.argv[1]):
-    for outcome in train_together(understood(line)):
-        print(type(outcome).__name__, outcome, flush=True)
-leave()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -74,37 +64,6 @@ def here(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def as_ranks(count: int, *command: str) -> list[subprocess.Popen]:
-    """Processes with what torchrun tells each."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
-    told = {"WORLD_SIZE": f"{count}", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
-    told |= {"OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**os.environ, **told, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-
-
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """Exit status, output and errors of each."""
-    told = [process.communicate(timeout=900) for process in processes]
-    return [(p.returncode, *text) for p, text in zip(processes, told, strict=True)]
-
-
-def write_plan(cohorts: list[list[TrainSettings]]) -> None:
-    """A line of JSON for each cohort, as a sweep's workers get them."""
-    lines = (json.dumps([one.spelt() for one in configs]) + "\n" for configs in cohorts)
-    Path("plan").write_text("".join(lines))
 
 
 def cohort(
@@ -124,7 +83,7 @@ def test_two_ranks_end_with_the_bits_of_one_process():
     teacher = train(config(*SMALL, "student=resnet14", "method=ce"))
     plans = [("two", 2, COHORT), ("three", 3, ["crd schedule.lr=0.001"])]
     write_plan([cohort(*plan, teacher) for plan in plans])
-    running = as_ranks(2, "-c", PROGRAM, "plan")
+    running = as_ranks(2, "-c", COHORTS, "plan")
     alone = [train_together(cohort(f"{name}-alone", *rest, teacher)) for name, *rest in plans]
     for code, _, errors in ended(running):
         assert code == 0, errors
@@ -159,7 +118,7 @@ def test_so_does_every_method(wanted):
         return [config(*given, f"runs_dir={runs_dir}", f"method={name}") for name in names]
 
     write_plan([configs("two")])
-    running = as_ranks(2, "-c", PROGRAM, "plan")
+    running = as_ranks(2, "-c", COHORTS, "plan")
     alone = train_together(configs("alone"))
     for code, _, errors in ended(running):
         assert code == 0, errors
@@ -298,7 +257,7 @@ def test_the_parts_of_a_batch_are_one_step_on_it(name):
             accumulation.start(step, 7)
             for part, rows in zip(cutting.parts(7), cutting.cut(index), strict=True):
                 accumulation.add(part, batch_of(rows), outputs(teacher, rows))
-            sums = accumulation.finish(index)
+            sums = accumulation.finish(index, False)
         ends.append({**student.state_dict(), **sums})
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key].float(), value.float(), msg=key)
@@ -323,7 +282,7 @@ def test_every_part_reads_the_bank_as_it_was_before_the_step():
     for part, rows in zip(cutting.parts(6), cutting.cut(index), strict=True):
         accumulation.add(part, batch_of(rows), outputs(student, rows))
         assert torch.equal(method.bank_student, before)
-    accumulation.finish(index)
+    accumulation.finish(index, False)
     moved = (method.bank_student != before).any(dim=1)
     assert torch.equal(moved.nonzero().flatten(), index.sort().values)
 
@@ -340,7 +299,7 @@ def test_batch_norms_move_by_the_mean_of_their_parts():
     accumulation.start(0, 6)
     for part, rows in zip(*parts_of_six(), strict=True):
         accumulation.add(part, batch_of(rows), ())
-    accumulation.finish(torch.arange(6))
+    accumulation.finish(torch.arange(6), False)
     torch.testing.assert_close(student[0].running_mean, 0.1 * sum(means) / 2)
     assert student[0].num_batches_tracked == 1
 

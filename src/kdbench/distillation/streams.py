@@ -1,6 +1,6 @@
 """SGD with a momentum buffer for each of several gradient streams of one loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,16 @@ class MomentumStreams:
         """Clear the gradients, before a step."""
         self.sums: list[list[Tensor | None]] = [[None] * len(self.params) for _ in self.streams]
 
-    def accumulate(self, losses: Sequence[Tensor | None]) -> None:
+    def accumulate(
+        self,
+        losses: Sequence[Tensor | None],
+        complete: Callable[[list[Tensor]], None] | None = None,
+    ) -> None:
         """Add the gradients of each stream's loss to those of the step.
+
+        Args:
+            losses: of each stream.
+            complete: takes a stream's gradients before the next stream's are computed.
 
         Raises:
             ConfigError: a stream has no loss.
@@ -47,6 +55,8 @@ class MomentumStreams:
                 if gradient is not None:
                     before = sums[i]
                     sums[i] = gradient.contiguous() if before is None else before + gradient
+            if complete is not None:
+                complete([gradient for gradient in sums if gradient is not None])
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of the first stream's loss, then those of the next."""

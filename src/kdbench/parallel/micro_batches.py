@@ -19,6 +19,7 @@ class Part(NamedTuple):
     number: int  # from 0
     place: slice
     share: float  # of the batch's images
+    last: bool  # of its rank's
 
 
 class Cutting:
@@ -63,4 +64,8 @@ class Cutting:
             return number * least + min(number, more)
 
         places = {number: slice(start(number), start(number + 1)) for number in self.own}
-        return [Part(n, place, (place.stop - place.start) / size) for n, place in places.items()]
+        last = self.own[-1]
+        return [
+            Part(n, place, (place.stop - place.start) / size, n == last)
+            for n, place in places.items()
+        ]

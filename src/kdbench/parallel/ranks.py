@@ -79,7 +79,6 @@ class Ranks:
             time.sleep(POLL)
         return word
 
-    @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks, in place; one message for each dtype.
 
@@ -91,13 +90,31 @@ class Ranks:
         if self.count == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            group = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            self.begin_sum([tensor for tensor in tensors if tensor.dtype == dtype])()
+
+    @torch.no_grad()
+    def begin_sum(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to add tensors up over the ranks, in one message of the widest dtype among them.
+
+        Returns:
+            A function that waits for the sums and puts them in the tensors' places.
+
+        Raises:
+            RankError: another rank is gone; the function may raise it too.
+        """
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with self._connected():
+            work = dist.all_reduce(flat, async_op=True)
+
+        @torch.no_grad()
+        def finish() -> None:
             with self._connected():
-                dist.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in group])
-            for tensor, part in zip(group, parts, strict=True):
+                work.wait()
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view(tensor.shape))
+
+        return finish
 
     def total(self, value: float) -> float:
         """Return the sum of a number over the ranks."""

@@ -84,6 +84,11 @@ class Runtime:
         self.teacher, self.table_dir = teacher, table_dir
         self.compile, self.fused = compile, fused
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether ranks add up while a backward pass runs (`kdbench.parallel.overlap`)."""
+        return self.ranks.count > 1 and not self.exact
+
     def apply(self) -> None:
         """Apply the settings that are global to the process, and join the other ranks."""
         if self.device.index is not None:

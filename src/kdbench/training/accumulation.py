@@ -4,6 +4,9 @@ All micro-batches start from the same weights, running statistics, controllers a
 from generators seeded by step and number. Their gradients are then summed for one update, and the
 changes of their forward passes are merged. So a step does not depend on which rank computes which
 micro-batch, except for the rounding of sums of more than two.
+
+Several ranks add up as they go (`kdbench.parallel.overlap`): a step has its gradients' messages,
+and one with everything else. Under `runtime.exact` they add up after the last backward pass.
 """
 
 from collections.abc import Sequence
@@ -14,12 +17,13 @@ from torch import Tensor, nn
 
 from kdbench.methods.base import Method
 from kdbench.parallel.micro_batches import Part
+from kdbench.parallel.overlap import OnTheWay, Overlap
 from kdbench.parallel.ranks import Ranks
 from kdbench.seeds import derive
 from kdbench.tasks.task import Sums
 from kdbench.training.snapshot import TrainState
 from kdbench.training.step import LossesOf
-from kdbench.types import Network
+from kdbench.types import Losses, Network
 
 
 class SideEffects:
@@ -59,9 +63,8 @@ class SideEffects:
             rows[part.place] = bank[index]
             bank[index] = then
 
-    def finish(self, index: Tensor, ranks: Ranks) -> None:
-        """Apply the merged changes, after the last micro-batch of the images at `index` [B]."""
-        ranks.add_up([*self.changes, *self.rows])
+    def finish(self, index: Tensor) -> None:
+        """Apply the changes of all micro-batches of the images at `index` [B], summed by now."""
         for buffer, then, change in zip(self.floats, self.before, self.changes, strict=False):
             torch.add(then, change, out=buffer)
         for bank, rows in zip(self.banks, self.rows, strict=True):
@@ -69,14 +72,30 @@ class SideEffects:
 
 
 class Accumulation:
-    """The steps of a run whose batches are split into micro-batches."""
+    """The steps of a run whose batches are split into micro-batches.
+
+    Args:
+        student: as the run calls it.
+        state: of the run.
+        seed: the run's.
+        ranks: the processes.
+        losses_of: the task's losses.
+        overlaps: whether they add up while a backward pass runs.
+    """
 
     def __init__(
-        self, student: Network, state: TrainState, seed: int, ranks: Ranks, losses_of: LossesOf
+        self,
+        student: Network,
+        state: TrainState,
+        seed: int,
+        ranks: Ranks,
+        losses_of: LossesOf,
+        overlaps: bool = False,
     ) -> None:
         self.losses_of, self.student, self.state = losses_of, student, state
         self.seed, self.ranks = seed, ranks
         self.effects = SideEffects([state.student, state.method])
+        self.overlap = Overlap(ranks, state.optimizer.params()) if overlaps else None
 
     def start(self, step: int, size: int) -> None:
         """Begin `step` (from 0, over all epochs), on a batch of `size` images."""
@@ -94,19 +113,39 @@ class Accumulation:
         batch = batch._replace(drawn=self.state.method.draw(batch, generator))
         self.effects.start_part(batch.index)
         losses, sums = self.losses_of(self.student, self.state.method, batch, teachers)
-        self.losses.append(self.state.optimizer.accumulate(losses.times(part.share)))
+        self.losses.append(self.differentiate(losses.times(part.share), part.last))
         self.effects.end_part(batch.index, part)
         self.sums.append(sums)
 
-    def finish(self, index: Tensor) -> Sums:
-        """Update from all micro-batches of the images at `index` [B]; return the batch's sums."""
+    def differentiate(self, losses: Losses, last: bool) -> Tensor:
+        """Add the gradients of a micro-batch, the rank's `last` or not; return its loss []."""
+        optimizer = self.state.optimizer
+        if self.overlap is None or not last:
+            return optimizer.accumulate(losses)
+        self.overlap.watch()
+        loss = optimizer.accumulate(losses, self.overlap.send)
+        self.overlap.flush()
+        return loss
+
+    def finish(self, index: Tensor, stop: bool) -> Sums:
+        """Update from all micro-batches of the images at `index` [B]; return the batch's sums.
+
+        Where ranks add up as they go, `stops` then is how many of them called with `stop`.
+        """
         optimizer = self.state.optimizer
         loss = torch.stack(self.losses).sum()
-        self.ranks.add_up([loss, *optimizer.gradients()])
-        optimizer.apply(loss)
-        self.effects.finish(index, self.ranks)
         names = sorted(self.sums[0])
         rows = [torch.stack([sums[name] for name in names]) for sums in self.sums]
         total = torch.stack(rows).sum(dim=0)
-        self.ranks.add_up([total])
+        effects = [*self.effects.changes, *self.effects.rows]
+        if self.overlap is None:
+            self.ranks.add_up([loss, *optimizer.gradients()])
+            self.ranks.add_up(effects)
+            self.ranks.add_up([total])
+        else:
+            stops = torch.full_like(total[0], float(stop))
+            self.overlap.finish([loss, total, stops, *effects])
+            self.stops = OnTheWay(stops)
+        self.effects.finish(index)  # first: the average of the weights takes statistics along
+        optimizer.apply(loss)
         return dict(zip(names, total.unbind(), strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from kdbench.errors import Interrupted, KdbenchError, RankError, first_line
 from kdbench.parallel.micro_batches import Part
+from kdbench.parallel.overlap import OnTheWay
 from kdbench.records.failures import tell_failure
 from kdbench.records.identity import short_names
 from kdbench.system.console import Console, Display
@@ -48,6 +49,7 @@ class Cohort:
         self.task, self.pace, self.runtime = first.task, first.pace, first.runtime
         self.ranks, self.step = self.runtime.ranks, first.state.step
         self.cut = first.schedule.micro_batches > 1
+        self.stops: list[OnTheWay] = []  # of the last steps: how many ranks are to stop
         self.fused: list[Fused] | None = None if self.runtime.fused == "on" else []
 
     @property
@@ -91,10 +93,10 @@ class Cohort:
         read_every = max(1, self.pace.row_steps // READS_PER_ROW)
         methods = [member.method for member in self.alive]
         for step in self.batches.steps(self.step, end, methods, stop.is_set):
-            if self.ranks.any(stop.is_set()):
+            if self.is_stopped(stop):
                 self.stop(clock)
             else:
-                self.train_step(step)
+                self.train_step(step, stop.is_set)
             display.step(self.step)
             reads = (self.step - start) % read_every == 0
             if reads:
@@ -118,14 +120,25 @@ class Cohort:
         epochs = self.step % (self.runtime.checkpoint_epochs * self.pace.epoch_steps) == 0
         return epochs or (every is not None and self.step % every == 0)
 
-    def train_step(self, step: Step) -> None:
-        """Update every member once."""
+    def is_stopped(self, stop: threading.Event) -> bool:
+        """Return whether any rank is to stop, which all ranks find before the same step.
+
+        Requests that ride with sums are read a step later: a GPU then has work while it is asked.
+        """
+        if not self.runtime.overlaps:
+            return self.ranks.any(stop.is_set())
+        return len(self.stops) > 1 and self.stops.pop(0).read() > 0
+
+    def train_step(self, step: Step, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Update every member once; tell the other ranks whether this one is to be `stopped`."""
         if self.cut:
             self.each(lambda member: member.start_parts(len(step.images)))
         for part, inputs in step.parts:
             self.compute(part if self.cut else None, inputs)
         if self.cut:
-            self.each(lambda member: member.finish_parts(step.images))
+            self.each(lambda member: member.finish_parts(step.images, stopped()))
+        if self.runtime.overlaps and self.alive:
+            self.stops.append(self.alive[0].accumulation.stops)
         self.step += 1
 
     def compute(self, part: Part | None, inputs: Inputs) -> None:

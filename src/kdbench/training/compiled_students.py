@@ -35,17 +35,20 @@ class CompiledStudent:
     """A network in training mode, compiled for one batch size.
 
     The compiled network returns only the taps that are read: for others, gradients of zeros would
-    be computed.
+    be computed. `in_pieces` is for gradients that are summed while the backward pass runs.
     """
 
-    def __init__(self, network: nn.Module, taps: Sequence[str], size: int) -> None:
+    def __init__(
+        self, network: nn.Module, taps: Sequence[str], size: int, in_pieces: bool = False
+    ) -> None:
         self.network, self.taps, self.size = network, tuple(taps), size
+        self.in_pieces = in_pieces
 
     def __call__(self, images: Tensor) -> Output:
         """Return the network's output on images [B, C, H, W]."""
         if len(images) != self.size:
             return self.network(images)
-        logits, taps = compiled_forward()(self.network, images, self.taps)
+        logits, taps = compiled_forward(self.in_pieces)(self.network, images, self.taps)
         return Output(logits, dict(zip(self.taps, taps, strict=True)))
 
 
@@ -58,9 +61,9 @@ def forward(
 
 
 @cache
-def compiled_forward() -> Forward:
+def compiled_forward(in_pieces: bool) -> Forward:
     """Return `forward`, which compiles itself for every kind of network and shape that it meets."""
-    return compiled(forward)
+    return compiled(forward, in_pieces=in_pieces)
 
 
 def compiles(runtime: Runtime, steps: int) -> bool:
@@ -97,7 +100,7 @@ def for_training(
     except Exception as error:  # the compiler and its tools may raise anything
         report(f"the student is not compiled ({first_line(error)}): it runs as it is")
         return network
-    return CompiledStudent(network, taps, images[0])
+    return CompiledStudent(network, taps, images[0], runtime.overlaps)
 
 
 def try_out(
@@ -113,7 +116,7 @@ def try_out(
     sample = sample.to(memory_format=runtime.memory_format)
     eager, other = copy.deepcopy(network).train(), copy.deepcopy(network).train()
     expected = eager(sample).logits.detach()
-    output = CompiledStudent(other, taps, len(sample))(sample)
+    output = CompiledStudent(other, taps, len(sample), runtime.overlaps)(sample)
     torch.stack([part.sum() for part in (output.logits, *output.taps.values())]).sum().backward()
     worst = (output.logits.detach() - expected).abs().max() / expected.abs().max()
     if not bool(worst <= close):

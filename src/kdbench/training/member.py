@@ -30,7 +30,7 @@ from kdbench.tracking.run_logger import RunLogger
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.pace import AnySchedule, Pace, optimizer_settings
-from kdbench.training.recorded_step import recorded_step
+from kdbench.training.recorded_step import compiled_parts, recorded_step
 from kdbench.training.snapshot import (
     TrainState,
     own_randomness,
@@ -72,9 +72,6 @@ class Member:
         random = start_randomness(derive(seed, "train"), device)
         self.state = TrainState(student, method, optimizer, generator, random)
         self.network = task.network(student)
-        self.accumulation = Accumulation(
-            self.network, self.state, seed, self.runtime.ranks, task.losses
-        )
         self.recorder: Recorder | None = None  # of the stream on which its steps run
         self.exact = exact_facts(self.runtime)
         self.error: Exception | None = None  # the reason for leaving its cohort
@@ -89,6 +86,14 @@ class Member:
         step = recorded_step(*what, self.pace.steps, self.run_id, self.console.message)
         self.recorder = None if step is None else step.recorder
         return step
+
+    @cached_property
+    def accumulation(self) -> Accumulation:
+        """The step in micro-batches."""
+        what = self.method, self.network, self.task, self.schedule
+        student, losses_of = compiled_parts(*what, self.pace.steps, self.console.message)
+        given = self.runtime.ranks, losses_of, self.runtime.overlaps
+        return Accumulation(student, self.state, self.seed, *given)
 
     def resume(self) -> None:
         """Restore the newest valid checkpoint; start from the beginning where there is none.
@@ -196,9 +201,9 @@ class Member:
         with arithmetic(self.schedule.precision):
             self.accumulation.add(part, batch, teachers)
 
-    def finish_parts(self, index: Tensor) -> None:
+    def finish_parts(self, index: Tensor, stop: bool) -> None:
         """End the step on the images at `index` [B] with one update from all micro-batches."""
-        self.count_step(self.accumulation.finish(index))
+        self.count_step(self.accumulation.finish(index, stop))
 
     def count_step(self, sums: Sums) -> None:
         """Count a step that is done, and add its sums."""

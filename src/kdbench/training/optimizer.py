@@ -1,5 +1,6 @@
 """The optimizer of a schedule over a student's and its method's parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,11 +112,16 @@ class Optimizer:
         if self.streams is not None:
             self.streams.clear()
 
-    def accumulate(self, losses: Losses) -> Tensor:
-        """Add the gradients of the losses to those of the step; return the losses' sum []."""
+    def accumulate(
+        self, losses: Losses, complete: Callable[[list[Tensor]], None] | None = None
+    ) -> Tensor:
+        """Add the gradients of the losses to those of the step; return the losses' sum [].
+
+        `complete` is told of streams alone; see `MomentumStreams.accumulate`.
+        """
         total = losses.total()
         if self.streams is not None:
-            self.streams.accumulate(losses.streams)
+            self.streams.accumulate(losses.streams, complete)
         else:
             (total if self.scaler is None else self.scaler.scale(total)).backward()
         return total.detach()
@@ -124,8 +130,11 @@ class Optimizer:
         """Return the gradients of the step so far; with streams, those of each stream."""
         if self.streams is not None:
             return self.streams.gradients()
-        params = (param for group in self.inner.param_groups for param in group["params"])
-        return [param.grad for param in params if param.grad is not None]
+        return [param.grad for param in self.params() if param.grad is not None]
+
+    def params(self) -> list[nn.Parameter]:
+        """Return the parameters of all groups."""
+        return [param for group in self.inner.param_groups for param in group["params"]]
 
     def apply(self, loss: Tensor) -> None:
         """Update from the step's gradients; `loss` [] is the step's."""
@@ -156,8 +165,7 @@ class Optimizer:
         if self.schedule.clip_grad is not None:
             from timm.utils import dispatch_clip_grad  # timm takes a second
 
-            params = [param for group in self.inner.param_groups for param in group["params"]]
-            dispatch_clip_grad(params, self.schedule.clip_grad, self.schedule.clip_mode)
+            dispatch_clip_grad(self.params(), self.schedule.clip_grad, self.schedule.clip_mode)
 
     def state(self) -> tuple[dict[str, Tensor], Plain]:
         """Return all on which the next step depends; see `optimizer_state.state_of`."""

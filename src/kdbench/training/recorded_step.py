@@ -1,4 +1,4 @@
-"""A run's step on a GPU: its student and losses compiled, and the whole recorded."""
+"""A run's step on a GPU: its student and losses compiled, and a whole batch's recorded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -46,15 +46,36 @@ def recorded_step(
         recorder = recorder_for(task.runtime)
     if shape is None or recorder is None:
         return None
-    taps = *state.method.taps, *state.method.own_taps
+    student, losses_of = compiled_parts(state.method, network, task, schedule, steps, report)
+    step = partial(update, student, state.method, state.optimizer, losses_of=losses_of)
+    return Replayed(step, recorder, name, report)
+
+
+def compiled_parts(
+    method: Method,
+    network: nn.Module,
+    task: Task,
+    schedule: AnySchedule,
+    steps: int,
+    report: Callable[[str], None],
+) -> tuple[Network, LossesOf]:
+    """Return the student and the losses as a run's steps call them: compiled where that pays."""
+    losses: LossesOf = task.losses
+    shape = task.batch_shape(compiled_size(schedule))
+    if shape is None:
+        return network, losses
+    taps = *method.taps, *method.own_taps
     settings = schedule.precision, task.runtime, steps, report
     student = for_training(network, taps, shape, *settings)
-    losses: LossesOf = task.losses
     of_output = losses_of_output(task, schedule, report)
     if isinstance(of_output, CompiledLosses):
         losses = after_the_forward_pass(of_output)
-    step = partial(update, student, state.method, state.optimizer, losses_of=losses)
-    return Replayed(step, recorder, name, report)
+    return student, losses
+
+
+def compiled_size(schedule: AnySchedule) -> int:
+    """Return the images of a full batch's micro-batch; those that have one more are eager."""
+    return schedule.batch_size // schedule.micro_batches
 
 
 def losses_of_output(
@@ -67,7 +88,7 @@ def losses_of_output(
     eager, runtime = task.losses_of_output, task.runtime
     if eager is None or runtime.device.type != "cuda" or runtime.compile != "on":
         return eager
-    return CompiledLosses(eager, schedule.batch_size, schedule.precision, report)
+    return CompiledLosses(eager, compiled_size(schedule), schedule.precision, report)
 
 
 def after_the_forward_pass(of_output: LossesOfOutput) -> LossesOf:
