@@ -149,11 +149,11 @@ def test_divergence_stops_a_run_at_the_next_read_and_keeps_its_last_good_state(
 
 
 def test_a_score_that_is_not_finite_ends_the_run(here, monkeypatch):
-    scores = kdbench.tasks.classification.task.evaluate
+    scores = kdbench.tasks.classification.task.evaluate_together
     monkeypatch.setattr(
         kdbench.tasks.classification.task,
-        "evaluate",
-        lambda *given: scores(*given)._replace(loss=float("nan")),
+        "evaluate_together",
+        lambda *given: [found._replace(loss=float("nan")) for found in scores(*given)],
     )
     with pytest.raises(DivergedError, match="diverged in epoch 1: its test/loss is not finite"):
         train(config("method=ce"))

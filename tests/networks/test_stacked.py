@@ -82,8 +82,8 @@ def test_networks_of_another_make_are_no_company():
     assert architecture(one) != architecture(seeded("resnet8", 0).float())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_it_computes_the_same(precision, monkeypatch):
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_compiled_it_computes_the_same(precision, close, monkeypatch):
     """Traced and differentiated whole, without the compiler behind, which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     networks = [at_precision(seeded("resnet8", seed).float(), precision) for seed in range(2)]
@@ -91,8 +91,8 @@ def test_compiled_it_computes_the_same(precision, monkeypatch):
     compiled = Stacked(networks, ["stage3"])
     compiled.compile(4)
     images = torch.randn(4, 3, 32, 32)
-    found = [numbers_of_a_step(stack, images) for stack in (compiled, eager)]
-    torch.testing.assert_close(*found)
+    found, expected = (numbers_of_a_step(stack, images) for stack in (compiled, eager))
+    assert (found - expected).norm() <= close * expected.norm()
     assert compiled(images[:3])[1].logits.shape == (3, 10), "a short batch is not compiled"
 
 

@@ -26,7 +26,8 @@ def terminal(tmp_path, monkeypatch):
     def train(
         *arguments: str, heed=lambda pid, so_far: None, columns: int = 80, **changed
     ) -> Ended:
-        kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        ours = {"NO_COLOR", "COLUMNS", "LINES"}  # of who runs the tests
+        kept = {key: value for key, value in os.environ.items() if key not in ours}
         environment = {**kept, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", **changed}
         return on_terminal([*COMMAND, *DIGITS, *arguments], environment, columns, heed)
 

@@ -4,9 +4,6 @@ On a GPU the first call of each shape tries all ways on its own tensors.
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -18,9 +15,9 @@ from torch import Tensor
 from kdbench.networks.convolution_insides import INSIDES, Inside, Settings
 from kdbench.system.files import write_atomically
 from kdbench.system.private import user_folder
+from kdbench.system.stopwatch import device_name, seconds_of
 
 USUAL = "grouped"  # where nothing is measured: on a processor, and in a recording
-ROUNDS = 10  # of each way; the median counts
 Key = str
 
 
@@ -78,34 +75,10 @@ def fastest(name: str, tensors: tuple[Tensor, ...], settings: Settings) -> str:
     return min(seconds, key=seconds.__getitem__, default=USUAL)
 
 
-def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the median time of a call."""
-    found = []
-    for _ in range(ROUNDS):
-        wait(device)
-        start = time.perf_counter()
-        run()
-        wait(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
-def wait(device: torch.device) -> None:
-    """Wait until a device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def key_of(name: str, tensors: tuple[Tensor, ...], settings: Settings) -> Key:
     """Return all that the time of a pass depends on, on one device."""
     shapes = [f"{list(tensor.shape)}{list(tensor.stride())}" for tensor in tensors]
     return " ".join([name, str(tensors[0].dtype), *shapes, str(list(settings))])
-
-
-def device_name(device: torch.device) -> str:
-    """Name a device and the libraries that compute on it."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{gpu} torch {torch.__version__} cudnn {torch.backends.cudnn.version()}"
 
 
 @cache

@@ -9,6 +9,7 @@ from torch import nn
 from kdbench.methods.base import Method
 from kdbench.networks.forward import output_of
 from kdbench.system.cuda_graphs import Replayed, recorder_for
+from kdbench.system.runtime import Runtime
 from kdbench.tasks.task import LossesOfOutput, Sums, Task
 from kdbench.training.compiled_losses import CompiledLosses
 from kdbench.training.compiled_students import for_training
@@ -81,14 +82,16 @@ def compiled_size(schedule: AnySchedule) -> int:
 def losses_of_output(
     task: Task, schedule: AnySchedule, report: Callable[[str], None]
 ) -> LossesOfOutput | None:
-    """Return a task's losses of the student's output, for one run.
-
-    On a GPU they are compiled with runtime.compile=on; no GPU has shown yet that it always pays.
-    """
-    eager, runtime = task.losses_of_output, task.runtime
-    if eager is None or runtime.device.type != "cuda" or runtime.compile != "on":
+    """Return a task's losses of the student's output, for one run: compiled where asked for."""
+    eager = task.losses_of_output
+    if eager is None or not compiles_losses(task.runtime):
         return eager
     return CompiledLosses(eager, compiled_size(schedule), schedule.precision, report)
+
+
+def compiles_losses(runtime: Runtime) -> bool:
+    """Return whether losses are compiled: on a GPU, if asked for; whether it pays is not known."""
+    return runtime.device.type == "cuda" and runtime.compile == "on"
 
 
 def after_the_forward_pass(of_output: LossesOfOutput) -> LossesOf:
