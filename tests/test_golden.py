@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from support.adapters import GUARDED, LOSSES
-from support.golden import arrays_of, pack
+from support.golden import arrays_of, pack, read
 from support.zoo import constructor, mac_count, network_names, parameter_count
 
 
@@ -34,8 +34,7 @@ RELATIVE = 1e-8  # the references have ten significant digits
 
 @cache
 def model_cases() -> dict[str, dict]:
-    path = golden_folder() / "models.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read(golden_folder() / "models.json") or {}
 
 
 def fixed_images() -> Tensor:
@@ -118,11 +117,10 @@ def test_network_matches_reference(name: str) -> None:
 def loss_cases() -> dict[str, tuple[Path, dict]]:
     """Each case by name, and the folder of its arrays."""
     folders = [golden_folder(), *sorted(golden_folder().glob("losses*"))]
-    found = [folder for folder in folders if (folder / "index.json").is_file()]
     return {
         case["case"]: (folder, case)
-        for folder in found
-        for case in json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        for folder in folders
+        for case in read(folder / "index.json") or ()
     }
 
 
@@ -156,7 +154,7 @@ def test_packed_values_are_the_same_values(tmp_path):
     np.savez(tmp_path / "a.npz", x=shared, labels=np.array([1, 2]))
     np.savez(tmp_path / "b.npz", x=shared, y=exact)
     pack([tmp_path], tmp_path / "packed")
-    index = json.loads((tmp_path / "packed" / "index.json").read_text())
+    index = read(tmp_path / "packed" / "index.json")
     assert index[0]["arrays"]["x"] == index[1]["arrays"]["x"], "it is stored once"
     for case, one in zip(cases, index, strict=True):
         before, after = arrays_of(tmp_path, case), arrays_of(tmp_path / "packed", one)

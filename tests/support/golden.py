@@ -1,4 +1,4 @@
-"""Reference values of losses: a file a case, or one file for cases that share their inputs.
+"""Reference values: a file for each loss, or one file for losses that share their inputs.
 
 python tests/support/golden.py FOLDER... tests/golden    # packs folders into the last one
 
@@ -6,17 +6,33 @@ The packed values are rounded to 36 bits, a hundredth of what the tests allow; K
 folders with all bits.
 """
 
+import gzip
 import json
 import math
 import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 INDEX, PACKED = "index.json", "arrays.npz"
 LOW_BITS = 16  # of a float64 that are rounded away
+
+
+def read(file: Path) -> Any:
+    """A file of JSON, or its compressed form FILE.gz; None where there is neither."""
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    packed_file = file.with_name(f"{file.name}.gz")
+    return json.loads(gzip.decompress(packed_file.read_bytes())) if packed_file.is_file() else None
+
+
+def write(content: Any, file: Path) -> None:
+    """Write JSON in its compressed form."""
+    packed_bytes = gzip.compress(json.dumps(content).encode(), mtime=0)
+    file.with_name(f"{file.name}.gz").write_bytes(packed_bytes)
 
 
 def arrays_of(folder: Path, case: dict) -> dict[str, np.ndarray]:
@@ -59,7 +75,7 @@ def pack(folders: Sequence[Path], target: Path) -> None:
     places: dict[tuple, list] = {}
     cases = []
     for folder in folders:
-        for case in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+        for case in read(folder / INDEX):
             names = {}
             for name, array in arrays_of(folder, case).items():
                 stored = rounded(array)
@@ -75,8 +91,7 @@ def pack(folders: Sequence[Path], target: Path) -> None:
     rows = {kind: np.concatenate(row) for kind, row in kept.items()}
     planes = {kind: row[:, None].view(np.uint8).T for kind, row in rows.items()}
     np.savez_compressed(target / PACKED, **planes)
-    lines = ",\n".join(json.dumps(case) for case in cases)
-    (target / INDEX).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write(cases, target / INDEX)
 
 
 if __name__ == "__main__":
