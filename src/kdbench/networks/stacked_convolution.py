@@ -1,8 +1,8 @@
 """A convolution that `torch.vmap` maps over stacked weights in a way of our own choice.
 
-PyTorch maps it to one grouped convolution, whose backward pass was three to six times slower than
-that of separate ones in cuDNN of 2022. Here each layer and pass has the fastest of several ways
-(`kdbench.networks.convolution_choices`).
+PyTorch maps it to one grouped convolution, whose backward pass in channels_last was slow in cuDNN
+of 2022 (pytorch#34977, #70954; RegNets in timm's published training benchmarks). Here each layer
+and pass has the fastest of several ways (`kdbench.networks.convolution_choices`).
 
 The operators see whole stacks: the mapped one of one network hands them on.
 """

@@ -10,8 +10,8 @@ class LightSGD(torch.optim.SGD):
     """SGD whose methods are PyTorch's own, as they are inside what keeps the compiler out of them.
 
     PyTorch wraps them so that `torch.compile` leaves them alone, and what wraps them imports
-    `torch._dynamo` when it is first called: 1.3 CPU seconds of every process that trains. No update
-    is compiled here, and the numbers are those of the same code.
+    `torch._dynamo` when it is first called, which takes a second. No update is
+    compiled here, and the numbers are those of the same code.
     """
 
     add_param_group = unwrap(torch.optim.SGD.add_param_group)
