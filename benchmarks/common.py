@@ -1,5 +1,6 @@
 """What the parts share: their sizes, synthetic data of CIFAR-100's kind, the pair, and ratios."""
 
+import argparse
 import json
 import statistics
 import time
@@ -186,3 +187,12 @@ def replayed(run: Callable[[], object], calls: int) -> Callable[[], object]:
     with torch.cuda.graph(graph, stream=stream):
         repeated()
     return graph.replay
+
+
+def asked(description: str | None) -> tuple[Rows, bool]:
+    """Return the rows of the file that a command names, and whether it asks for a small run."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="a few seconds' worth, for the tests")
+    arguments = parser.parse_args()
+    return Rows(arguments.file), arguments.tiny

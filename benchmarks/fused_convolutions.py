@@ -7,16 +7,14 @@ dense convolution on as many images (the ideal), and how far its numbers are fro
 JSON, written anew after every row, so that a run which is stopped leaves what it has.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import DEVICE, Rows, replayed, seconds
+from benchmarks.common import DEVICE, Rows, asked, replayed, seconds
 from kdbench.networks.convolution_choices import ways
 from kdbench.networks.convolution_insides import INSIDES, Settings, narrow
 
@@ -114,11 +112,8 @@ def measure(rows: Rows, counts: Sequence[int], batch: int, names: Sequence[str])
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--tiny", action="store_true", help="two layers, for the tests")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        measure(Rows(arguments.file), (2,), 2, ("stem", "1.down"))
+    rows, tiny = asked(__doc__)
+    if tiny:
+        measure(rows, (2,), 2, ("stem", "1.down"))
     else:
-        measure(Rows(arguments.file), (8, 20), 64, tuple(LAYERS))
+        measure(rows, (8, 20), 64, tuple(LAYERS))

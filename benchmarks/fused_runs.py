@@ -7,7 +7,6 @@ norm of the difference, relative to that of the weights. Then one epoch of CIFAR
 its evaluation for 8 and 20 methods in bf16. FILE is JSON, written anew after every row.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, seconds
+from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, asked, seconds
 from benchmarks.engine import Bench, Choice, Contestant
 from benchmarks.fused_steps import METHODS
 from kdbench.data.base import Dataset
@@ -80,11 +79,8 @@ def epoch(count: int, sizes: Sizes, data: Dataset, folder: Path) -> dict[str, An
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--tiny", action="store_true", help="small networks, for the tests")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        measure(Rows(arguments.file), (2,), TINY, 32, 16)
+    rows, tiny = asked(__doc__)
+    if tiny:
+        measure(rows, (2,), TINY, 32, 16)
     else:
-        measure(Rows(arguments.file), (8, 20), FULL, 50_000, 10_000)
+        measure(rows, (8, 20), FULL, 50_000, 10_000)

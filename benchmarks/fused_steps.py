@@ -7,7 +7,6 @@ step, the kernels that it launches, the peak of memory, and the kernels by name 
 time. FILE is JSON, written anew after every row.
 """
 
-import argparse
 import statistics
 import tempfile
 from collections import Counter
@@ -19,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import common
-from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, seconds
+from benchmarks.common import DEVICE, FULL, TINY, Rows, Sizes, asked, seconds
 from benchmarks.engine import ANSWERS, LOGIT_METHODS, Answers, Bench, Choice, Contestant
 from kdbench.system.hardware import peak_memory_mb, reset_peak_memory
 from kdbench.system.precision import Precision
@@ -84,11 +83,8 @@ def kernels(one: Contestant) -> list[tuple[str, int, float]]:
 
 if __name__ == "__main__":
     torch.backends.cudnn.benchmark_limit = 0  # tries every plan of a convolution
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--tiny", action="store_true", help="small networks, for the tests")
-    arguments = parser.parse_args()
-    if arguments.tiny:
-        measure(Rows(arguments.file), (1, 2), TINY, 2, (("off", "off"), ("on", "off")))
+    rows, tiny = asked(__doc__)
+    if tiny:
+        measure(rows, (1, 2), TINY, 2, (("off", "off"), ("on", "off")))
     else:
-        measure(Rows(arguments.file), (1, 8, 20), FULL, STEPS)
+        measure(rows, (1, 8, 20), FULL, STEPS)

@@ -164,6 +164,7 @@ def measured(monkeypatch, tmp_path) -> list[str]:
         timed.append(run.func.__name__)
         return 1.0 if run.func.__name__.startswith("called") else 2.0
 
+    monkeypatch.setattr(convolution_choices, "TURNS", 1)
     monkeypatch.setattr(convolution_choices, "measures", lambda device: True)
     monkeypatch.setattr(convolution_choices, "seconds_of", seconds_of)
     monkeypatch.setattr(convolution_choices, "kept", lambda: tmp_path / "choices.json")

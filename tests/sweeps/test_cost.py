@@ -133,7 +133,7 @@ def test_help_says_what_there_is(command):
 
 def test_a_slow_step_is_timed_once(monkeypatch):
     seconds = []
-    monkeypatch.setattr(timings, "_seconds", lambda call, device: seconds.append(5.0) or 5.0)
+    monkeypatch.setattr(timings, "seconds_of", lambda call, device: seconds.append(5.0) or 5.0)
     assert timings._median(lambda: None, torch.device("cpu")) == 5.0
     assert seconds == [5.0]
 

@@ -4,6 +4,7 @@ On a GPU the first call of each shape tries all ways on its own tensors.
 """
 
 import json
+import statistics
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from kdbench.system.private import user_folder
 from kdbench.system.stopwatch import device_name, seconds_of
 
 USUAL = "grouped"  # where nothing is measured: on a processor, and in a recording
+TURNS = 10  # of each way
 Key = str
 
 
@@ -71,7 +73,9 @@ def fastest(name: str, tensors: tuple[Tensor, ...], settings: Settings) -> str:
         run = getattr(inside, name)
         with suppress(Exception):  # a library may refuse a shape
             run(*tensors, settings)  # chooses kernels, or compiles them
-            seconds[way] = seconds_of(partial(run, *tensors, settings), tensors[0].device)
+            call = partial(run, *tensors, settings)
+            turns = (seconds_of(call, tensors[0].device) for _ in range(TURNS))
+            seconds[way] = statistics.median(turns)
     return min(seconds, key=seconds.__getitem__, default=USUAL)
 
 

@@ -1,25 +1,19 @@
-"""The time of calls on a device, to choose the fastest of several ways."""
+"""The time of calls on a device."""
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-ROUNDS = 10  # the median of so many counts
-
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the median time of a call."""
-    found = []
-    for _ in range(ROUNDS):
-        wait(device)
-        start = time.perf_counter()
-        run()
-        wait(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    """Return how long a call takes, to the end of its kernels."""
+    wait(device)
+    started = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - started
 
 
 def wait(device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from kdbench.records.settings import TrainSettings
 from kdbench.system.console import Console
 from kdbench.system.cuda_graphs import WARM_UP
 from kdbench.system.runtime import Runtime
+from kdbench.system.stopwatch import seconds_of
 from kdbench.tasks.dispatch import task_called
 from kdbench.tasks.task import LiveTeachers, Task
 from kdbench.training.cohort import Cohort
@@ -122,15 +122,5 @@ def _median(call: Callable[[], object], device: torch.device) -> float:
         call()
     found: list[float] = []
     while len(found) < STEPS and sum(found) < LIMIT:
-        found.append(_seconds(call, device))
+        found.append(seconds_of(call, device))
     return statistics.median(found)
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
