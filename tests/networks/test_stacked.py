@@ -86,7 +86,8 @@ def test_networks_of_another_make_are_no_company():
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 2e-2)])
 def test_compiled_it_computes_the_same(precision, close, monkeypatch):
     """Traced and differentiated whole, without the compiler behind, which takes a minute."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    traced = partial(torch.compile, dynamic=False, backend="aot_eager")
+    monkeypatch.setattr("kdbench.networks.stacked.compiled", traced)
     networks = [at_precision(seeded("resnet8", seed).float(), precision) for seed in range(2)]
     eager = Stacked(copy.deepcopy(networks), ["stage3"])
     compiled = Stacked(networks, ["stage3"])

@@ -141,7 +141,7 @@ def test_it_does_not_go_on_under_other_settings(monkeypatch, changed, line):
     ("fact", "value", "mend"),
     [
         ("torch", "2.0.0", "install torch 2.0.0"),
-        ("instruction_set", "DEFAULT", "ATEN_CPU_CAPABILITY=default"),
+        ("instruction_set", "VSX", "ATEN_CPU_CAPABILITY=vsx"),
         ("cpu", "another", "go on there"),
     ],
 )

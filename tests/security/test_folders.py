@@ -299,18 +299,31 @@ def test_the_key_of_measurements_is_read_by_nobody_else(tmp_path, monkeypatch):
 # What other libraries trust.
 
 
-def test_compiled_code_is_kept_where_only_its_owner_writes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("already", ["nothing", "PyTorch's default"])
+def test_compiled_code_is_kept_where_only_its_owner_writes(tmp_path, monkeypatch, already):
+    """Also where PyTorch has named its default in /tmp, which it does with torchvision's import."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     from kdbench.system import private
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    if already == "nothing":
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     private.user_folder.cache_clear()
     private.keep_compiled_code()
     kept = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     private.user_folder.cache_clear()
     assert kept.is_relative_to(tmp_path)
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+
+
+def test_compiled_code_is_kept_where_its_owner_says(tmp_path, monkeypatch):
+    from kdbench.system import private
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    private.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("named", [None, "", "auto"])

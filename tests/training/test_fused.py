@@ -19,6 +19,8 @@ from support.runs import config, runs, same, taught, weights
 TEN = ["ce", "kd", "dkd", "dynamickd", "crd", "at", "reviewkd", "er_kd", "ls_kd", "vid"]
 BESIDE = ["dot", "simkd", "mlkd"]  # two backward passes, a student of its own, two views
 FUSED = "runtime.fused=on"
+# Of the norm: rounding, which ReLUs magnify. A run that loses its momentum is off by 6e-3.
+CLOSE = 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_ten_methods_as_one_network_end_as_each_alone(run):
     for method, one, other in zip(TEN + BESIDE, alone, fused, strict=True):
         assert fused_in(one) is None
         assert fused_in(other) == (None if method in BESIDE else len(TEN)), method
-        assert distance(one, other) <= (0 if method in BESIDE else 1e-4), method
+        assert distance(one, other) <= (0 if method in BESIDE else CLOSE), method
 
 
 def test_every_parameter_has_the_gradient_of_its_own_loss(teacher, monkeypatch):
@@ -140,7 +142,7 @@ def test_a_checkpoint_is_that_of_a_run_alone(run, monkeypatch, before, after):
     run(methods[:2], "stopped", f"runtime.fused={after}")
     run(methods, "stopped", f"runtime.fused={after}")
     for name, folder in runs("undisturbed").items():
-        assert distance(folder, runs("stopped")[name]) <= 1e-4, name
+        assert distance(folder, runs("stopped")[name]) <= CLOSE, name
 
 
 def interrupt_in_step(step: int, patch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,15 @@ def user_folder(variable: str, usual: str) -> Path:
 def keep_compiled_code() -> None:
     """Let PyTorch keep its compiled code, which it unpickles, where other users cannot write.
 
-    Its default is a folder in /tmp. TORCHINDUCTOR_CACHE_DIR names another place.
+    Its default is a folder in /tmp. TORCHINDUCTOR_CACHE_DIR names another place; PyTorch writes its
+    default there by itself, as soon as torchvision is imported.
     """
-    place = user_folder("XDG_CACHE_HOME", ".cache") / "inductor"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own_folder(place, 0o700)))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # takes a second
+
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named is None or named == os.path.abspath(default_cache_dir()):
+        place = user_folder("XDG_CACHE_HOME", ".cache") / "inductor"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own_folder(place, 0o700))
 
 
 @cache
