@@ -11,8 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.networks import convolution_choices
-from kdbench.networks.convolution_insides import INSIDES, Inside, Settings, narrow
+from kdbench.networks import convolution_choices, convolution_streams
+from kdbench.networks.convolution_insides import (
+    INSIDES,
+    Inside,
+    Settings,
+    called_forward,
+    narrow,
+)
+from kdbench.networks.convolution_streams import on_streams, side_streams
 from kdbench.networks.stacked_convolution import (
     by_images,
     by_weights,
@@ -74,6 +81,47 @@ def assert_close(found: list[Tensor], expected: list[Tensor], close: float) -> N
 def test_a_way_gives_the_numbers_of_plain_convolutions(inside, shapes):
     case = Case(*shapes)
     assert_close(case.found(INSIDES[inside]), case.expected(), 1e-12)
+
+
+def test_calls_on_streams_are_forked_shared_out_and_joined(monkeypatch):
+    notes: list[tuple[str, ...]] = []
+
+    class Stream:
+        """A stand-in for a GPU's, which notes what is asked of it."""
+
+        device = torch.device("cpu")
+
+        def __init__(self, device=None, name=None) -> None:
+            self.name = name or f"side {sum(note[0] == 'made' for note in notes)}"
+            notes.append(("made", self.name))
+
+        def wait_stream(self, other) -> None:
+            notes.append(("waits", self.name, other.name))
+
+        def __enter__(self) -> None:
+            notes.append(("computes", self.name))
+
+        def __exit__(self, *error) -> None:
+            pass
+
+    current = Stream(name="current")
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+    kept = []
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: kept.append(stream.name))
+    monkeypatch.setattr(convolution_streams, "STREAMS", 2)
+    side_streams.cache_clear()
+    found = on_streams([lambda number=number: torch.tensor(number) for number in range(3)])
+    side_streams.cache_clear()
+    assert [tensor.item() for tensor in found] == [0, 1, 2]
+    one, two = "side 1", "side 2"
+    assert notes[3:] == [
+        *(("waits", side, "current") for side in (one, two)),
+        *(("computes", side) for side in (one, two, one)),
+        *(("waits", "current", side) for side in (one, two)),
+    ]
+    assert kept == ["current"] * 3
 
 
 CHANGES = {
@@ -162,7 +210,7 @@ def measured(monkeypatch, tmp_path) -> list[str]:
 
     def seconds_of(run, device):
         timed.append(run.func.__name__)
-        return 1.0 if run.func.__name__.startswith("called") else 2.0
+        return 1.0 if run.func is called_forward else 2.0
 
     monkeypatch.setattr(convolution_choices, "TURNS", 1)
     monkeypatch.setattr(convolution_choices, "measures", lambda device: True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.networks.convolution_insides import INSIDES, Inside, Settings
+from kdbench.networks.convolution_streams import STREAM_INSIDES
 from kdbench.system.files import write_atomically
 from kdbench.system.private import user_folder
 from kdbench.system.stopwatch import device_name, seconds_of
@@ -28,11 +29,12 @@ def ways(device_type: str) -> dict[str, Inside]:
     """Return the ways that a kind of device knows, by name; Triton has kernels for GPUs."""
     if device_type != "cuda":
         return INSIDES
+    found = {**INSIDES, **STREAM_INSIDES}
     try:
         from kdbench.networks.triton_convolution import TRITON_INSIDES
     except ImportError:  # as on Windows
-        return INSIDES
-    return {**INSIDES, **TRITON_INSIDES}
+        return found
+    return {**found, **TRITON_INSIDES}
 
 
 def compute(name: str, tensors: tuple[Tensor, ...], settings: Settings) -> Tensor:

@@ -5,7 +5,8 @@ Shapes: images x [n, B, C, H, W], or [B, C, H, W] where all n share them; weight
 is a view of a tensor [B, n * C, H, W], the form that batch norms and activations of a stack take.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -43,15 +44,26 @@ def narrow(x: Tensor, n: int) -> Tensor:
 
 def plain_gradients(
     g: Tensor, x: Tensor, w: Tensor, settings: Settings, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of one plain convolution by images and weights, as far as wanted."""
+) -> Tensor:
+    """Return the wanted gradient of one plain convolution: by its images, or by its weights."""
     stride, padding, dilation = (list(pair) for pair in settings[:3])
-    found = torch.ops.aten.convolution_backward(
+    by_images, by_weights, _ = torch.ops.aten.convolution_backward(
         *(g, x, w, None, stride, padding, dilation, False, [0, 0]),
         settings.groups,
         [*wanted, False],
     )
-    return found[0], found[1]
+    found: Tensor = by_images if wanted[0] else by_weights
+    return found
+
+
+def plain_by_images(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
+    """Return the gradient of one plain convolution by its images."""
+    return plain_gradients(g, x, w, settings, (True, False))
+
+
+def plain_by_weights(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
+    """Return the gradient of one plain convolution by its weights."""
+    return plain_gradients(g, x, w, settings, (False, True))
 
 
 def as_one(x: Tensor, w: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Settings]:
@@ -73,7 +85,7 @@ def grouped_forward(x: Tensor, w: Tensor, settings: Settings) -> Tensor:
 def grouped_by_images(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
     """As the gradient of one grouped convolution."""
     images, weights, one = as_one(x, w, settings)
-    found, _ = plain_gradients(wide(g), images, weights, one, (True, False))
+    found = plain_by_images(wide(g), images, weights, one)
     if found.shape == x.shape:
         return found
     found = narrow(found, len(w))
@@ -83,7 +95,7 @@ def grouped_by_images(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Te
 def grouped_by_weights(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
     """As the gradient of one grouped convolution."""
     images, weights, one = as_one(x, w, settings)
-    _, found = plain_gradients(wide(g), images, weights, one, (False, True))
+    found = plain_by_weights(wide(g), images, weights, one)
     return found.unflatten(0, (len(w), -1))
 
 
@@ -92,28 +104,47 @@ def images_of(x: Tensor, n: int) -> list[Tensor]:
     return list(x.unbind()) if x.ndim == 5 else [x] * n
 
 
-def called_forward(x: Tensor, w: Tensor, settings: Settings) -> Tensor:
+Call = Callable[[], Tensor]
+AllOf = Callable[[Sequence[Call]], list[Tensor]]  # does these calls and returns their results
+
+
+def in_turn(calls: Sequence[Call]) -> list[Tensor]:
+    """Do calls one after the other."""
+    return [call() for call in calls]
+
+
+def called_forward(x: Tensor, w: Tensor, settings: Settings, all_of: AllOf = in_turn) -> Tensor:
     """As n plain convolutions."""
     pairs = zip(images_of(x, len(w)), w, strict=True)
-    found = [torch.conv2d(one, weight, None, *settings) for one, weight in pairs]
-    return narrow(torch.cat(found, dim=1), len(w))
+    calls = [partial(torch.conv2d, one, weight, None, *settings) for one, weight in pairs]
+    return narrow(torch.cat(all_of(calls), dim=1), len(w))
 
 
-def called_by_images(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
+def called_by_images(
+    g: Tensor, x: Tensor, w: Tensor, settings: Settings, all_of: AllOf = in_turn
+) -> Tensor:
     """As n gradients of plain convolutions; of shared images, their sum."""
     given = zip(g, images_of(x, len(w)), w, strict=True)
-    found = [plain_gradients(*one, settings, (True, False))[0] for one in given]
+    found = all_of([partial(plain_by_images, *one, settings) for one in given])
     return narrow(torch.cat(found, dim=1), len(w)) if x.ndim == 5 else torch.stack(found).sum(dim=0)
 
 
-def called_by_weights(g: Tensor, x: Tensor, w: Tensor, settings: Settings) -> Tensor:
+def called_by_weights(
+    g: Tensor, x: Tensor, w: Tensor, settings: Settings, all_of: AllOf = in_turn
+) -> Tensor:
     """As n gradients of plain convolutions."""
     given = zip(g, images_of(x, len(w)), w, strict=True)
-    found = [plain_gradients(*one, settings, (False, True))[1] for one in given]
+    found = all_of([partial(plain_by_weights, *one, settings) for one in given])
     return torch.cat(found).unflatten(0, (len(w), -1))
+
+
+def calls(all_of: AllOf) -> Inside:
+    """Return the way of n plain convolutions, whose calls are done so."""
+    ways = called_forward, called_by_images, called_by_weights
+    return Inside(*(partial(way, all_of=all_of) for way in ways))
 
 
 INSIDES = {
     "grouped": Inside(grouped_forward, grouped_by_images, grouped_by_weights),
-    "calls": Inside(called_forward, called_by_images, called_by_weights),
+    "calls": calls(in_turn),
 }
