@@ -25,7 +25,6 @@ HEAVY = (
     "omegaconf",
     "wandb",
     "matplotlib",
-    "statsmodels",
     "sklearn",
     "scipy",
     "timm",

@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from torch._dynamo.backends.debugging import aot_eager
 
 from kdbench.assembly.build import build_method, build_network, set_up
 from kdbench.assembly.method_pages import recipes
@@ -248,7 +247,7 @@ def check_graph(case: Case, student: nn.Module) -> None:
 
     def count(graph, inputs):
         graphs.append(graph)
-        return aot_eager(graph, inputs)
+        return graph.forward
 
     step = torch.compile(losses_and_sums, fullgraph=True, backend=count)
     for epoch in (1.0, 2.0, 30.0):
@@ -262,10 +261,9 @@ def check_graph(case: Case, student: nn.Module) -> None:
 @pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch on Python 3.13.0
 @pytest.mark.parametrize("method", quick_recipes())
 def test_one_full_graph_for_all_epochs_with_the_eager_numbers(method):
-    """The loss compiles whole, and an epoch is a tensor: a new one is no new graph.
+    """The loss is traced whole, and an epoch is a tensor: a new one is no new graph.
 
-    The graph is traced, differentiated and decomposed, but not turned into other kernels, so its
-    numbers differ from eager ones by reordered sums only.
+    tests/training/test_compiled_losses.py differentiates and compiles it.
     """
     case = Case(method, "same family")
     check_graph(case, Answers(case))

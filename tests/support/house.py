@@ -52,7 +52,6 @@ DOORS = {
     "submitit": {"sweeps.slurm"},
     "ray": {"sweeps.ray"},
     "scipy": {"ledger.significance", "analysis", "data"},
-    "statsmodels": {"ledger.significance"},
     "matplotlib": {
         "ledger.svg",
         "ledger.charts",

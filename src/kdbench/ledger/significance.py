@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from kdbench.errors import KdbenchError
 
@@ -116,8 +115,11 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     known = [p for p in ps if p is not None]
     if not all(0 <= p <= 1 for p in known):
         raise ValueError(f"p-values lie between 0 and 1: {known}")
-    adjusted = iter(multipletests(known, method="holm")[1] if known else ())
-    return [None if p is None else float(next(adjusted)) for p in ps]
+    adjusted, least = {}, 0.0
+    for rank, p in enumerate(sorted(known)):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        adjusted[p] = least
+    return [None if p is None else adjusted[p] for p in ps]
 
 
 def verdict_of_gain(ours: Difference | None, p_adjusted: float | None, claimed: float) -> Verdict:
