@@ -86,8 +86,11 @@ def test_a_step_of_timm_s_loop_is_measured_beside_ours(monkeypatch, capsys):
     ("question", "keys"),
     [
         ("fused_convolutions", {"students", "layer", "pass", "way", "ms", "error"}),
-        ("fused_steps", {"methods", "answers", "fused", "ms_run_step", "peak_memory_mb"}),
-        ("fused_runs", {"method", "apart"}),
+        pytest.param(
+            *("fused_steps", {"methods", "answers", "fused", "ms_run_step", "peak_memory_mb"}),
+            marks=pytest.mark.long,
+        ),
+        pytest.param("fused_runs", {"method", "apart"}, marks=pytest.mark.long),
     ],
 )
 def test_the_questions_for_a_gpu_are_ready_to_run(question, keys, tmp_path):

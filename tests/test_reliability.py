@@ -391,12 +391,18 @@ def test_a_sweep_of_many_runs_holds_no_more_at_its_end_and_survives_a_kill(tmp_p
 
 
 @pytest.mark.slow
-def test_whatever_happens_it_ends_with_the_same_bits(tmp_path):
-    """The quick part of `make chaos`."""
-    faults = "--faults=read-only folder,clock"
-    given = ["--count=4", "--methods=kd,crd", faults, f"--folder={tmp_path}"]
+@pytest.mark.parametrize(
+    ("count", "methods", "faults"),
+    [
+        (2, "kd", []),
+        pytest.param(4, "kd,crd", ["read-only folder", "clock"], marks=pytest.mark.long),
+    ],
+)
+def test_whatever_happens_it_ends_with_the_same_bits(tmp_path, count, methods, faults):
+    """The quick parts of `make chaos`."""
+    given = [f"--count={count}", f"--methods={methods}", f"--faults={','.join(faults)}"]
     result = subprocess.run(
-        [sys.executable, "-m", "chaos.run", *given],
+        [sys.executable, "-m", "chaos.run", *given, f"--folder={tmp_path}"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -405,7 +411,7 @@ def test_whatever_happens_it_ends_with_the_same_bits(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     (path,) = tmp_path.glob("*/trials.jsonl")
     trials = [json.loads(line) for line in path.read_text().splitlines()]
-    assert sum(len(trial["kills"]) for trial in trials) == 4
-    assert trials[1]["kind"] == "sweep"
-    (path,) = tmp_path.glob("*/faults.jsonl")
-    assert len(path.read_text().splitlines()) == 2
+    assert sum(len(trial["kills"]) for trial in trials) == count
+    assert [trial["kind"] for trial in trials[1:2]] == ["sweep"] * (count > 2)
+    tried = [path.read_text().splitlines() for path in tmp_path.glob("*/faults.jsonl")]
+    assert [len(lines) for lines in tried] == [len(faults)] * bool(faults)

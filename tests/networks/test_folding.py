@@ -144,7 +144,7 @@ def test_chunks_do_not_show():
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_compiled_it_gives_the_same_rows_in_every_batch():
     needs_compiler()
-    network = trained(constructor("wrn_16_1")(num_classes=10))
+    network = trained(constructor("resnet8")(num_classes=10))
     images = torch.randn(200, 3, 32, 32)
     teacher = freeze(network, images, "fp32", Runtime("cpu", compile="on"), 1, print)
     assert teacher.facts["compiled"] is True

@@ -231,6 +231,7 @@ Cohort.train_step = asked
 )
 
 
+@pytest.mark.long
 def test_a_request_to_one_rank_stops_all_after_the_same_step(tmp_path, monkeypatch):
     """And they go on to the bits of one process."""
     monkeypatch.chdir(tmp_path)

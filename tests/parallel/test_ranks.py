@@ -143,8 +143,9 @@ def wait_for_a_checkpoint(folder: Path, known: Collection[Path] = ()) -> None:
         time.sleep(0.02)
 
 
-def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint():
-    """SIGKILL of one, then SIGTERM of one, then to the end: the bits of one undisturbed process."""
+@pytest.mark.parametrize("then", ["the end", pytest.param("SIGTERM", marks=pytest.mark.long)])
+def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint(then):
+    """SIGKILL of one, SIGTERM of one, then to the end: the bits of one undisturbed process."""
     command = ["-m", "kdbench.train", *TRAIN, "runs_dir=runs"]
     running = as_ranks(2, *command)
     wait_for_a_checkpoint(Path("runs"))
@@ -154,17 +155,19 @@ def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint():
     assert "rank 0 has lost the others" in errors
     assert len(errors.splitlines()) == 1, errors
 
-    known = list(Path("runs").glob("*/checkpoint-*"))
+    if then == "SIGTERM":
+        known = list(Path("runs").glob("*/checkpoint-*"))
+        running = as_ranks(2, *command)
+        wait_for_a_checkpoint(Path("runs"), known)
+        running[1].terminate()
+        (code, _, errors), (other, _, nothing) = ended(running)
+        assert (code, other) == (130, 130)
+        assert errors.startswith("kdbench: error: stopped in epoch"), errors
+        assert nothing == ""
+
     running = as_ranks(2, *command)
     assert "going on after step" in running[0].stdout.readline()
-    wait_for_a_checkpoint(Path("runs"), known)
-    running[1].terminate()
-    (code, _, errors), (other, _, nothing) = ended(running)
-    assert (code, other) == (130, 130)
-    assert errors.startswith("kdbench: error: stopped in epoch"), errors
-    assert nothing == ""
-
-    for code, _, errors in ended(as_ranks(2, *command)):
+    for code, _, errors in ended(running):
         assert code == 0, errors
     expected = train(config(*TRAIN, "runs_dir=alone"))
     torch.use_deterministic_algorithms(False)
@@ -188,7 +191,7 @@ def test_torchrun_starts_a_lost_rank_again_by_itself():
     assert list(Path("runs").glob("*/record.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_train_and_score_a_detector_as_one_process_does():
     pytest.importorskip("pycocotools", reason="pip install 'kdbench[detection]'")
     root = make_shapes(Path("shapes").resolve(), train=4, val=3)

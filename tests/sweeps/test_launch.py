@@ -31,6 +31,7 @@ from kdbench.sweeps.worker import Outcome
 from kdbench.system.console import Console
 from kdbench.training.jobs import Job
 from kdbench.training.together import train, train_together
+from support.in_this_process import train_here
 from support.kills import at_first_checkpoint
 from support.records import record_at
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs, same, weights
@@ -143,7 +144,8 @@ def test_runs_stop_when_whoever_started_them_is_gone(here):
     assert "the same command goes on from there" in task.log.read_text()
 
 
-def test_a_run_that_fails_leaves_the_others_and_is_named(command):
+def test_a_run_that_fails_leaves_the_others_and_is_named(command, monkeypatch):
+    train_here(monkeypatch)
     result = command("train", *SWEEP, "method=ce", "schedule.lr=0.05,1e30", "seed=0,1")
     assert result.code == 1
     assert "sweep: 2 done, 0 done before, 2 failed" in result.out
@@ -157,7 +159,8 @@ def test_a_run_that_fails_leaves_the_others_and_is_named(command):
     assert all("diverged in epoch 1" in line and "synthetic-none" in line for line in said)
 
 
-def test_what_may_be_an_accident_is_tried_once_more(command):
+def test_what_may_be_an_accident_is_tried_once_more(command, monkeypatch):
+    train_here(monkeypatch)
     (job,) = plan([config("method=ce")]).todo
     job.folder.parent.mkdir()
     job.folder.touch()  # in the way of the run's folder
@@ -171,7 +174,8 @@ def test_what_may_be_an_accident_is_tried_once_more(command):
     assert all(job.identity.run_id in line for line in lines)
 
 
-def test_what_cannot_be_trained_is_said_before_anything_is(command):
+def test_what_cannot_be_trained_is_said_before_anything_is(command, monkeypatch):
+    train_here(monkeypatch)
     result = command("train", *SWEEP, *TWO_EPOCHS, "method=kd,dkd,ce", "seed=0")
     assert result.code == 1
     first, second, *again, last = result.err.strip().splitlines()
@@ -183,7 +187,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is(command):
     assert "sweep: 1 done, 0 done before, 2 failed" in result.out
 
 
-def test_every_failed_run_is_named_at_the_end_whatever_kept_it(command):
+def test_every_failed_run_is_named_at_the_end_whatever_kept_it(command, monkeypatch):
+    train_here(monkeypatch)
     result = command("train", *SWEEP, *TWO_EPOCHS, "method=kd,ce", "schedule.lr=0.05,1e30")
     *said, last = result.err.strip().splitlines()
     assert "3 of 4 runs have no result" in last
@@ -542,7 +547,7 @@ def sweep_on(executor: str, folder: Path, *arguments: str) -> Iterator[subproces
             process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tasks_of_ray(tmp_path):
     with sweep_on("ray", tmp_path, *TWO_EPOCHS, LABELS, "seed=0,1") as process:
         out, err = process.communicate(timeout=300)
@@ -553,7 +558,7 @@ def test_tasks_of_ray(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", CLUSTERS)
+@pytest.mark.parametrize("executor", [pytest.param("submitit", marks=pytest.mark.long), "ray"])
 def test_a_stopped_sweep_on_a_cluster_leaves_checkpoints(tmp_path, executor):
     with sweep_on(executor, tmp_path, "method=ce", "schedule.epochs=3000") as process:
         while not list(tmp_path.glob("runs/*/checkpoint-*")):

@@ -429,7 +429,7 @@ def heads(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "student.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
     """Each ends with the bits that it has alone; a sweep, an estimate and a score know them."""
     here = [*RUN, "schedule.steps=2", "schedule.milestones=[]", "schedule.score_steps=2"]
@@ -459,7 +459,7 @@ def test_detectors_train_side_by_side_in_parts_and_in_bfloat16(command, root):
     assert found["n"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_learns(command, tmp_path, monkeypatch):
     monkeypatch.setattr("kdbench.system.console.SILENCE", 0.0)
     root = make_shapes(tmp_path / "data", train=48, val=12)
