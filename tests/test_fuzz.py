@@ -188,7 +188,7 @@ def composing(monkeypatch, tmp_path, capsys):
     return check
 
 
-@quick_and_long(40, 1200)
+@quick_and_long(20, 1200)
 def test_commands(composing, examples):
     fuzz(composing, ARGUMENTS.filter(lambda a: not ENDLESS & set(a)), examples)
 

@@ -108,7 +108,9 @@ def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
 
 
 @pytest.mark.parametrize("step", [2, 3, 7], ids=["inside", "end of epoch", "last epoch"])
-@pytest.mark.parametrize("arguments", [CE, KD], ids=["ce", "kd"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(CE, id="ce", marks=pytest.mark.long), pytest.param(KD, id="kd")]
+)
 def test_ctrl_c_leaves_a_run_that_ends_with_the_same_bits(
     command, teacher, monkeypatch, arguments, step
 ):

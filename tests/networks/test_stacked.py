@@ -12,7 +12,7 @@ from kdbench.system.precision import at_precision
 from support.zoo import constructor, network_names
 
 STACKED = [name for name in network_names() if name != "GoogLeNet"]  # which has dropout
-QUICK = ("resnet8", "resnet8x4", "MobileNetV2", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_16_1")
+QUICK = ("resnet8", "resnet8x4", "MobileNetV2", "ShuffleV2", "vgg8", "wrn_16_1")
 
 
 def seeded(name: str, seed: int) -> torch.nn.Module:

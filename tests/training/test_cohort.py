@@ -101,7 +101,7 @@ def test_an_epoch_is_every_image_once_and_the_last_batch_is_short(command, monke
     assert not torch.equal(epochs[0], epochs[1])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_methods_of_one_seed_see_the_same_batches(command, monkeypatch, seed):
     seen = {}
     original = kdbench.training.member.train_step

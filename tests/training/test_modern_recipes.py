@@ -266,7 +266,7 @@ def test_a_method_for_soft_labels_reads_no_others(name):
 def test_a_vit_of_timm_learns_digits():
     """AdamW, a cosine, mixup and CutMix, the average of the weights: 12 epochs on 640 digits."""
     torch.manual_seed(0)
-    small = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    small = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3}
     network = timm_model("vit_tiny_patch16_224", num_classes=10, settings=small)
     recipe = schedule(
         epochs=12, lr=3e-3, optimizer="adamw", weight_decay=0.05, decay="cosine", ema_decay=0.9,
@@ -276,7 +276,7 @@ def test_a_vit_of_timm_learns_digits():
     optimizer, data, method = Optimizer(recipe, network, CE()), dataset(), CE()
     for epoch in range(1, 13):
         optimizer.start_epoch(epoch)
-        change = ChangedBatches(recipe.batch_changes, 640, (16, 16), 10, 0, epoch, CPU)
+        change = ChangedBatches(recipe.batch_changes, 640, (8, 8), 10, 0, epoch, CPU)
         order = torch.randperm(640, generator=torch.Generator().manual_seed(epoch))
         for number, rows in enumerate(order.split(32)):
             optimizer.start_step((epoch - 1) * 20 + number, 20)

@@ -55,7 +55,9 @@ def test_a_cohort_leaves_its_table_and_what_was_said(terminal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT]
+)
 def test_a_run_that_is_stopped_leaves_a_clean_terminal(terminal, number):
     asked = []
 
