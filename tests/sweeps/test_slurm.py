@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from chaos import slurm_cluster
 from chaos.compare import differences
+from chaos.processes import PATIENCE, free_ports, wait_until
+from chaos.slurm_cluster import SlurmCluster
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.training.together import train
-from support import slurm_cluster
 from support.commands import ROOT
-from support.ports import free_ports
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs
-from support.slurm_cluster import SlurmCluster
-from support.waiting import PATIENCE, wait_until
 
 LONG = ["schedule.epochs=60", "schedule.milestones=[]", "runtime.checkpoint_epochs=60"]
 SWEEP = [
