@@ -37,9 +37,6 @@ class Sweep(NamedTuple):
         return self.ground.start("train", *self.command, prepare=self.prepare)
 
 
-Victim = Callable[[Sweep], tuple[str, Result]]  # whom it killed, if anybody; how the command ended
-
-
 def sweep(ground: Ground, number: int, most: int) -> Trial:
     """Kill a sweep's launcher up to `most` times, or a child of its once a life, and compare."""
     draw = Random(f"{ground.seed} sweep {number}")
@@ -66,7 +63,14 @@ def drawn(
 def disturbed(
     found: Trial, given: Sweep, disturb: Callable[[], tuple[str, Result]], most: int
 ) -> Trial:
-    """Give the command again and again, each time with a disturbance, and once without."""
+    """Give the command again and again, each time with a disturbance, and once without.
+
+    Args:
+        found: the trial, not closed yet.
+        given: its sweep.
+        disturb: returns whom it killed, if anybody, and how the command ended.
+        most: kills.
+    """
     lives, where = given.draw.randint(1, LIVES), given.where
     result = None
     while (result is None or result.code != 0) and lives > 0 and len(found.kills) < most:
