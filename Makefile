@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 # A given value may be the name of a foreign file, so make neither expands it nor puts it into a
 # recipe. Recipes read the variable, quoted or, where it holds several words, without globs (set -f).
-GIVEN := BUDGET TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED QUICK TORCHDISTILL
+GIVEN := BUDGET TEACHER TEACHERS ARGS RUNS IMAGENET KDBENCH_DATA PAIR TESTS COUNT SEED KINDS QUICK TORCHDISTILL
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
   $(eval override export $(name) := $$(value $(name)))))
 
@@ -109,8 +109,8 @@ bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench agains
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(TORCHDISTILL),--torchdistill)
 
 # The quick part is among the tests. A run of it that was stopped goes on, as long as the code is the same.
-chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0)
-	$(BIN)/python -m chaos.run --count "$${COUNT:-200}" --seed "$${SEED:-0}" --page docs/reliability.md
+chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0, KINDS=fused,...)
+	$(BIN)/python -m chaos.run --count "$${COUNT:-200}" --seed "$${SEED:-0}" --kinds "$$KINDS" --page docs/reliability.md
 
 load: setup  ## A sweep of 500 tiny runs, killed half-way: records, memory, open files (COUNT=500)
 	$(BIN)/python -m chaos.load --count "$${COUNT:-500}" --page docs/reliability.md

@@ -1,8 +1,11 @@
-"""Whether two folders hold the same run, bit for bit, apart from what it cost."""
+"""Whether two folders hold the same run, bit for bit or to rounding, apart from what it cost."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from kdbench.records.passport import beside
 from kdbench.records.record import RECORD_FILE, read_record
@@ -13,6 +16,9 @@ COSTS = {  # of a record: when it was made, what it took, and beside whom
     *("finished", "seconds", "seconds_share", "cpu_seconds", "gpu_seconds", "peak_memory_mb"),
     *("companions", "commit", "checksum", "metrics_sha256"),  # the metrics hold seconds
 }
+
+# Of the norm of the weights: rounding, which ReLUs magnify (tests/training/test_fused.py).
+CLOSE = 2e-3
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -29,6 +35,22 @@ def differences(one: Path, other: Path) -> list[str]:
     records = [results(folder) for folder in (one, other)]
     found += [f"record: {key}" for key in records[0] if records[0][key] != records[1].get(key)]
     return found
+
+
+def distance(one: Path, other: Path) -> float:
+    """How far the weights and statistics of two finished runs are apart, relative to their norm."""
+    first, second = (load_file(folder / STUDENT_FILE) for folder in (one, other))
+    apart = torch.cat([(first[key] - second[key]).double().flatten() for key in first])
+    norm = torch.cat([value.double().flatten() for value in first.values()]).norm()
+    return (apart.norm() / norm).item()
+
+
+def far(one: Path, other: Path) -> list[str]:
+    """What differs by more than rounding between two finished runs."""
+    epochs = [[row["epoch"] for row in metrics(folder)] for folder in (one, other)]
+    found = [METRICS_FILE] * (epochs[0] != epochs[1])
+    apart = distance(one, other)
+    return found + [f"weights: {apart:.1e} of their norm"] * (not apart <= CLOSE)
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

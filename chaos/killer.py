@@ -60,7 +60,7 @@ def arm(kill: Kill, random: Random) -> None:
     wrap = counter(kill.nth)
     results = (kdbench.records.weights, kdbench.records.passport, kdbench.records.record)
     places: dict[str, list[tuple[Any, str]]] = {
-        "training": [(Optimizer, "update")],
+        "training": [(Optimizer, "apply")],  # one by one, in micro-batches and as one network
         "evaluation": [(kdbench.assembly.evaluation, "cross_entropy")],
         "checkpoint": [(kdbench.records.checkpoint, "write_atomically")],
         "table": [(OutputCache, "write")],

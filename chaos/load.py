@@ -18,8 +18,7 @@ from typing import NamedTuple
 import torch
 
 from chaos.processes import children, kill, memory
-from chaos.report import write_page
-from chaos.run import method_of
+from chaos.run import method_of, write_page
 from kdbench.assembly.method_pages import recipes
 from kdbench.records.record import RECORD_FILE, read_record
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks import decoding, streamed, timm_step
 from kdbench.system.precision import notices
 from support.commands import ROOT
-from support.photographs import real
+from support.folders import real
 
 PROMISED = ("input_pipeline_ratio", "cohort8_cost_per_method", "table_run_cost", "live_run_cost")
 

@@ -18,7 +18,7 @@ from kdbench.records.passport import TOLERANCE, beside, read_passport, sha256_of
 from kdbench.records.record import code_version, find_records
 from kdbench.records.weights import load_weights
 from support.commands import ROOT
-from support.photographs import real
+from support.folders import real
 
 RESULTS = ROOT / "results"
 RUNS = RESULTS / "runs"

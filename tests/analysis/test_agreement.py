@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score
 
 from kdbench.analysis.agreement import fidelity, rank_correlation, seeds_apart
 from kdbench.analysis.entropy import divergence
-from support.logits import pair
+from support.batches import pair
 
 
 def test_fidelity():

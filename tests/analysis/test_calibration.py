@@ -14,7 +14,7 @@ from kdbench.analysis.calibration import (
     scaled,
     temperature,
 )
-from support.logits import pair
+from support.batches import pair
 
 
 def test_bins_are_scikit_learns():

@@ -3,7 +3,7 @@ import pytest
 
 from kdbench.analysis.correlation import class_correlation, class_means, off_diagonal
 from kdbench.errors import KdbenchError
-from support.logits import pair
+from support.batches import pair
 
 
 def test_it_is_numpys_correlation():

@@ -13,7 +13,7 @@ from kdbench.analysis.entropy import (
     log_softmax,
     scores,
 )
-from support.logits import pair
+from support.batches import pair
 
 
 def test_entropy_and_divergence_are_scipys():

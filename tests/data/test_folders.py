@@ -19,8 +19,16 @@ from kdbench.data import class_folders
 from kdbench.data.class_folders import SOLUTION
 from kdbench.data.memory import torchvision_sets
 from kdbench.errors import KdbenchError
-from support.folders import FOLDERS, SCALES, flatten, load, write_tar
-from support.photographs import photograph, truncate, write_class_folders
+from support.folders import (
+    FOLDERS,
+    SCALES,
+    flatten,
+    load,
+    photograph,
+    truncate,
+    write_class_folders,
+    write_tar,
+)
 
 JUNK = [
     "._n01_0.JPEG",

@@ -22,8 +22,7 @@ from kdbench.data.streaming import shards, sources
 from kdbench.data.streaming.streamed import images_of
 from kdbench.errors import KdbenchError
 from kdbench.system.files import open_regular
-from support.folders import FOLDERS, flatten, load, write_tar
-from support.photographs import photograph, write_class_folders
+from support.folders import FOLDERS, flatten, load, photograph, write_class_folders, write_tar
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -15,7 +15,7 @@ from kdbench.errors import KdbenchError
 from kdbench.records.identity import recorded, without_later
 from kdbench.schema.node import Node
 from support.commands import compose
-from support.photographs import truncate, write_class_folders
+from support.folders import truncate, write_class_folders
 
 CPU = torch.device("cpu")
 RUN = ["dataset=imagenet", "dataset.image_size=32", "dataset.test_resize=36", "runtime=cpu"]

@@ -15,7 +15,7 @@ from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.protocol import protocol_of
 from kdbench.schema.node import Node
-from support.photographs import photograph, truncate, write_class_folders
+from support.folders import photograph, truncate, write_class_folders
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.data.streaming.tar import CHUNK
 from kdbench.errors import KdbenchError
 from kdbench.system import disk
-from support.photographs import CLASSES, photograph, write_class_folders
+from support.folders import CLASSES, photograph, write_class_folders
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SPLITS = (("train", 24), ("val", 9))

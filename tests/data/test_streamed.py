@@ -22,7 +22,7 @@ from kdbench.errors import ConfigError, KdbenchError
 from kdbench.parallel.micro_batches import Cutting
 from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
-from support.photographs import CLASSES, real, truncate, write_class_folders
+from support.folders import CLASSES, real, truncate, write_class_folders
 
 SIZE, RESIZE = 32, 36
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

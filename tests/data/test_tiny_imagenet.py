@@ -13,7 +13,7 @@ from kdbench.data.augmentation.views import TrainImages, epoch_plan, normalise
 from kdbench.data.base import Dataset
 from kdbench.data.memory.tiny_imagenet import tiny_imagenet
 from kdbench.errors import ConfigError, KdbenchError
-from support.photographs import CLASSES, real, truncate, write_class_folders
+from support.folders import CLASSES, real, truncate, write_class_folders
 
 MEAN, STD = [0.4802, 0.4481, 0.3975], [0.2302, 0.2265, 0.2262]
 CPU = torch.device("cpu")

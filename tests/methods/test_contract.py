@@ -23,7 +23,7 @@ from kdbench.training.snapshot import TrainState, restore, start_randomness, tak
 from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
-from support.quick import quick_recipes
+from support.method_headers import quick_recipes
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 RECIPES = recipes()
@@ -188,13 +188,14 @@ def test_distillation_alone_moves_the_student(case):
     assert gradient.abs().max() > 0
 
 
-def test_reads_of_a_teacher_only_what_it_declares(case):
-    """A table of logits is enough for a method that declares no tap."""
+def test_reads_of_the_networks_only_what_it_declares(case):
+    """A table of logits is enough for a method that declares no tap, and so is a stack's output."""
+    taps, own_taps = case.method.taps, case.method.own_taps
     seen = [
-        Output(output.logits, {name: output.taps[name] for name in case.method.taps})
-        for output in case.taught
+        Output(output.logits, {name: output.taps[name] for name in taps}) for output in case.taught
     ]
-    case.terms(case.batch(), case.own, tuple(seen))
+    own = Output(case.own.logits, {name: case.own.taps[name] for name in (*taps, *own_taps)})
+    case.terms(case.batch(), own, tuple(seen))
 
 
 def test_same_input_same_terms(case):

@@ -25,7 +25,7 @@ from kdbench.training.step import train_step
 from kdbench.types import Output
 from support.batches import batch_of, dataset
 from support.commands import compose_method
-from support.quick import quick_recipes
+from support.method_headers import quick_recipes
 
 BATCH = 32
 IMAGES = 640

@@ -13,7 +13,7 @@ from support.commands import ROOT
 TOUCH = "touch executed"
 EVIL = f"x;{TOUCH} $({TOUCH}) `{TOUCH}` $(shell {TOUCH}) \"'&{TOUCH}&"
 GIVEN = ["TEACHER", "TEACHERS", "ARGS", "RUNS", "IMAGENET", "KDBENCH_DATA", "PAIR", "TESTS"]
-GIVEN += ["COUNT", "SEED", "QUICK", "TORCHDISTILL", "BUDGET"]
+GIVEN += ["COUNT", "SEED", "KINDS", "QUICK", "TORCHDISTILL", "BUDGET"]
 TARGETS = ["reproduce-cifar100", "reproduce-cpu", "reproduce-imagenet", "table", "coverage"]
 TARGETS += ["bench", "chaos", "load", "quickstart", "campaign"]
 

@@ -1,8 +1,9 @@
-"""Batches of digits."""
+"""Batches of digits, and logits of a student that half follows its teacher."""
 
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,3 +32,12 @@ def batch_of(rows: Tensor, epoch: float, method: Method) -> Batch:
 
 def small(split: Split) -> Split:
     return Split(split.images[:, :, ::4, ::4].contiguous(), split.labels)
+
+
+def pair(n: int = 240, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Student's and teacher's logits [n, K], and labels [n] that the teacher often gets right."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    teacher = rng.normal(size=(n, classes)) + 2 * np.eye(classes)[labels]
+    student = 0.5 * teacher + rng.normal(size=(n, classes))
+    return student, teacher, labels

@@ -1,6 +1,11 @@
-"""The first lines of a method's configuration file."""
+"""Methods' files: their first lines, and which of them a test takes that is slow for each."""
 
 import re
+
+import pytest
+
+from kdbench.assembly.method_pages import recipes
+from support.commands import compose_method
 
 
 def check_header(text: str) -> None:
@@ -14,3 +19,13 @@ def check_header(text: str) -> None:
 
 KINDS = "label|logit|feature|relation|contrastive|multi-teacher|self|wrapper|trainer"
 STATUS = "as published|as released code|reconstructed"
+
+
+def quick_recipes() -> list:
+    """All recipes; those around another one than KD, which is there by itself, are long ones."""
+    return [pytest.param(name, marks=[pytest.mark.long] * _composite(name)) for name in recipes()]
+
+
+def _composite(method: str) -> bool:
+    inner = compose_method(method).get("inner")
+    return inner is not None and inner["name"] != "kd"

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chaos.processes import free_ports
 from kdbench.records.settings import TrainSettings
-from support.ports import free_ports
 
 # Trains the cohorts of a file, each until it is not interrupted; gradients go out in several
 # messages, of 16 KiB and then 64.

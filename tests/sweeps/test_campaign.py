@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import kdbench.sweeps.budget
+from chaos.processes import wait_until
 from kdbench.errors import ConfigError
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.sweeps.budget import START_UP, Budget
@@ -23,7 +24,6 @@ from kdbench.training.timings import Timings
 from support.kills import at_first_checkpoint
 from support.records import make_record, write_content
 from support.runs import SMALL, TWO_EPOCHS, config, runs
-from support.waiting import wait_until
 
 CAMPAIGN = ["-m", *SMALL, "student=resnet8", "hydra/launcher=cohort", "hydra.launcher.order=value"]
 LABELS = "method=ce,label_smoothing"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from chaos.processes import PATIENCE, wait_until
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.training.together import train
 from support.commands import ROOT
 from support.runs import SMALL, assert_same_runs, config, runs
-from support.waiting import PATIENCE, wait_until
 
 LONG = ["schedule.epochs=60", "schedule.milestones=[]"]
 KIND = "T4"  # a name that Ray knows; no node here has one

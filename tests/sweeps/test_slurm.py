@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm, which the tests start on this machine."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from chaos import slurm_cluster
 from chaos.compare import differences
+from chaos.processes import PATIENCE, free_ports, wait_until
+from chaos.slurm_cluster import SlurmCluster
 from kdbench.records.checkpoint import checkpoint_paths
 from kdbench.training.together import train
-from support import slurm_cluster
 from support.commands import ROOT
-from support.ports import free_ports
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs
-from support.slurm_cluster import SlurmCluster
-from support.waiting import PATIENCE, wait_until
 
 LONG = ["schedule.epochs=60", "schedule.milestones=[]", "runtime.checkpoint_epochs=60"]
 SWEEP = [
@@ -274,6 +274,30 @@ def test_a_launcher_that_is_killed_leaves_its_jobs_and_is_typed_again(cluster, l
     code, out, err = ended(launch(*LONG, "method=ce"))
     assert (code, err) == (0, "")
     assert "1 run: 1 done before" in out
+
+
+@pytest.mark.long
+def test_two_launchers_on_one_folder_do_nothing_twice(cluster, launch):
+    """The second is told who holds a run, and the first ends with all."""
+    sweep = [*TWO_EPOCHS, "method=ce,label_smoothing"]
+    hold("training")
+    first = launch(*sweep)
+    reached(first)
+    code, second, err = ended(launch(*sweep))
+    assert code == 1
+    named = [line for line in err.splitlines() if "is being trained by process" in line]
+    assert named, err
+    assert all(line.startswith("kdbench: error: ") for line in err.splitlines()), err
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").glob("*-s*-*/record.json")}
+    Path("leave").touch()
+    code, out, err = ended(first)
+    assert code == 0, err
+    done = [int(re.search(r"sweep: (\d+) done, ", said)[1]) for said in (out, second)]
+    assert sum(done) == 2, "each run was trained once"
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    for method in ("ce", "label_smoothing"):
+        train(config(f"method={method}", "runs_dir=undisturbed"))
+    assert_same_runs("undisturbed", "runs")
 
 
 @pytest.mark.long

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from chaos.processes import wait_until
 from kdbench.errors import KdbenchError
 from kdbench.sweeps import watching
 from kdbench.sweeps.slurm_queue import GONE, Queue, array_limit
 from kdbench.sweeps.watching import CANCELLED, SlurmWatch
-from support.waiting import wait_until
 
 
 @pytest.fixture

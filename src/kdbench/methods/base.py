@@ -105,7 +105,8 @@ class Wrapper(Method):
     def setup(self, probe: Probe) -> None:
         """Return the inner recipe's."""
         self.inner.setup(probe)
-        self.taps = self.inner.taps  # some are known by now only
+        # Some are known by now only.
+        self.taps, self.own_taps = self.inner.taps, self.inner.own_taps
 
     def adapt(self, student: nn.Module, probe: Probe) -> nn.Module:
         """Return the inner recipe's."""

@@ -102,7 +102,7 @@ class ReviewKD(Method):
         teacher = probe.teachers[0]
         pairs = paired_maps(probe, self.student_suffix, "_pre")
         self.student_taps, self.teacher_taps = ([*taps] for taps in zip(*pairs, strict=True))
-        self.taps = ("pooled", *self.teacher_taps)
+        self.taps, self.own_taps = ("pooled", *self.teacher_taps), tuple(self.student_taps)
         inputs = [check_map(probe.student, tap)[0] for tap in self.student_taps]
         outputs = [check_map(teacher, tap)[0] for tap in self.teacher_taps]
         (pooled,), (wanted,) = probe.student.taps["pooled"], teacher.taps["pooled"]

@@ -206,6 +206,6 @@ def fusable(member: Member) -> bool:
 
 def adapts(method: Method) -> bool:
     """Return whether a recipe may change its student."""
-    if isinstance(method, Wrapper):
+    if isinstance(method, Wrapper) and type(method).adapt is Wrapper.adapt:
         return adapts(method.inner)
     return type(method).adapt is not Method.adapt

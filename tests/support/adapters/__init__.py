@@ -4,7 +4,6 @@ from support.adapters import (
     entropy,
     feature,
     logit,
-    multi_teacher,
     recent_feature,
     recent_logit,
     relation,
@@ -15,7 +14,6 @@ LOSSES = {
     **entropy.LOSSES,
     **feature.LOSSES,
     **relation.LOSSES,
-    **multi_teacher.LOSSES,
     **recent_logit.LOSSES,
     **recent_feature.LOSSES,
 }

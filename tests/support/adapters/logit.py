@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdbench.losses import dkd_losses, kd_loss, ttm_loss
+from kdbench.losses import ca_weights, dkd_losses, kd_loss, ttm_loss
 from kdbench.methods.dist import dist_losses
 from kdbench.methods.logit_standardization import standardise
 from kdbench.methods.mlkd import batch_correlation, class_correlation
@@ -74,6 +74,10 @@ def mlkd(level: Callable[..., Tensor]) -> Callable[[dict, Inputs], Tensor]:
     )
 
 
+def ca_mkd(params: dict, inputs: Inputs) -> Tensor:
+    return ca_weights(inputs["logits_teachers"].unbind(), inputs["target"])
+
+
 LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {
     "kd": kd,
     "dkd": dkd,
@@ -85,4 +89,5 @@ LOSSES: dict[str, Callable[[dict, Inputs], Tensor]] = {
     "kd+logit_standardization": kd_standardised,
     "mlkd_class_correlation": mlkd(class_correlation),
     "mlkd_batch_correlation": mlkd(batch_correlation),
+    "ca_mkd": ca_mkd,
 }

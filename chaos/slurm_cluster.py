@@ -14,8 +14,7 @@ from contextlib import suppress
 from getpass import getuser
 from pathlib import Path
 
-from support.ports import free_ports
-from support.waiting import PATIENCE, wait_until
+from chaos.processes import PATIENCE, free_ports, wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "scancel")
 NODES = ("n1", "n2")
@@ -106,9 +105,10 @@ class SlurmCluster:
 
     def _start(self, program: str, *options: str) -> None:
         log = (self.folder / f"{program}.out").open("ab")
+        path = shutil.which(program, path=self.environment["PATH"]) or program
         with log:
             self.processes[options[-1]] = subprocess.Popen(
-                [shutil.which(program, path=self.environment["PATH"]), *options],
+                [path, *options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
