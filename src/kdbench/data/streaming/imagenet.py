@@ -51,8 +51,8 @@ def imagenet(
     (`Placeholders`); a test image that cannot be read always stops it, at the start
     (`check_scored`). With `resized`, training images come from a cache of pixels, scaled down to
     that shorter side (`resized_source`); with decoder="nvjpeg" or "dali" another library decodes
-    them (`device_decode`, `dali`). Neither changes the test images. With `fraction` and `long_tail`
-    some of the training images are kept (`regimes`).
+    them (`device_decode`, `dali`); with `fraction` and `long_tail` some are kept (`regimes`). None
+    changes the test images.
 
     Raises:
         ConfigError: a setting is invalid, or pyarrow is missing for Parquet.
