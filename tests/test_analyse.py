@@ -91,6 +91,10 @@ def test_entropy_over_epochs_is_of_the_run_and_may_not_have_been_measured(comman
     assert not Path("analysis/entropy-epochs.svg").exists()
 
 
+def record_protocol() -> str:
+    return json.loads(next(Path("runs").glob("*/record.json")).read_text())["protocol"]
+
+
 def bad(command, *words: str) -> str:
     line = command("analyse", *words, *HERE).error_line
     assert not Path("analysis").exists(), "nothing is written"
@@ -186,6 +190,17 @@ def test_measures_on_request(command, trained):
     assert command("analyse", *other, *HERE).code == 0
     rows = Path("analysis/transfer-synthetic.md").read_text().splitlines()[4:]
     assert len(rows) == 2, "the table is of all records that are there"
+    shown = command("table", "runs", "analysis").out
+    assert "**transfer from synthetic to synthetic, 32 x 32**" in shown
+    assert len([line for line in shown.splitlines() if line.startswith("| synthetic-")]) == 2
+    alone = command("table", "analysis/transfer-synthetic").out
+    assert alone.strip() == shown[shown.index("**transfer") :].strip()
+    csv = command("table", "runs", "analysis", "--format", "csv")
+    assert "transfer" not in csv.out
+    assert "tables of transfer results are left out, they are Markdown" in csv.err
+    assert "transfer" not in command("table", "runs", "--protocol", record_protocol()).out
+    write_checked({"top1": 1.0}, probes[1])
+    assert "is no transfer record: restore it" in command("table", "analysis").error_line
     probes[0].write_text("{}")
     assert "is not a record: restore it" in command("analyse", *other, *HERE).error_line
 

@@ -67,7 +67,6 @@ def imagenet(
     rows = torch.arange(len(train.labels))  # in the place of images
     kept, held = hold_out(Split(rows, train.labels), val_split, num_classes)
     kept = fewer(kept, num_classes, fraction, long_tail)
-
     trained: Source = train.source
     if resized is not None:
         trained = resized_source(train.source, resized, cache, skip=replace)
