@@ -8,12 +8,14 @@ from kdbench.losses import cross_entropy, kd_loss, ttm_loss
 from kdbench.methods.bkl import BKL, bkl_loss
 from kdbench.methods.crld import CRLD
 from kdbench.methods.logit_l2 import LogitL2
+from kdbench.methods.luminet import LumiNet, perception
 from kdbench.methods.pld import PLD, pld_loss
+from kdbench.methods.sld import SLD, swapped
 from kdbench.methods.tekap import TeKAP
 from kdbench.methods.ttm import TTM
 from kdbench.methods.wttm import WTTM, power_sum
 from kdbench.types import Batch, NetworkProbe, Output, Probe
-from support.logit_batches import LABELS, B, K, logits, terms_of
+from support.logit_batches import LABELS, B, K, check_warm_up, logits, terms_of
 
 
 def test_logit_l2_mean_square_of_the_logits_difference():
@@ -192,3 +194,76 @@ def test_tekap_noise_is_drawn_anew_and_from_the_generator():
     assert first.shape == (B, 3, K)
     assert not torch.equal(first, second)
     assert torch.equal(method.draw(batch, torch.Generator().manual_seed(0)), first)
+
+
+def test_luminet_matches_the_formula_by_hand():
+    student, teacher = logits(0), logits(1)
+    tall = []
+    for z in (student, teacher):
+        columns = [
+            [(value - mean) / (sum((v - mean) ** 2 for v in column) / len(column) + 1e-5) ** 0.5
+             for value in column]
+            for column, mean in ((c, sum(c) / len(c)) for c in z.T.tolist())
+        ]  # fmt: skip
+        tall.append(torch.tensor(columns).double().T)
+    own, theirs = (torch.softmax(h / 4, dim=1) for h in tall)
+    expected = 33**2 * (theirs * (theirs / own).log()).sum(dim=1).mean()
+    found = terms_of(LumiNet(), student, teacher)["luminet"]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_luminet_scale_and_offset_of_a_class_do_not_matter():
+    student, teacher = logits(0), logits(1)
+    moved = student * torch.linspace(1, 3, 10).double() + torch.linspace(-5, 5, 10).double()
+    torch.testing.assert_close(perception(moved, 1e-12), perception(student, 1e-12))
+    first, second = (terms_of(LumiNet(eps=1e-12), z, teacher)["luminet"] for z in (student, moved))
+    torch.testing.assert_close(first, second)
+
+
+def test_luminet_the_warm_up_spares_the_label_term():
+    check_warm_up(LumiNet(), 20, "luminet")
+
+
+def test_luminet_refuses_settings_without_meaning():
+    with pytest.raises(ConfigError, match=r"method.temperature must be above 0"):
+        LumiNet(temperature=0.0)
+
+
+def test_sld_a_wrong_top_changes_places_with_the_label():
+    scores = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
+    expected = torch.tensor([[1.0, 3.0, 2.0], [0.0, 5.0, 4.0]])
+    assert torch.equal(swapped(scores, torch.tensor([1, 1])), expected)
+
+
+@pytest.mark.parametrize("epoch", [150.0, 151.0])
+def test_sld_matches_the_formula_by_hand(epoch):
+    student, teacher = torch.stack([logits(0), logits(1)]), torch.stack([logits(2), logits(3)])
+    expected = 0.0
+    for own, theirs in zip(student, teacher, strict=True):
+        for temperature in range(1, 7):
+            expected += kd_loss(own, swapped(theirs, LABELS), temperature).mean()
+            if epoch > 150:
+                expected += kd_loss(own, swapped(own, LABELS), temperature).mean()
+    found = terms_of(SLD(), student, teacher, epoch=epoch)
+    torch.testing.assert_close(found["swap"].mean(), 0.9 * expected)
+
+
+def test_sld_the_gradient_runs_through_the_swapped_student_too():
+    student, teacher = torch.stack([logits(0), logits(1)]), torch.stack([logits(2), logits(3)])
+
+    def gradient(epoch):
+        own = student.clone().requires_grad_()
+        terms_of(SLD(), own, teacher, epoch=epoch)["swap"].mean().backward()
+        return own.grad
+
+    fixed = student.clone().requires_grad_()
+    for view in (0, 1):
+        for temperature in range(1, 7):
+            theirs = swapped(student[view], LABELS)
+            (0.9 * kd_loss(fixed[view], theirs, temperature)).mean().backward()
+    assert not torch.allclose(gradient(200.0) - gradient(1.0), fixed.grad, rtol=0.01)
+
+
+def test_sld_refuses_settings_without_meaning():
+    with pytest.raises(ConfigError, match=r"method.temperatures must be above 0"):
+        SLD(temperatures=[1.0, 0.0])
