@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from kdbench.records.record import checksum
+from kdbench.records.record import checksum, write_checked
 from support.finished import DATA
 from support.runs import runs
 
@@ -37,6 +38,9 @@ def test_everything_of_a_folder_of_runs(command, trained):
     }
     assert measures["correlation"]["resnet8 kd seed 0"]["difference"] > 0
     assert len(measures["entropy"]["resnet8 kd seed 0"]["bins"]) == 10
+    course = measures["entropy"]["resnet8 kd seed 0"]["epochs"]
+    rows = (runs()["synthetic-resnet14-resnet8-kd-s0"] / "metrics.jsonl").read_text().splitlines()
+    assert course == [round(json.loads(row)["test/entropy"], 8) for row in rows]
     assert [one["seeds"] for one in measures["agreement"]["seeds"].values()] == [2, 2]
     simkd = measures["similarity"]["resnet8 simkd seed 0"]
     assert simkd["student"] == ["stem", "stage1", "stage2", "stage3", "pooled"]
@@ -67,6 +71,28 @@ def test_a_checkpoint_beside_a_run(command, trained):
     found = numbers("analysis")
     assert found["networks"]["mine"]["method"] is None
     assert found["measures"]["agreement"]["mine"]["top1"] > 0
+
+
+def test_entropy_over_epochs_is_of_the_run_and_may_not_have_been_measured(command, trained):
+    """Runs of before it was measured have no such figure; rows of another run are refused."""
+    run = runs()["synthetic-resnet14-resnet8-kd-s0"]
+    path, record = run / "metrics.jsonl", json.loads((run / "record.json").read_text())
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {"test/entropy"} < rows[0].keys()
+    older = "".join(json.dumps({k: v for k, v in row.items() if k != "test/entropy"}) + "\n"
+                    for row in rows)  # fmt: skip
+    path.write_text(older)
+    asked = [f"runs={run}", "what=entropy", *HERE]
+    assert "metrics.jsonl is not the file of its record" in command("analyse", *asked).error_line
+    record["metrics_sha256"] = sha256(older.encode()).hexdigest()
+    write_checked(record, run / "record.json")
+    assert command("analyse", *asked).code == 0
+    assert "epochs" not in numbers("analysis")["measures"]["entropy"]["kd"]
+    assert not Path("analysis/entropy-epochs.svg").exists()
+
+
+def record_protocol() -> str:
+    return json.loads(next(Path("runs").glob("*/record.json")).read_text())["protocol"]
 
 
 def bad(command, *words: str) -> str:
@@ -164,6 +190,17 @@ def test_measures_on_request(command, trained):
     assert command("analyse", *other, *HERE).code == 0
     rows = Path("analysis/transfer-synthetic.md").read_text().splitlines()[4:]
     assert len(rows) == 2, "the table is of all records that are there"
+    shown = command("table", "runs", "analysis").out
+    assert "**transfer from synthetic to synthetic, 32 x 32**" in shown
+    assert len([line for line in shown.splitlines() if line.startswith("| synthetic-")]) == 2
+    alone = command("table", "analysis/transfer-synthetic").out
+    assert alone.strip() == shown[shown.index("**transfer") :].strip()
+    csv = command("table", "runs", "analysis", "--format", "csv")
+    assert "transfer" not in csv.out
+    assert "tables of transfer results are left out, they are Markdown" in csv.err
+    assert "transfer" not in command("table", "runs", "--protocol", record_protocol()).out
+    write_checked({"top1": 1.0}, probes[1])
+    assert "is no transfer record: restore it" in command("table", "analysis").error_line
     probes[0].write_text("{}")
     assert "is not a record: restore it" in command("analyse", *other, *HERE).error_line
 

@@ -10,6 +10,8 @@ import pytest
 from kdbench.config import hydra_cli
 from kdbench.records.protocol import protocol_of
 from support.commands import ROOT, compose
+from support.folders import write_class_folders
+from support.records import record_at
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 
@@ -43,6 +45,46 @@ def test_every_job_composes_and_is_told_apart(path):
         protocol = protocol_of(config.dataset, config.schedule)
         rows.add((*names, *config.teacher, protocol, config.seed))
     assert len(rows) == len(found), "two jobs would share a row of the table"
+
+
+SHORT = ["schedule.epochs=3", "schedule.batch_size=10", "runtime=cpu", "runtime.threads=1",
+         "runtime.teacher=live", "hydra/launcher=basic", "seed=0", "runs_dir=runs"]  # fmt: skip
+MODERN = ["schedule.warmup_epochs=1", "schedule.micro_batches=2"]
+FEW = ["dataset=synthetic", "dataset.num_train=20", "dataset.num_test=10"]
+SMALL = ["dataset.root=data", "dataset.image_size=32", "dataset.test_resize=36"]
+NEVER_RUN = {
+    "cifar100_ofa": [*FEW, *MODERN, "teacher.timm.network.model=resnet10t",
+                     "teacher.timm.network.size=null", "student.size=64", "student.model=resnet18",
+                     "method=across/ofa_exits"],
+    "imagenet_deit": [*SMALL, *MODERN, "teacher.timm.network.model=regnety_002",
+                      "student.model=deit_tiny_distilled_patch16_224", "method=across/deit_token",
+                      "+student.settings.img_size=32"],
+    "imagenet_distkd": [*SMALL, *MODERN, "teacher.timm.network.model=resnet18",
+                        "student.model=efficientnet_b0", "method=dist"],
+    "cifar100_low_data": [*FEW, "schedule.milestones=[]", "dataset.fraction=0.5", "method=crd"],
+    "cifar100_long_tail": [*FEW, "schedule.milestones=[]", "dataset.long_tail=2", "method=crd"],
+}  # fmt: skip
+
+
+@pytest.mark.long  # whole networks; test_modern_recipes.py, test_regimes.py hold the parts
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_a_sweep_that_nobody_has_run_starts_trains_scores_and_records(command, name):
+    """On some images; the student is the sweep's own, a teacher of timm a smaller one."""
+    for split, count in (("train", 24), ("val", 12)):
+        write_class_folders(Path("data", split), count, (48, 40))
+    words = NEVER_RUN[name]
+    teacher = "timm" if "timm" in " ".join(words) else "resnet32x4"
+    taught = [f"teacher.{teacher}.checkpoint=train", f"teacher.{teacher}.allow_chance=true"]
+    result = command("train", f"+experiments={name}", *words, *SHORT, *taught)
+    assert result.code == 0, result.err
+    (path,) = [
+        file for file in Path("runs").glob("*-s0-*/record.json") if "-none-" not in str(file)
+    ]
+    record = record_at(path)
+    assert (record["status"], record["epochs"]) == ("done", 3)
+    assert len(record["teachers"]) == 1
+    assert ("top1_ema_last" in record) == (name in ("imagenet_deit", "imagenet_distkd"))
+    assert command("table", "runs").code == 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -71,6 +71,53 @@ def test_graphs_of_torch_load_without_kdbench(command, trained):
         torch.testing.assert_close(torch.jit.load(facts["file"])(images), ours)
 
 
+def rounded(command, name: str, *words: str) -> dict:
+    result = command("export", name, "format=int8", *words)
+    assert result.code == 0, result.err
+    facts = json.loads(result.out.splitlines()[-1])
+    assert facts["n"] == 60, "all test images: what it costs is measured, and not on a part"
+    assert facts["max_difference"] > 0
+    return facts
+
+
+def test_int8_is_a_quarter_and_its_loss_is_measured(command, trained):
+    network, dataset = student()
+    rounded(command, KD, "pixels=true")
+    facts = rounded(command, KD)
+    with pytest.warns(FutureWarning):
+        file = torch.jit.load(facts["file"])
+    given = normalise(dataset.test.images, dataset.mean, dataset.std)
+    with torch.no_grad():
+        ours, theirs = network(given).logits, file(given)
+    assert facts["max_difference"] == pytest.approx(float((ours - theirs).abs().max()), rel=1e-4)
+    for key, logits in (("top1", ours), ("top1_exported", theirs)):
+        right = (logits.argmax(1) == dataset.test.labels).double().mean()
+        assert facts[key] == pytest.approx(100 * float(right))
+    assert "quantized" in str(file.inlined_graph)
+    size = sum(value.numel() for value in network.state_dict().values())
+    assert Path(facts["file"]).stat().st_size < 4 * size / 2, "graph and scales are some of it"
+
+
+@pytest.mark.slow
+def test_a_network_of_two_libraries_goes_to_both_and_to_int8(command):
+    """timm's ResNet18 has the keys of torchvision's; it resizes and normalises for itself."""
+    own = ["student.size=16", "student.mean=[0.4,0.4,0.4]", "student.std=[0.2,0.2,0.2]"]
+    words = ["student=timm", "student.model=resnet18", "schedule.milestones=[]"]
+    assert command("train", *SHORT, *words, *own).code == 0
+    assert command("train", *SHORT, *words, "seed=1").code == 0
+    name = "synthetic-none-resnet18-ce-s0"
+    for style in ("timm", "torchvision"):
+        assert exported(command, name, "format=safetensors", f"keys={style}")["max_difference"] == 0
+    folder = Path(exported(command, name, "format=hub", "keys=timm")["file"])
+    config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert (config["input_size"], config["mean"]) == ([3, 16, 16], [0.4] * 3)
+    assert "mean [0.4, 0.4, 0.4]" in (folder / "README.md").read_text()
+    line = command("export", name, "format=safetensors").error_line
+    assert line == "repdistiller has no network like resnet18: choose keys=timm or torchvision"
+    rounded(command, name.replace("s0", "s1"))
+    assert "cannot quantise this network" in command("export", name, "format=int8").error_line
+
+
 @pytest.mark.slow
 def test_a_student_with_another_head_is_a_graph_and_no_weights_of_anybody(command, trained):
     name = "synthetic-resnet14-resnet8-simkd-s0"

@@ -38,7 +38,8 @@ def test_smoke_runs_are_kept_apart_and_their_tables_are_generated():
     records = find_records([SMOKE])
     assert {record.run_id for record in records} == {path.stem for path in SMOKE.glob("*.json")}
     schedules = {record.config.schedule.name for record in records}
-    assert schedules == {"cifar100_smoke", "imagenette_smoke", "tiny_imagenet_smoke"}
+    of_cnns = {"cifar100_smoke", "imagenette_smoke", "tiny_imagenet_smoke"}
+    assert schedules == of_cnns | {"vit_smoke"}
     assert {record.status for record in records} == {"done"}, "a value that is not finite"
     page = (SMOKE / "README.md").read_text()
     made = [table for folder in (SMOKE, RANKS) for table in tables(open_ledger([folder], None))]
@@ -64,11 +65,27 @@ def test_the_table_of_the_controls_is_generated():
 @pytest.mark.parametrize(("dataset", "chance"), [("imagenet", 10.0), ("tiny_imagenet", 5.0)])
 def test_students_of_the_smoke_runs_learned(dataset, chance):
     """Of the real JPEGs, through the real pipelines: far above chance and above the first epoch."""
-    records = [r for r in find_records([SMOKE]) if r.data.name == dataset]
+    records = [r for r in find_records([SMOKE]) if r.data.name == dataset and not modern(r)]
     assert {record.config.method.name for record in records} == {"ce", "kd", "dkd"}
     for record in records + [r for r in find_records([RANKS]) if r.data.name == dataset]:
         first = record.curve["test/top1"][0]
         assert record.top1_last > max(1.4 * first, 3 * chance), record.run_id
+
+
+def modern(record) -> bool:
+    return record.config.schedule.name == "vit_smoke"
+
+
+@pytest.mark.parametrize(("dataset", "floor"), [("digits", 90.0)])
+def test_a_vit_of_the_smoke_runs_learned(dataset, floor):
+    """Far above chance, which is 10%, and so did the CNN that taught it."""
+    records = [r for r in find_records([SMOKE]) if r.data.name == dataset and modern(r)]
+    vits = [one for one in records if one.config.student.name.startswith("deit_tiny")]
+    assert {"kd", "deit_token"} <= {one.config.method.name for one in vits}
+    assert len(records) - len(vits) == 1, "the CNN that taught"
+    for record in records:
+        assert record.top1_last > max(floor, record.curve["test/top1"][0]), record.run_id
+        assert {"adamw", "cosine"} < set(map(str, record.config.schedule.settings.values()))
 
 
 def test_every_table_of_the_readme_is_generated():

@@ -11,6 +11,7 @@ from kdbench.errors import ConfigError, KdbenchError, nearest
 from kdbench.ledger.formats import FORMATS, render
 from kdbench.ledger.ledger import Table, open_ledger, tables
 from kdbench.ledger.published import FILE, usual
+from kdbench.ledger.transfers import find_probes, is_folder, markdown
 from kdbench.system.escapes import for_terminal
 
 
@@ -35,6 +36,19 @@ def selected(made: list[Table], protocol: str | None) -> list[Table]:
     return chosen
 
 
+def transfers(paths: list[Path], protocol: str | None, form: str) -> list[str]:
+    """Return the tables of transfer results, which are Markdown; none beside another medium's.
+
+    Raises:
+        KdbenchError: a record is damaged.
+    """
+    found = {} if protocol else find_probes(paths)
+    if form != "md" and found:
+        tell("warning: tables of transfer results are left out, they are Markdown: --format md")
+        return []
+    return [markdown(move, probes) for move, probes in found.items()]
+
+
 def main() -> None:
     """`kdbench-table`."""
     parser = Parser(prog="kdbench-table", description=__doc__.split("\n")[0])
@@ -56,11 +70,16 @@ def main() -> None:
     made: list[Table] = []
     try:
         published = arguments.published or usual()
-        ledger = open_ledger(arguments.paths, published, arguments.baseline)
+        of_runs = [path for path in arguments.paths if not is_folder(path)]
+        ledger = open_ledger(of_runs, published, arguments.baseline)
         problems, made = ledger.problems, [table for table in tables(ledger) if table.run]
         for line in problems:
             tell(f"{'warning' if made else 'error'}: {line}")
-        print(for_terminal(render(selected(made, arguments.protocol), arguments.format)))
+        moved = transfers(arguments.paths, arguments.protocol, arguments.format)
+        if made or not moved:
+            print(for_terminal(render(selected(made, arguments.protocol), arguments.format)))
+        for number, text in enumerate(moved):
+            print(for_terminal(f"\n{text}" if made or number else text))
     except KdbenchError as error:
         # Where no table is left, the runs that were left out explain it.
         if made or not problems:

@@ -65,12 +65,15 @@ def test_scores_equal_those_written_out():
     assert scores.top1 == pytest.approx(100 * correct.double().mean())
     assert scores.ece == pytest.approx(calibration_error(logits, data.test.labels), rel=1e-9)
     assert scores.ece > 30, "confident noise is not calibrated"
+    nats = torch.distributions.Categorical(logits=logits.double()).entropy().mean()
+    assert scores.entropy == pytest.approx(float(nats), rel=1e-12)
 
 
 def test_certain_and_right_is_calibrated():
     data = dataset(40)
     logits = 1000 * nn.functional.one_hot(data.test.labels, 10).float()
-    assert evaluate(FixedLogits(logits), data.test, data, CPU).ece == 0
+    certain = evaluate(FixedLogits(logits), data.test, data, CPU)
+    assert certain.ece == certain.entropy == 0
     assert evaluate(FixedLogits(-logits), data.test, data, CPU).top1 == 0
 
 

@@ -93,26 +93,28 @@ def test_bad_settings_are_told(settings, said):
         counts(torch.tensor([0] * 9 + [1]), 2, **settings)
 
 
-def run_of(*words: str) -> tuple[str, str, TrainSettings]:
-    config = compose("dataset=cifar100", "method=ce", "student=resnet8", *words)
+def run_of(dataset: str, *words: str) -> tuple[str, str, TrainSettings]:
+    shared = ["schedule=cifar100", "method=ce", "student=resnet8"]
+    config = compose(f"dataset={dataset}", *shared, *words)
     return (
-        identify(config, "cifar100", "0" * 64, {}).run_id,
+        identify(config, dataset, "0" * 64, {}).run_id,
         protocol_of(config.dataset, config.schedule),
         config,
     )
 
 
-def test_only_a_regime_that_is_set_is_in_name_and_protocol():
-    plain, protocol, config = run_of()
+@pytest.mark.parametrize("dataset", ["cifar100", "imagenet"])
+def test_only_a_regime_that_is_set_is_in_name_and_protocol(dataset):
+    plain, protocol, config = run_of(dataset)
     node = config.dataset
     kept = {key: v for key, v in node.settings.items() if key not in ("fraction", "long_tail")}
     before = replace(config, dataset=replace(node, settings=kept))
-    without = identify(before, "cifar100", "0" * 64, {}).run_id
+    without = identify(before, dataset, "0" * 64, {}).run_id
     assert plain == without, "runs that were recorded before keep their names"
-    assert run_of("dataset.fraction=1")[0] == plain
-    few, few_protocol, _ = run_of("dataset.fraction=0.25")
-    tail, tail_protocol, _ = run_of("dataset.long_tail=100")
+    assert run_of(dataset, "dataset.fraction=1")[0] == plain
+    few, few_protocol, _ = run_of(dataset, "dataset.fraction=0.25")
+    tail, tail_protocol, _ = run_of(dataset, "dataset.long_tail=100")
     assert len({plain, few, tail}) == 3
-    assert few_protocol == "cifar100-240ep-b64-fraction0.25-last"
-    assert tail_protocol == "cifar100-240ep-b64-lt100-last"
-    assert protocol == "cifar100-240ep-b64-last"
+    assert few_protocol == f"{dataset}-240ep-b64-fraction0.25-last"
+    assert tail_protocol == f"{dataset}-240ep-b64-lt100-last"
+    assert protocol == f"{dataset}-240ep-b64-last"

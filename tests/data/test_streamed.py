@@ -16,6 +16,7 @@ from torchvision.transforms import functional as TF
 import kdbench.training.member
 from kdbench.data.augmentation.crops import ResizedCrops
 from kdbench.data.augmentation.views import epoch_plan, normalise
+from kdbench.data.regimes import kept_rows
 from kdbench.data.streaming.imagenet import imagenet
 from kdbench.data.streaming.streamed import StreamedDataset, images_of
 from kdbench.errors import ConfigError, KdbenchError
@@ -69,6 +70,27 @@ def test_files_classes_and_labels(folder):
     names = [set(split.images.source.names) for split in (held.train, held.val)]
     assert [len(part) for part in names] == [24, 6]
     assert names[0] | names[1] == set(data.train.images.source.names)
+
+
+def test_fewer_training_images_are_those_of_sets_in_memory(folder):
+    """Stratified, nested and in order; what is scored and held out stays, and the hash does not."""
+    whole, more, less = (load(folder, val_split=6, fraction=one) for one in (1.0, 0.75, 0.5))
+    names = [one.train.images.source.names for one in (whole, more, less)]
+    assert set(names[2]) < set(names[1]) < set(names[0])
+    assert names[2] == [names[0][row] for row in kept_rows(whole.train.labels, 3, 0.5, 1.0)]
+    assert less.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for one in (more, less):
+        assert one.val.images.source.names == whole.val.images.source.names
+        assert one.test.images.source.names == whole.test.images.source.names
+    assert len({one.fingerprint for one in (whole, more, less)}) == 3
+    tail = load(folder, long_tail=5.0)
+    assert tail.train.labels.bincount().tolist() == [10, 4, 2]
+    for settings, said in (
+        ({"fraction": 0.0}, r"dataset\.fraction must be above 0 and at most 1, not 0\.0"),
+        ({"fraction": 0.01}, "leaves class 0 without training images, of 10: keep more"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(folder, **settings)
 
 
 def test_scored_images_are_torchvision_s_to_the_bit(folder):

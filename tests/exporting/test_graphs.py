@@ -5,6 +5,7 @@ from torch import nn
 from kdbench.errors import KdbenchError
 from kdbench.exporting.classifier import Classifier, PixelClassifier
 from kdbench.exporting.graphs import write_onnx, write_program
+from kdbench.exporting.int8 import quantised
 from kdbench.networks.layers import THREE_STAGES
 from kdbench.networks.resnet import resnet8
 from kdbench.types import Output
@@ -40,6 +41,8 @@ def test_a_network_that_is_no_graph_is_one_line():
     with pytest.raises(KdbenchError, match="is no graph for batches of any size") as told:
         write_program(Classifier(Choosy()), torch.zeros(2, 3, 4, 4))
     assert "\n" not in str(told.value)
+    with pytest.raises(KdbenchError, match=r"PyTorch cannot quantise this network .*torch_export"):
+        quantised(Classifier(Choosy()), torch.zeros(2, 3, 4, 4))
 
 
 def test_pixels_are_normalised_as_in_training():

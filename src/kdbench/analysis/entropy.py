@@ -2,9 +2,11 @@
 
 That samples of high teacher entropy are the ones to learn from is the claim of ER-KD and EA-KD
 (arXiv 2311.13621); that a teacher's wrong answers are to be mended is that of DR-KD (2201.11319).
+The student's own entropy over the epochs is what DynamicKD says a temperature should follow.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +16,14 @@ from scipy.special import log_softmax
 from kdbench.analysis.drawings import Line, lines
 from kdbench.analysis.result import Drawing, Result, Table, fixed
 from kdbench.analysis.subjects import Subject, first_seeds
-from kdbench.errors import ConfigError
+from kdbench.assembly.finished import Source
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.methods.dr_kd import is_wrong, rectify
+from kdbench.system.files import read_small
+from kdbench.tracking.run_logger import METRICS_FILE, rows_of
 
 BINS = 10  # of equally many images
+MEASURED = "test/entropy"  # in the rows of a run's epochs
 
 
 class Outputs(NamedTuple):
@@ -102,6 +108,28 @@ def by_answer(outputs: Outputs) -> dict[str, Scores]:
     return {name: scores(outputs.at(rows)) for name, rows in parts.items() if len(rows)}
 
 
+def over_epochs(source: Source) -> list[float | None] | None:
+    """Return the student's mean entropy on the test images after each epoch, in nats.
+
+    None stands for epochs of a time when runs did not measure it; it is all there is of a
+    checkpoint, of a run without its metrics, and of one that never measured it.
+
+    Raises:
+        KdbenchError: the metrics are not those of the run's record.
+    """
+    path = source.folder / METRICS_FILE
+    if source.record is None or not path.is_file():
+        return None
+    try:
+        content = read_small(path)
+    except (OSError, ValueError) as error:
+        raise KdbenchError(f"{path} cannot be read ({error}): restore it") from None
+    if hashlib.sha256(content).hexdigest() != source.record.metrics_sha256:
+        raise KdbenchError(f"{path} is not the file of its record: restore it, or remove it")
+    values = [row.get(MEASURED) for row in rows_of(content)]
+    return None if all(value is None for value in values) else values
+
+
 def percent(correct: np.ndarray) -> float:
     """Return the share of what is true, in percent."""
     return 100 * float(correct.mean())
@@ -120,7 +148,7 @@ def measure(subjects: Sequence[Subject]) -> Result:
     if all(one.teacher_logits is None for one in subjects):
         raise ConfigError("entropy is the teacher's: name a run with a teacher, as of method=kd")
     numbers: dict[str, object] = {}
-    rows, curves = [], {}
+    rows, curves, courses = [], {}, {}
     for one in subjects:
         if one.teacher_logits is None:
             continue
@@ -130,6 +158,9 @@ def measure(subjects: Sequence[Subject]) -> Result:
         rows += [_row(one.name, f"teacher {name}", part) for name, part in answers.items()]
         rows.append(_row(one.name, "all", scores(found)))
         curves[one.name] = bins
+        if (course := over_epochs(one.source)) is not None:
+            numbers[one.name] = {"bins": bins, "answers": answers, "epochs": course}
+            courses[one.name] = course
     shown = [one.name for one in first_seeds(subjects) if one.name in curves]
     table = Table(
         "Where the teacher is right and where it is wrong; loss and divergences (teacher to "
@@ -138,7 +169,10 @@ def measure(subjects: Sequence[Subject]) -> Result:
         HEADS,
         rows,
     )
-    return Result(numbers, [table], [_drawing(key, shown, curves) for key in ("accuracy", "loss")])
+    drawings = [_drawing(key, shown, curves) for key in ("accuracy", "loss")]
+    if measured := [name for name in shown if name in courses]:
+        drawings.append(_course(measured, courses))
+    return Result(numbers, [table], drawings)
 
 
 def _row(name: str, images: str, part: Scores) -> list[str]:
@@ -161,4 +195,14 @@ def _drawing(key: str, shown: Sequence[str], curves: dict[str, list[Bin]]) -> Dr
         lambda palette: lines(
             palette, [line(name) for name in shown], "entropy of the teacher, nats", label
         ),
+    )
+
+
+def _course(shown: Sequence[str], courses: Mapping[str, Sequence[float | None]]) -> Drawing:
+    drawn = [Line(name, range(1, len(courses[name]) + 1), courses[name]) for name in shown]
+    return Drawing(
+        "entropy-epochs",
+        "The student's entropy over the epochs",
+        "Mean Shannon entropy of its softmax on the test images, temperature 1, after each epoch.",
+        lambda palette: lines(palette, drawn, "epoch", "entropy, nats"),
     )

@@ -22,7 +22,7 @@ from kdbench.analysis.subjects import Subject, features_of
 from kdbench.assembly.make import make
 from kdbench.data.base import Dataset, Images, Split
 from kdbench.errors import ConfigError
-from kdbench.ledger.significance import estimate
+from kdbench.ledger.transfers import over_seeds
 from kdbench.losses import cross_entropy
 from kdbench.schema.node import Node
 from kdbench.seeds import derive
@@ -119,13 +119,10 @@ def measure(subjects: Sequence[Subject], node: Node | None) -> Result:
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of probes on one data set: a row a configuration, over its seeds."""
-    scores: dict[str, list[float]] = {}
-    for record in records:
-        scores.setdefault(record["configuration"], []).append(record["top1"])
-    rows = []
-    for name, values in sorted(scores.items()):
-        found = estimate(values)
-        rows.append([name, fixed(found.mean), fixed(found.std), str(found.n)])
+    rows = [
+        [name, fixed(found.mean), fixed(found.std), str(found.n)]
+        for name, found in over_seeds(records).items()
+    ]
     where, side = records[0]["to"]["name"], records[0]["to"]["side"]
     return Table(
         f"Transfer from {records[0]['from']['name']} to {where} at {side} x {side}: top-1 of a "

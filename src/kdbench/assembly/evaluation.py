@@ -26,6 +26,7 @@ class Scores(NamedTuple):
     top1: float  # percent
     top5: float  # percent; of all classes where there are fewer than five
     loss: float  # mean cross-entropy in nats
+    entropy: float  # mean Shannon entropy of the softmax in nats
     n: int
     predictions: Tensor  # [n] int64 on the CPU, the likeliest class of each image
     ece: float  # expected calibration error, percent; bins of equal width
@@ -42,7 +43,7 @@ class Tally:
 
     def __init__(self, n: int, device: torch.device) -> None:
         batches = -(-n // BATCH)
-        self.sums = torch.zeros(batches, 4, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(batches, 5, dtype=torch.float64, device=device)
         self.confidence = torch.zeros(n, dtype=torch.float64, device=device)
         self.predictions = torch.zeros(n, dtype=torch.int64, device=device)
 
@@ -53,10 +54,12 @@ class Tally:
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         ranked = best == labels[:, None]
         self.predictions[place] = best[:, 0]
-        self.confidence[place] = logits.double().softmax(dim=1).amax(dim=1)
+        probabilities = logits.double().softmax(dim=1)
+        self.confidence[place] = probabilities.amax(dim=1)
         losses = cross_entropy(logits, labels).double()
+        entropy = torch.special.entr(probabilities)
         infinite = ~logits.isfinite().all(dim=1)
-        scores = ranked[:, 0].sum(), ranked.sum(), losses.sum(), infinite.sum()
+        scores = ranked[:, 0].sum(), ranked.sum(), losses.sum(), entropy.sum(), infinite.sum()
         self.sums[row] = torch.stack([score.double() for score in scores])
 
     def scores(self, labels: Tensor, ranks: Ranks) -> Scores:
@@ -66,11 +69,12 @@ class Tally:
         total = torch.zeros_like(self.sums[0])
         for of_batch in self.sums:  # in order, for the same bits with any number of ranks
             total += of_batch
-        correct, in_five, loss, infinite = total.tolist()
+        correct, in_five, loss, entropy, infinite = total.tolist()
         predictions = self.predictions.cpu()
         ece = calibration_error(self.confidence.cpu(), predictions == labels.cpu())
         top1, top5 = 100 * correct / n, 100 * in_five / n
-        return Scores(top1, top5, loss / n, n, predictions, ece, int(infinite))
+        means = loss / n, entropy / n
+        return Scores(top1, top5, *means, n, predictions, ece, int(infinite))
 
 
 def evaluate(

@@ -46,7 +46,7 @@ Measure = Literal[  # the last three take long, or are of one machine: they are 
     "transfer", "robustness", "cost",
 ]  # fmt: skip
 
-Format = Literal["torch_export", "onnx", "torchscript", "safetensors", "hub"]
+Format = Literal["torch_export", "onnx", "torchscript", "int8", "safetensors", "hub"]
 
 
 def check_train(raw: Mapping[str, Any]) -> TrainSettings:

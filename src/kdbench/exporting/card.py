@@ -104,14 +104,15 @@ def _is_run(folder: Path) -> bool:
 
 
 def _origin(source: Source, dataset: Dataset, licence: str | None) -> str:
-    record = source.record
+    record, own = source.record, source.network.settings
     rows: list[tuple[str, str]] = [
         ("weights", f"sha256 `{source.sha256}`"),
         ("licence of the weights", _m(licence) if licence else UNSTATED),
         ("data", f"{_m(dataset.name)}, sha256 `{dataset.fingerprint}`"),
         (
             "normalisation",
-            f"mean {list(dataset.mean)}, std {list(dataset.std)} of pixels in 0 to 1",
+            f"mean {list(own.get('mean') or dataset.mean)}, std "
+            f"{list(own.get('std') or dataset.std)} of pixels in 0 to 1",
         ),
     ]
     if record is not None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.errors import ConfigError, KdbenchError, first_line
 from kdbench.exporting.classifier import Classifier
@@ -98,7 +98,7 @@ def load_onnx(path: Path) -> Run:
     return lambda images: torch.from_numpy(session.run(None, {given.name: images.numpy()})[0])
 
 
-def write_torchscript(classifier: Classifier, images: Tensor) -> bytes:
+def write_torchscript(classifier: nn.Module, images: Tensor) -> bytes:
     """Trace a TorchScript file, which C++ and mobile still read; PyTorch advises torch.export."""
     file = io.BytesIO()
     with quietly():

@@ -19,19 +19,23 @@ def config_of(source: Source, dataset: Dataset, style: str) -> dict[str, Any]:
 
     With timm's keys it is a configuration as `timm.create_model("local-dir:DIR")` reads it.
     """
+    settings = source.network.settings
     channels, height, width = dataset.test.images.shape[1:]
-    shape = [channels, height, width]
+    side = settings.get("size")
+    shape = [channels, side or height, side or width]
     facts: dict[str, Any] = {
         "architecture": source.network.name,
         "num_classes": dataset.num_classes,
         "keys": style,
         "network": {k: v for k, v in source.network.spelt().items() if k != "pretrained"},
         "input_size": shape,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
+        "mean": list(settings.get("mean") or dataset.mean),
+        "std": list(settings.get("std") or dataset.std),
     }
     if OTHERS.get(source.network.target) == "timm":
-        facts["architecture"] = source.network.settings["model"]
+        facts["architecture"] = settings["model"]
+        if settings.get("settings"):
+            facts["model_args"] = settings["settings"]
         facts["pretrained_cfg"] = {key: facts.pop(key) for key in ("input_size", "mean", "std")}
         facts["pretrained_cfg"]["num_classes"] = dataset.num_classes
     return facts
@@ -50,9 +54,10 @@ def loading(source: Source, dataset: Dataset, style: str) -> str:
         made = f"from {module} import {name}\n\nnetwork = {name}({words})\n"
     elif style == "timm":
         model = RESNETS.get(target) or source.network.settings["model"]
-        made = (
-            f'import timm\n\nnetwork = timm.create_model("{model}", {shape}, in_chans={channels})\n'
-        )
+        given = source.network.settings.get("settings") or {}
+        also = "".join(f", {key}={value!r}" for key, value in given.items())
+        call = f'timm.create_model("{model}", {shape}, in_chans={channels}{also})'
+        made = f"import timm\n\nnetwork = {call}\n"
     else:
         model = RESNETS.get(target) or source.network.settings["model"]
         made = f'import torchvision\n\nnetwork = torchvision.models.get_model("{model}", {shape})\n'

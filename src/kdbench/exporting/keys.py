@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from torch import Tensor, nn
 
+from kdbench.data.base import Dataset
 from kdbench.errors import ConfigError
 from kdbench.exporting.classifier import Classifier
 from kdbench.networks.heads import ReusedHead
+from kdbench.networks.own_input import adapt_input, with_own_input
 from kdbench.schema.node import Node
 from kdbench.types import Output
 
@@ -63,11 +66,30 @@ def check_style(network: nn.Module, node: Node, style: str) -> None:
             "teacher's): choose format=torch_export or onnx"
         )
     if target in OTHERS:
-        has = [OTHERS[target]]
+        has = ["timm", "torchvision"] if twin(network, node) else [OTHERS[target]]
     else:
         has = ["repdistiller", *(("timm", "torchvision") if target in RESNETS else ())]
     if style not in has:
         raise ConfigError(f"{style} has no network like {name}: choose keys={' or '.join(has)}")
+
+
+def twin(network: nn.Module, node: Node) -> bool:
+    """Return whether timm and torchvision both have this network, with the same keys and shapes.
+
+    Their ResNets, ResNeXts and DenseNets are; the VGGs and MobileNets share no more than the name.
+    """
+    model = str(node.settings["model"])
+    both = timm.is_model(model) and model in torchvision.models.list_models(torchvision.models)
+    if not both or node.settings.get("settings"):
+        return False
+    found = {key: value.shape for key, value in network.state_dict().items()}
+    head = [shape for key, shape in found.items() if key.endswith(".bias")][-1]
+    with torch.device("meta"):
+        pair = (
+            timm.create_model(model, num_classes=head[0]),
+            torchvision.models.get_model(model, weights=None, num_classes=head[0]),
+        )
+    return all({k: v.shape for k, v in one.state_dict().items()} == found for one in pair)
 
 
 class Bare(nn.Module):
@@ -91,7 +113,8 @@ def network_there(node: Node, style: str, classes: int, channels: int) -> nn.Mod
     target = node.target
     model = RESNETS.get(target) or str(node.settings["model"])
     if style == "timm":
-        made = timm.create_model(model, num_classes=classes, in_chans=channels)
+        settings = node.settings.get("settings") or {}
+        made = timm.create_model(model, num_classes=classes, in_chans=channels, **settings)
     else:
         made = torchvision.models.get_model(model, weights=None, num_classes=classes)
     network: Any = made
@@ -108,3 +131,11 @@ def classifier_there(
     network = network_there(node, style, classes, channels)
     network.load_state_dict(dict(tensors))
     return Classifier(Bare(network).eval())
+
+
+def adapt(classifier: Classifier, node: Node, dataset: Dataset) -> None:
+    """Let another library's network take the data set's images, resized as the student's were."""
+    size, mean, std = (node.settings.get(key) for key in ("size", "mean", "std"))
+    library = classifier.network.get_submodule("network")
+    with_own_input(library, size, mean, std, len(dataset.mean))
+    adapt_input(library, dataset.mean, dataset.std)

@@ -130,7 +130,8 @@ def _detail(cell: Cell, column: str) -> str:
     return score_text(estimate(found) if found else None)
 
 
-def _interval(of: Estimate | Difference | None, sign: str = "") -> str:
+def interval_text(of: Estimate | Difference | None, sign: str = "") -> str:
+    """Return an interval, low to high; nothing where there is none."""
     if of is None or of.low is None:
         return ""
     return f"{of.low:{sign}.2f} to {of.high:{sign}.2f}"
@@ -151,7 +152,7 @@ def gain_text(cell: Cell) -> str:
         return signed(gain.mean) + shared
     tie = "tie, " if cell.gain_p >= LEVEL else ""
     p = "p < 0.001" if cell.gain_p < 0.001 else f"p {cell.gain_p:.2g}"
-    return f"{tie}{signed(gain.mean)} ({_interval(gain, '+')}), {p}{shared}"
+    return f"{tie}{signed(gain.mean)} ({interval_text(gain, '+')}), {p}{shared}"
 
 
 def _published(cell: Cell) -> str:
@@ -189,7 +190,7 @@ def _hardware(cell: Cell) -> str:
 FIELDS: dict[str, Callable[[Cell], str]] = {
     "method": lambda cell: cell.row,
     "score": lambda cell: score_text(cell.score),
-    "95% interval": lambda cell: _interval(cell.score),
+    "95% interval": lambda cell: interval_text(cell.score),
     "best-last": lambda cell: signed(cell.best_minus_last),
     "last 5": lambda cell: "" if cell.last5 is None else f"{cell.last5.mean:.2f}",
     "gain over KD": gain_text,

@@ -35,7 +35,7 @@ FIRST_PATHS = {
 }
 # Settings that came later, by what they are of (its first path), and the value that all earlier
 # runs had: at that value they are left out of the hash, so that earlier runs keep their names.
-REGIMES = {"fraction": 1.0, "long_tail": 1.0}  # of the data sets that are held in memory
+REGIMES = {"fraction": 1.0, "long_tail": 1.0}
 IN_MEMORY = (
     "digits.digits",
     "image_folder.image_folder",
@@ -86,7 +86,12 @@ LATER: dict[str, dict[str, Any]] = {
     },
     "kdbench.networks.external.torchvision_model": {"size": None, "mean": None, "std": None},
     "kdbench.detection.schedule.DetectionSchedule": {"micro_batches": 1},
-    "kdbench.data.imagenet.imagenet": {"on_corrupt": "error", "resized": None, "decoder": "pillow"},
+    "kdbench.data.imagenet.imagenet": {
+        "on_corrupt": "error",
+        "resized": None,
+        "decoder": "pillow",
+        **REGIMES,
+    },
 }
 WHERE = ("root", "download", "cache_dir")  # settings of a data set that say where, and not what
 

@@ -1,7 +1,6 @@
 """What a bundle says, held against itself and against its weights' score on the test set."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,8 +31,7 @@ from kdbench.submissions.bundle import opened
 from kdbench.system.files import read_small
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.classification.task import Classification, scores_of_rows
-from kdbench.tasks.task import Row
-from kdbench.tracking.run_logger import METRICS_FILE
+from kdbench.tracking.run_logger import METRICS_FILE, rows_of
 
 # Points by which a score under another arithmetic may lie beside that in fp32, which is measured.
 OTHER_ARITHMETIC = 0.5
@@ -214,21 +212,6 @@ def check_curve(record: ClassifierRecord, folder: Path) -> None:
         stated = getattr(record, key)
         if stated != value and not _near(stated, value, DECIMALS):
             raise KdbenchError(f"{record.run_id}: its {key} is {stated}, its curve says {value}")
-
-
-def rows_of(content: bytes) -> list[Row]:
-    """Return the rows of a file of metrics.
-
-    Raises:
-        KdbenchError: a line is not a mapping to numbers.
-    """
-    try:
-        rows = [json.loads(line) for line in content.splitlines()]
-        if all(isinstance(value, int | float) for row in rows for value in row.values()):
-            return rows
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    raise KdbenchError(f"{METRICS_FILE} is not a file of metrics")
 
 
 def check_scores(record: ClassifierRecord, passport: Passport, scores: Scores) -> None:

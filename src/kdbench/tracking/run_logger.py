@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kdbench.errors import writing
+from kdbench.errors import KdbenchError, writing
 from kdbench.records.contents import Record
 from kdbench.records.identity import Identity
 from kdbench.records.settings import TrainSettings
@@ -19,6 +19,21 @@ Row = Mapping[str, float]
 def lines(history: Sequence[Row]) -> bytes:
     """Return the file's content after these epochs."""
     return "".join(json.dumps(row) + "\n" for row in history).encode()
+
+
+def rows_of(content: bytes) -> list[dict[str, float]]:
+    """Return the rows of a file of metrics.
+
+    Raises:
+        KdbenchError: a line is not a mapping to numbers.
+    """
+    try:
+        rows = [json.loads(line) for line in content.splitlines()]
+        if all(isinstance(value, int | float) for row in rows for value in row.values()):
+            return rows
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise KdbenchError(f"{METRICS_FILE} is not a file of metrics")
 
 
 class RunLogger:

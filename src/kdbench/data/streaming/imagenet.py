@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.augmentation.crops import ResizedCrops
-from kdbench.data.base import Split, hold_out
+from kdbench.data.base import Split, fewer, hold_out
 from kdbench.data.class_folders import list_folders
 from kdbench.data.decoding.decode import check_scaled, squared
 from kdbench.data.scored import check_scored
@@ -39,6 +39,8 @@ def imagenet(
     resized: int | None = None,
     decoder: Decoder = "pillow",
     cache_dir: str = "runs/.images",
+    fraction: float = 1.0,
+    long_tail: float = 1.0,
 ) -> StreamedDataset:
     """Make ImageNet from folders or shards; its images are never all in memory.
 
@@ -49,10 +51,11 @@ def imagenet(
     (`Placeholders`); a test image that cannot be read always stops it, at the start
     (`check_scored`). With `resized`, training images come from a cache of pixels, scaled down to
     that shorter side (`resized_source`); with decoder="nvjpeg" or "dali" another library decodes
-    them (`device_decode`, `dali`). Neither changes the test images.
+    them (`device_decode`, `dali`); with `fraction` and `long_tail` some are kept (`regimes`). None
+    changes the test images.
 
     Raises:
-        ConfigError: sizes are invalid, or pyarrow is missing for Parquet.
+        ConfigError: a setting is invalid, or pyarrow is missing for Parquet.
         KdbenchError: files are missing, val is not sorted into classes, a class is empty or
             only on one side, or a shard is damaged.
     """
@@ -63,7 +66,7 @@ def imagenet(
     num_classes = 1 + int(train.labels.max())
     rows = torch.arange(len(train.labels))  # in the place of images
     kept, held = hold_out(Split(rows, train.labels), val_split, num_classes)
-
+    kept = fewer(kept, num_classes, fraction, long_tail)
     trained: Source = train.source
     if resized is not None:
         trained = resized_source(train.source, resized, cache, skip=replace)

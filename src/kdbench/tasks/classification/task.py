@@ -40,12 +40,12 @@ from kdbench.teachers.loading import Teacher, TeacherFile, load_teacher
 from kdbench.teachers.outputs import Use, choose_outputs, uncached
 from kdbench.types import Batch, Losses, Network, Output
 
-SCORED = ("top1", "top5", "loss")  # of every split, in a row
+SCORED = ("top1", "top5", "loss", "entropy")  # of every split, in a row
 FINAL_ROWS = 5  # a record keeps the mean top-1 of this many last rows
 
 
 class Classification(Task):
-    """Classification of images; rows have top-1, top-5 and the loss of each split."""
+    """Classification of images; rows have top-1, top-5, loss and entropy of each split."""
 
     name = "classification"
     record = ClassifierRecord
