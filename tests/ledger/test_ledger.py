@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import ConfigError
+from kdbench.ledger.formats import markdown
+from kdbench.ledger.leaderboard import ranked
 from kdbench.ledger.ledger import Ledger, open_ledger, tables
+from kdbench.ledger.page import render
 from kdbench.ledger.significance import Verdict
 from support.commands import ROOT
 from support.ledgers import CE, DKD, KD, published, runs
@@ -137,6 +140,51 @@ def test_protocols_are_never_mixed(tmp_path, scores):
     assert [c.gain for c in ledger.cells if c.records] == [None, None]
     ran = [table for table in tables(ledger) if table.run]
     assert [table.protocol for table in ran] == ["cifar100-12ep-b64-last", PROTOCOL]
+
+
+def in_bf16(*records: dict) -> list[dict]:
+    """The same runs in bf16."""
+    found = []
+    for record in records:
+        config = record["config"]
+        config = {**config, "schedule": {**config["schedule"], "precision": "bf16"}}
+        own = {"config": config, "hash": f"{record['hash'][:6]}bf"}
+        own["run_id"] = record["run_id"].replace(record["hash"], own["hash"])
+        found.append({**record, **own, "protocol": "cifar100-240ep-b64-bf16-last"})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ((73.3, 73.2, 73.7), True),
+        ((73.3, 73.2), False),  # two seeds show nothing
+        ((74.3, 74.4, 74.8), False),  # a point better with every seed
+        ((73.9, 73.4, 74.1), False),  # perhaps no real difference, and more than seeds make
+    ],
+)
+def test_another_precision_stands_beside_fp32_where_paired_seeds_allow_it(
+    tmp_path, scores, other, shown
+):
+    folder = write(tmp_path / "runs", *runs("kd", KD), *in_bf16(*runs("kd", other)))
+    ledger = open_ledger([folder], scores)
+    half, plain = (table for table in tables(ledger) if table.run)
+    assert (plain.protocol, half.protocol) == (PROTOCOL, "cifar100-240ep-b64-bf16-last")
+    rows = [one.row for one in plain.rows if one.records]
+    assert rows == ["kd", *["kd (bf16)"] * shown]
+    assert [one.row for one in half.rows if one.records] == ["kd"]
+    text = markdown(plain)
+    assert ("another precision than fp32" in text) == shown
+    assert ("kd (bf16) +0.00 (" in text) == shown
+    assert [row.rank for row in ranked(plain) if row.cell.records] == [1, *[None] * shown]
+    assert ("kd (bf16)" in render(ledger)) == shown
+
+
+def test_other_settings_are_no_other_precision(tmp_path, scores):
+    hot = runs("kd", KD, settings={"temperature": 2.0})
+    folder = write(tmp_path / "runs", *runs("kd", KD), *in_bf16(*hot))
+    (_, plain) = (table for table in tables(open_ledger([folder], scores)) if table.run)
+    assert not plain.twins
 
 
 def test_failed_runs_are_kept_beside_the_others(tmp_path):

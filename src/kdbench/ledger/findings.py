@@ -7,7 +7,8 @@ from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import BASELINES, HOUR
 from kdbench.ledger.formats import gain_text, score_text, signed
 from kdbench.ledger.ledger import Table
-from kdbench.ledger.prices import count, hours, precision
+from kdbench.ledger.precisions import precision
+from kdbench.ledger.prices import count, hours
 from kdbench.ledger.significance import Verdict
 from kdbench.records.contents import Costs, Record
 from kdbench.records.passport import TOLERANCE

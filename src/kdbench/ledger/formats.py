@@ -230,6 +230,8 @@ def _notes(table: Table, escape: Escape) -> list[str]:
         for cell in cells
         if cell.departures
     ]
+    if table.twins:
+        notes.append(twins_text(table, escape))
     if table.controls:
         names = ", ".join(f"{one.row} of {one.recipe}" for one in table.controls)
         notes.append(f"controls, which explain a score and rank nothing: {escape(names)}.")
@@ -242,6 +244,19 @@ def _notes(table: Table, escape: Escape) -> list[str]:
     return notes + [
         f"failed: {escape(_failure(cell, record))}" for cell in cells for record in cell.failed
     ]
+
+
+def twins_text(table: Table, escape: Escape) -> str:
+    """Return what says why rows of another precision stand in a table."""
+    told = [
+        f"{escape(twin.cell.row)} {signed(twin.difference.mean)} "
+        f"({interval_text(twin.difference, '+')}, n = {twin.difference.n})"
+        for twin in table.twins
+    ]
+    return (
+        "another precision than fp32, shown since its paired seeds differ from fp32's by no more "
+        f"than seeds do, with gains over KD of its own precision: {', '.join(told)}."
+    )
 
 
 def schools_of(table: Table) -> list[str]:

@@ -8,7 +8,8 @@ from kdbench.ledger.cells import cost, machines
 from kdbench.ledger.formats import DAGGER, STAR
 from kdbench.ledger.formats import signed as plain
 from kdbench.ledger.ledger import Table
-from kdbench.ledger.prices import count, precision
+from kdbench.ledger.precisions import beside, precision
+from kdbench.ledger.prices import count
 from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
 from kdbench.system.escapes import as_html as _e
 
@@ -57,7 +58,11 @@ def ranked(table: Table) -> list[Row]:
     rest = [Row(cell, None) for cell in table.cells if cell.score is None]
     rest.sort(key=lambda row: (not row.cell.failed, -_published(row.cell), row.cell.method))
     behind = [
-        [row, *(Row(one, None, one.recipe) for one in table.controls if one.recipe == row.cell.row)]
+        [
+            row,
+            *(Row(one, None) for one in beside(row.cell, table.twins)),
+            *(Row(one, None, one.recipe) for one in table.controls if one.recipe == row.cell.row),
+        ]
         for row in rows
     ]
     return [row for group in behind for row in group] + rest

@@ -20,10 +20,9 @@ from kdbench.ledger.cells import (
     rows_of,
 )
 from kdbench.ledger.claims import COMMON, published_keys, swept_keys
+from kdbench.ledger.precisions import Twin, beside, by_seed, twins_of
 from kdbench.ledger.published import Published, read_published, trained_alone
-from kdbench.ledger.significance import (
-    paired,
-)
+from kdbench.ledger.significance import paired
 from kdbench.ledger.table_names import digest, file_name, mark
 from kdbench.ledger.verified import read_verified
 from kdbench.records.contents import Record
@@ -52,6 +51,7 @@ class Table(NamedTuple):
     mark: str  # distinguishes it from others of the same pair and protocol; else ""
     controls: tuple[Cell, ...] = ()
     schools: tuple[Published, ...] = ()  # of its teachers, trained alone
+    twins: tuple[Twin, ...] = ()  # of its cells, in another precision
 
     @property
     def pair(self) -> str:
@@ -60,10 +60,11 @@ class Table(NamedTuple):
 
     @property
     def rows(self) -> list[Cell]:
-        """Its cells, each with its controls behind it."""
+        """Its cells, each with its twins and its controls behind it."""
         found: list[Cell] = []
         for cell in self.cells:
-            found += [cell, *(one for one in self.controls if one.recipe == cell.row)]
+            controls = [one for one in self.controls if one.recipe == cell.row]
+            found += [cell, *beside(cell, self.twins), *controls]
         return found
 
     @property
@@ -158,7 +159,7 @@ def tables(ledger: Ledger) -> list[Table]:
     for pair in shown:
         titles[pair._replace(data="", taught="")].append(pair)
         files[file_name(pair).casefold()].append(pair)
-    made = []
+    made, all_twins = [], twins_of(ledger.cells)
     for pair, cells in shown.items():
         several = len(files[file_name(pair).casefold()]) > 1
         name = f"{file_name(pair)}-{digest(pair)}" if several else file_name(pair)
@@ -169,7 +170,9 @@ def tables(ledger: Ledger) -> list[Table]:
             ledger.schools[key] for one in names if (key := (pair.dataset, one)) in ledger.schools
         ]
         controls = _controls(pair, cells, ledger.controls)
-        made.append(Table(*place, tuple(cells), name, marked, controls, tuple(alone)))
+        twins = [twin for cell in cells for twin in all_twins.get(cell.hash or "", ())]
+        more = controls, tuple(alone), tuple(twins)
+        made.append(Table(*place, tuple(cells), name, marked, *more))
     return made
 
 
@@ -177,16 +180,12 @@ def _controls(pair: Key, cells: Sequence[Cell], controls: Sequence[Cell]) -> tup
     """Return the controls of a pair's cells, with their difference to its baseline, untested."""
     over = next((cell.baseline for cell in cells if cell.baseline), BASELINE)
     base = next((cell for cell in cells if cell.row == over and cell.records), None)
-    theirs = {} if base is None else _by_seed(base)
+    theirs = {} if base is None else by_seed(base)
     return tuple(
-        replace(cell, baseline=over, gain=paired(_by_seed(cell), theirs))
+        replace(cell, baseline=over, gain=paired(by_seed(cell), theirs))
         for cell in controls
         if _key(cell).pair == pair
     )
-
-
-def _by_seed(cell: Cell) -> dict[int, float]:
-    return {record.seed: record.headline for record in cell.records}
 
 
 def _key(cell: Cell) -> Key:

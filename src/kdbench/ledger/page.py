@@ -11,7 +11,7 @@ from kdbench.ledger.cells import machines, teachers_of
 from kdbench.ledger.charts import charts
 from kdbench.ledger.commands import commands, filling
 from kdbench.ledger.evidence import evidence
-from kdbench.ledger.formats import schools_of
+from kdbench.ledger.formats import schools_of, twins_text
 from kdbench.ledger.leaderboard import badge, best, leaderboard, named, ranked, waiting
 from kdbench.ledger.ledger import Ledger, Table, tables
 from kdbench.ledger.prices import Price, hours, price
@@ -173,6 +173,7 @@ def _section(table: Table, index: int, made: list[Table]) -> str:
     schools = _e("; ".join(schools_of(table)))
     caption += f" Teacher, published: {schools}." if schools else ""
     caption += f" Hardware: {_e('; '.join(places))}." if places else ""
+    caption += f" Rows of {twins_text(table, _e)}" if table.twins else ""
     cells = [row.cell for row in ranked(table) if row.cell.score]
     names = {cell.row: named(cell) for cell in cells}
     drawn = charts(cells, names, f"c{index}") if cells else []

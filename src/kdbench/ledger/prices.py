@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kdbench.ledger.cells import HOUR
 from kdbench.ledger.ledger import Table
+from kdbench.ledger.precisions import precision
 from kdbench.records.contents import Done
 
 
@@ -40,11 +41,6 @@ def price(tables: Iterable[Table], wanted: Table, length: int) -> Price | None:
         f"{arithmetic}, {machine}, by {count(records, 'run')} of {lengths} {records[0].task.length}"
     )
     return Price(length * mean(_each(record) for record in records), of, by)
-
-
-def precision(record: Done) -> str:
-    """Return the precision of a run's forward passes."""
-    return str(record.config.schedule.settings.get("precision", "fp32"))
 
 
 def count(things: Collection[object], noun: str) -> str:
