@@ -14,7 +14,7 @@ from contextlib import suppress
 from getpass import getuser
 from pathlib import Path
 
-from chaos.processes import PATIENCE, free_ports, wait_until
+from chaos.processes import PATIENCE, alive, free_ports, wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "scancel")
 NODES = ("n1", "n2")
@@ -154,4 +154,6 @@ class SlurmCluster:
             process.wait(timeout=60)
         pid = self.folder / "munge" / "pid"
         if pid.is_file():
-            os.kill(int(pid.read_text()), signal.SIGTERM)
+            munged = int(pid.read_text())
+            os.kill(munged, signal.SIGTERM)
+            wait_until(lambda: not alive(munged))  # it writes its seed at last

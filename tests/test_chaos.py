@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from chaos import slurm_cluster
 from chaos.compare import CLOSE, far
 from chaos.fused import stackable
+from chaos.ground import Ground
 from chaos.report import report
-from chaos.run import method_of, write_page
+from chaos.run import left_out, method_of, write_page
 from chaos.trials import Trial, records, repeated
 
 WEIGHTS = torch.linspace(-1, 1, 100)
@@ -53,6 +55,16 @@ def test_a_run_that_was_done_is_not_made_again(tmp_path):
 def test_which_students_can_be_stacked(method, fits):
     """Not those with two views, two backward passes, or a student that a wrapper changes."""
     assert stackable(method_of(method)) == fits
+
+
+def test_what_cannot_be_tried_here_is_left_out_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm_cluster, "PROGRAMS", ("slurmctld-of-nowhere",))
+    found = left_out(Ground(tmp_path, 0, {}, ["kd", "mlkd"]), ["runs", "slurm", "fused"])
+    assert found == {
+        "slurm": "no slurmctld-of-nowhere: apt-get install slurm-wlm munge",
+        "fused": "fewer than two of the methods can train as one network",
+    }
+    assert not left_out(Ground(tmp_path, 0, {}, ["kd", "crd"]), ["fused", "agents"])
 
 
 def test_each_kind_is_reported_in_its_own_section():
