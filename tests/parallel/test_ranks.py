@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chaos.compare import differences
+from chaos.processes import free_ports
 from kdbench.assembly.build import build_method
 from kdbench.assembly.method_pages import recipes
 from kdbench.config.hydra_cli import print_error
@@ -411,6 +412,17 @@ def test_what_fails_on_the_first_rank_is_raised_there(kind):
 
     with pytest.raises(kind, match="as it is"):
         First(Place(0, 2)).by_first(act)
+
+
+def test_an_agent_that_has_died_ends_the_wait(monkeypatch):
+    """Nobody listens where a rank, started a moment before, is to meet the others."""
+    monkeypatch.setattr("kdbench.parallel.ranks.PATIENCE", 0.5)
+    (port,) = free_ports(1)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match="rank 1 has lost the others"):
+        Ranks(Place(1, 2)).join(torch.device("cpu"))
 
 
 def test_a_rank_that_does_not_come_ends_the_wait(monkeypatch):

@@ -111,6 +111,20 @@ def test_a_run_that_diverges_leaves_the_others_their_bits(run):
             assert same(weights(folder), weights(runs("odd")[name])), name
 
 
+def test_a_first_step_that_fails_leaves_no_trace(run, monkeypatch):
+    """As of a recipe that reads what the stack does not give: banks, statistics, draws."""
+    methods = ["crd", "kd"]
+    run(methods, "alone", "runtime.fused=off")
+
+    def differentiate(fused, losses):
+        raise KeyError("a tap")
+
+    monkeypatch.setattr(Fused, "differentiate", differentiate)
+    run(methods, "tried", FUSED)
+    for name, folder in runs("alone").items():
+        assert same(weights(folder), weights(runs("tried")[name])), name
+
+
 def run_with_one_mad(run) -> Path | Exception:
     """Train kd, dkd and ce in the folder "odd", with a loss of ce that is not finite in step 2."""
     original = Fused.differentiate

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from kdbench.parallel.torchrun import Place
 
 T = TypeVar("T")
 ALONE = Place()
-PATIENCE, POLL = 600.0, 0.02  # seconds that the first waits for the others, and between its polls
+PATIENCE, POLL = 600.0, 0.02  # seconds that ranks wait for each other, and between polls
 ERRORS = {kind.__name__: kind for kind in (KdbenchError, ConfigError, WriteError)}
 
 
@@ -48,7 +49,8 @@ class Ranks:
         if self.count > 1 and not dist.is_initialized():
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
             with self._connected():
-                store, *_ = next(rendezvous("env://"))
+                # By itself PyTorch waits half an hour for an agent that has died.
+                store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
                 own = PrefixStore(self.meet(store), store)
                 dist.init_process_group(backend, store=own, rank=self.number, world_size=self.count)
 

@@ -40,6 +40,7 @@ class Fused:
         taps = {tap for m in members for tap in (*m.method.taps, *m.method.own_taps)}
         self.stack = Stacked([member.network for member in members], sorted(taps))
         self.reached: dict[str, set[str]] = {}  # the parameters that a run's losses depend on
+        self.stepped = False
         recorder, name = recorder_for(first.runtime), f"{len(members)} students as one"
         self.replayed: Replayed | None = None
         if recorder is not None:
@@ -55,8 +56,31 @@ class Fused:
 
         Raises:
             Exception: the students cannot run as one, or one member's losses cannot be computed.
-                No parameter has moved; running statistics and banks may have.
+                Nothing has moved if it is the first step, which shows what no student of these can
+                do; after a later one, running statistics and banks may have.
         """
+        if self.stepped:
+            return self._step(inputs)
+        before = copy.deepcopy(self.moving()), [m.state.generator.get_state() for m in self.members]
+        try:
+            sums = self._step(inputs)
+        except Exception:
+            self.join()
+            with torch.no_grad():
+                for tensor, kept in zip(self.moving(), before[0], strict=True):
+                    tensor.copy_(kept)
+            for member, drawn in zip(self.members, before[1], strict=True):
+                member.state.generator.set_state(drawn)
+            raise
+        self.stepped = True
+        return sums
+
+    def moving(self) -> list[Tensor]:
+        """Return what a forward pass changes: running statistics and what methods remember."""
+        own = [buffer for member in self.members for buffer in member.method.buffers()]
+        return [*self.stack.buffers.values(), *own]
+
+    def _step(self, inputs: Inputs) -> dict[str, Sums]:
         batch, teachers = inputs(self.members[0].method)
         drawn = []
         for member in self.members:
@@ -73,10 +97,14 @@ class Fused:
             sums: dict[str, Sums] = (self.replayed or self.update)(batch, tuple(drawn), taught)
         return sums
 
-    def part(self) -> None:
-        """Let the members step by themselves from now on; their weights are where they were."""
+    def join(self) -> None:
+        """Let later work wait for all steps so far."""
         if self.replayed is not None:
             self.replayed.recorder.join()
+
+    def part(self) -> None:
+        """Let the members step by themselves from now on; their weights are where they were."""
+        self.join()
         for member in self.members:
             member.recorder = member.fused = None
 
