@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -99,12 +100,11 @@ def test_int8_is_a_quarter_and_its_loss_is_measured(command, trained):
 
 
 @pytest.mark.slow
-def test_a_network_of_two_libraries_goes_to_both_and_to_int8(command):
+def test_a_network_of_two_libraries_goes_to_both(command):
     """timm's ResNet18 has the keys of torchvision's; it resizes and normalises for itself."""
     own = ["student.size=16", "student.mean=[0.4,0.4,0.4]", "student.std=[0.2,0.2,0.2]"]
     words = ["student=timm", "student.model=resnet18", "schedule.milestones=[]"]
     assert command("train", *SHORT, *words, *own).code == 0
-    assert command("train", *SHORT, *words, "seed=1").code == 0
     name = "synthetic-none-resnet18-ce-s0"
     for style in ("timm", "torchvision"):
         assert exported(command, name, "format=safetensors", f"keys={style}")["max_difference"] == 0
@@ -114,8 +114,20 @@ def test_a_network_of_two_libraries_goes_to_both_and_to_int8(command):
     assert "mean [0.4, 0.4, 0.4]" in (folder / "README.md").read_text()
     line = command("export", name, "format=safetensors").error_line
     assert line == "repdistiller has no network like resnet18: choose keys=timm or torchvision"
-    rounded(command, name.replace("s0", "s1"))
     assert "cannot quantise this network" in command("export", name, "format=int8").error_line
+
+
+@pytest.mark.slow
+def test_a_vit_cut_to_size_keeps_its_settings(command):
+    settings = "student.settings={img_size: 32, patch_size: 16, depth: 1}"
+    words = ["student=timm", "student.model=vit_tiny_patch16_224", "schedule.milestones=[]"]
+    assert command("train", *SHORT, *words, settings).code == 0
+    name = "synthetic-none-vit_tiny_patch16_224-ce-s0"
+    rounded(command, name)
+    folder = Path(exported(command, name, "format=hub", "keys=timm")["file"])
+    assert len(timm.create_model(f"local-dir:{folder}", num_classes=10).blocks) == 1
+    line = command("export", name, "format=hub", "keys=torchvision").error_line
+    assert line == "torchvision has no network like vit_tiny_patch16_224: choose keys=timm"
 
 
 @pytest.mark.slow

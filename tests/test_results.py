@@ -76,7 +76,7 @@ def modern(record) -> bool:
     return record.config.schedule.name == "vit_smoke"
 
 
-@pytest.mark.parametrize(("dataset", "floor"), [("digits", 90.0)])
+@pytest.mark.parametrize(("dataset", "floor"), [("digits", 90.0), ("imagenet", 30.0)])
 def test_a_vit_of_the_smoke_runs_learned(dataset, floor):
     """Far above chance, which is 10%, and so did the CNN that taught it."""
     records = [r for r in find_records([SMOKE]) if r.data.name == dataset and modern(r)]

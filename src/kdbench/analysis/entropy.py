@@ -2,7 +2,7 @@
 
 That samples of high teacher entropy are the ones to learn from is the claim of ER-KD and EA-KD
 (arXiv 2311.13621); that a teacher's wrong answers are to be mended is that of DR-KD (2201.11319).
-The student's own entropy over the epochs is what DynamicKD says a temperature should follow.
+DynamicKD (2305.05233) changes the student's own entropy, which is drawn over the epochs.
 """
 
 import hashlib

@@ -149,7 +149,8 @@ def _int8(asked: ExportSettings, student: Student, stem: Path) -> Written:
     rows = torch.linspace(0, len(split.labels) - 1, int8.CALIBRATION).long().unique()
     made = int8.quantised(plain(student), student.taken(split.images[rows]))
     content = graphs.write_torchscript(made, student.images)
-    return Written(_file(stem, ".int8.pt", content), graphs.load_torchscript, made)
+    path = _file(stem, ".int8.pt", content)
+    return Written(path, int8.load_int8, int8.without_warnings(made))
 
 
 def plain(student: Student) -> Classifier:

@@ -4,13 +4,15 @@ Convolutions and linear layers take int8 weights, a scale for each output channe
 whose ranges are those of some training images; batch norms are folded before. Nothing is trained.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kdbench.errors import ConfigError, KdbenchError, first_line
 from kdbench.exporting.classifier import Classifier
-from kdbench.exporting.graphs import quietly
+from kdbench.exporting.graphs import Run, load_torchscript, quietly
 
 CALIBRATION = 512  # training images, as they are, that activations' ranges are taken from
 BATCH = 64
@@ -46,3 +48,18 @@ def quantised(classifier: Classifier, images: Tensor) -> GraphModule:
         ) from error
     assert isinstance(made, GraphModule)
     return made
+
+
+def load_int8(path: Path) -> Run:
+    """Return a file as PyTorch loads it."""
+    return without_warnings(load_torchscript(path))
+
+
+def without_warnings(run: Run) -> Run:
+    """Return a network whose inaccuracies are measured, and need not be warned of."""
+
+    def called(images: Tensor) -> Tensor:
+        with quietly():
+            return run(images)
+
+    return called

@@ -76,18 +76,18 @@ def check_style(network: nn.Module, node: Node, style: str) -> None:
 def twin(network: nn.Module, node: Node) -> bool:
     """Return whether timm and torchvision both have this network, with the same keys and shapes.
 
-    Their ResNets, ResNeXts and DenseNets are; the VGGs and MobileNets share no more than the name.
+    Their ResNets, ResNeXts and DenseNets are so; their VGGs share no more than the name.
     """
     model = str(node.settings["model"])
     both = timm.is_model(model) and model in torchvision.models.list_models(torchvision.models)
     if not both or node.settings.get("settings"):
         return False
     found = {key: value.shape for key, value in network.state_dict().items()}
-    head = [shape for key, shape in found.items() if key.endswith(".bias")][-1]
+    (classes,) = [shape for key, shape in found.items() if key.endswith(".bias")][-1]
     with torch.device("meta"):
         pair = (
-            timm.create_model(model, num_classes=head[0]),
-            torchvision.models.get_model(model, weights=None, num_classes=head[0]),
+            timm.create_model(model, num_classes=classes),
+            torchvision.models.get_model(model, weights=None, num_classes=classes),
         )
     return all({k: v.shape for k, v in one.state_dict().items()} == found for one in pair)
 
