@@ -79,9 +79,10 @@ table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take "$$RUNS")
 
 # One process per core, eight at most, each with one thread; more would compete for the cores.
-test: setup  ## Lint, then every test; uses ../shared/data or KDBENCH_DATA where there is one
-	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: setup  ## Lint, and every test; uses ../shared/data or KDBENCH_DATA where there is one
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile; tests=$$?; \
+	wait $$lint || { echo "lint failed: see above, or make lint"; exit 1; }; exit $$tests
 
 test-long: setup  ## The tests that take a minute, or hold what others hold more coarsely: every method under exact, Slurm, 119,000 bad inputs
 	$(BIN)/python -m pytest -m long

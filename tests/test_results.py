@@ -139,12 +139,12 @@ def test_committed_weights_are_those_of_a_committed_run_in_half_precision(path):
 
 
 def test_the_committed_teacher_knows_the_test_set():
-    """Of its first 200 images as many as when all 10,000 were scored: those take minutes."""
+    """Of its first 100 images as many as when all 10,000 were scored: those take minutes."""
     settings = {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]}
     root = str(real("cifar-100-python").parent)
     data = cifar100(root, False, **settings, pad=4, flip=True, val_split=0)
     network = resnet32x4(num_classes=100)
     load_weights(network, ROOT / "weights" / "resnet32x4_cifar100_78.82.safetensors", "the teacher")
-    first = Split(data.test.images[:200], data.test.labels[:200])
+    first = Split(data.test.images[:100], data.test.labels[:100])
     top1 = evaluate(network, first, data, torch.device("cpu")).top1
-    assert top1 == pytest.approx(79.5, abs=0.5), "one image"
+    assert top1 == pytest.approx(79.0, abs=1.0), "one image"

@@ -10,11 +10,11 @@ import kdbench
 import kdbench.training.member
 from kdbench.assembly.build import build_student
 from kdbench.assembly.make import make
-from kdbench.assembly.method_pages import recipes
 from kdbench.assembly.probes import training_set
 from kdbench.networks.resnet import resnet14
 from kdbench.records.weights import load_weights
 from kdbench.training.together import train_together
+from support.method_headers import quick_recipes
 from support.runs import config
 
 SEED, LR, DECAY = 3, 0.01, 5e-4
@@ -33,8 +33,11 @@ RUN = [
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Every recipe trained by the engine: its folder by name, the batches, teacher and data."""
+def ran(tmp_path_factory, request):
+    """The recipes of this module's tests, trained by the engine in one cohort.
+
+    Their weights by name, the batches, the teacher and the data.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("engine"))
         (teacher,) = train_together([config(*RUN, "student=resnet14")])
@@ -53,7 +56,7 @@ def ran(tmp_path_factory):
             return original(student, method, teachers, optimizer, batch, generator, losses_of)
 
         patch.setattr(kdbench.training.member, "train_step", watched)
-        names = recipes()
+        names = [one.callspec.params["name"] for one in request.session.items if is_here(one)]
         configs = [config(*RUN, *named, f"method={name}") for name in names]
         folders = train_together(configs)
         failed = {n: f for n, f in zip(names, folders, strict=True) if not isinstance(f, Path)}
@@ -67,8 +70,12 @@ def ran(tmp_path_factory):
         yield found, batches, network, data
 
 
+def is_here(item: pytest.Item) -> bool:
+    return item.path == Path(__file__)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", quick_recipes())
 def test_a_bare_loop_ends_with_the_weights_of_the_engine(ran, name):
     found, batches, teacher, data = ran
     torch.set_num_threads(1)

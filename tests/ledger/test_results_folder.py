@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.ledger.results_folder import made
 from support.commands import ROOT
 from support.ledgers import DKD, KD, published, runs
 from support.records import make_record, record_at, write, write_content
@@ -28,17 +29,24 @@ def bytes_of(results: Path) -> dict[str, bytes]:
 
 def test_every_table_in_every_form_with_an_index_and_a_page(command, results):
     assert "9 files" in command("report").out
-    made = bytes_of(results)
+    found = bytes_of(results)
     short = PAIR.replace("240", "12")
     forms = {f"{name}.{form}" for name in (PAIR, short) for form in ("md", "csv", "tex")}
-    assert made.keys() == {*forms, "README.md", "index.html"}
-    assert b"76.33 \xc2\xb1 0.21 (3)" in made[f"{PAIR}.md"]
-    index = made["README.md"].decode()
+    assert found.keys() == {*forms, "README.md", "index.html"}
+    assert b"76.33 \xc2\xb1 0.21 (3)" in found[f"{PAIR}.md"]
+    index = found["README.md"].decode()
     line = f"[cifar100, resnet32x4 -> resnet8x4, cifar100-240ep-b64-last]({PAIR}.md) | "
     run, cells = index.partition(line)[2].split(" | ")[:2]
     assert int(run) == 2
     assert int(cells.split()[0]) > 80, "all methods of the pair's own sweep"
     assert "follow 2 protocols, which are never compared" in index
+
+
+def test_a_table_that_nobody_has_run_is_one_file(tmp_path):
+    published(tmp_path / "published.csv", ("Table", "dkd", "DKD", "76.32", "best"))
+    files, _ = made(tmp_path)
+    assert [name for name in files if PAIR in name] == [f"tables/{PAIR}.md"]
+    assert ".tex" not in files["tables/README.md"]
 
 
 def test_the_same_records_give_the_same_bytes_anywhere(command, results, tmp_path):

@@ -133,7 +133,14 @@ LONG = [
     "runtime=exact",
     "runtime.checkpoint_steps=2",
 ]
-TRAIN = [*SMALL, *LONG, "dataset=synthetic", "student=resnet8", "schedule.micro_batches=2"]
+TRAIN = [
+    *SMALL,
+    *LONG,
+    "dataset=synthetic",
+    "dataset.num_test=64",
+    "student=resnet8",
+    "schedule.micro_batches=2",
+]
 
 
 def wait_for_a_checkpoint(folder: Path, known: Collection[Path] = ()) -> None:

@@ -133,10 +133,8 @@ def test_a_sweep_is_one_array_of_jobs(cluster, launch):
     assert_same_runs("undisturbed", "runs")
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["training", *(pytest.param(n, marks=pytest.mark.long) for n in ("scoring", "checkpoint"))],
-)
+@pytest.mark.long  # tests/sweeps/test_clusters.py sends a job the same signals
+@pytest.mark.parametrize("place", ["training", "scoring", "checkpoint"])
 def test_a_preempted_job_is_queued_again_to_the_same_bits(cluster, launch, place):
     hold(place)
     often = ["runtime.checkpoint_epochs=1"] if place == "checkpoint" else []
@@ -160,6 +158,7 @@ def test_a_preempted_job_is_queued_again_to_the_same_bits(cluster, launch, place
     assert_same_runs("undisturbed", "runs")
 
 
+@pytest.mark.long
 def test_a_stopped_launcher_leaves_when_its_jobs_have_written_checkpoints(cluster, launch):
     hold("training")
     launcher = launch(*LONG, "method=ce,label_smoothing")

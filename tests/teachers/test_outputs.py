@@ -85,7 +85,7 @@ def test_training_from_a_table_is_training_live(teachers, method):
     assert not tables("live")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_training_from_a_compiled_teachers_table_is_training_live(teachers):
     needs_compiler()

@@ -32,7 +32,7 @@ ONE_TEACHER = [
     for name in recipes()
     if name not in {"aekd", "aver", "ca_mkd", "de_mkd", "ebkd", "fitnet_mkd"}
 ]
-MIXED = ["ce", "kd", "dkd", "at", "crd", "mlkd", "dynamickd", "dot", "kd_pp"]
+MIXED = ["ce", "kd", "crd", "mlkd", "dynamickd", "dot"]
 
 
 def test_together_equals_alone(teachers):

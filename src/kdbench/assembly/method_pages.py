@@ -13,7 +13,6 @@ from torch import nn
 from kdbench.assembly.build import build_method, set_up
 from kdbench.config import conf_nodes
 from kdbench.config.conf_files import conf_dir
-from kdbench.config.hydra_cli import compose_group
 from kdbench.config.method_files import Page, read_page
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
@@ -63,7 +62,7 @@ def networks() -> tuple[Dataset, nn.Module, nn.Module]:
     dataset = synthetic(
         num_classes=100,
         num_train=200,
-        num_test=100,
+        num_test=1,
         image_size=32,
         seed=0,
         mean=[0.5] * 3,
@@ -78,7 +77,7 @@ def networks() -> tuple[Dataset, nn.Module, nn.Module]:
 def built(name: str) -> tuple[type, Method, int]:
     """Return the class, the method set up for resnet32x4 -> resnet8x4, and its parameters."""
     dataset, teacher, fresh = networks()
-    node = check_node("method", compose_group("method", name))
+    node = check_node("method", conf_nodes.without_inferred(conf_nodes.compose("method", name)))
     method = build_method(node, seed=0)
     count = 3 if method.num_teachers is None else method.num_teachers
     teachers = {f"teacher{i}": teacher for i in range(count)}

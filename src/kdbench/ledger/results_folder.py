@@ -44,12 +44,17 @@ def made(results: Path) -> tuple[dict[str, str], Ledger]:
     files = {
         f"{TABLES}/{table.name}.{form}": render([table], form) + "\n"
         for table in shown
-        for form in FORMATS
+        for form in forms(table)
     }
     files[f"{TABLES}/README.md"] = index(shown, problems)
     files[FINDINGS] = findings(shown)
     files[PAGE] = render_page(ledger)
     return files, ledger
+
+
+def forms(table: Table) -> list[str]:
+    """Return the forms of a table's files: one is enough of what only repeats published scores."""
+    return [*FORMATS] if table.run else ["md"]
 
 
 def index(shown: list[Table], problems: tuple[str, ...]) -> str:
@@ -69,7 +74,7 @@ def index(shown: list[Table], problems: tuple[str, ...]) -> str:
 
 def _row(table: Table) -> str:
     run = sum(bool(cell.records) for cell in table.cells)
-    others = ", ".join(f"[{form}]({table.name}.{form})" for form in FORMATS if form != "md")
+    others = ", ".join(f"[{form}]({table.name}.{form})" for form in forms(table)[1:])
     words = [table.dataset, table.pair, table.protocol, *filter(None, [table.mark])]
     name = as_markdown(", ".join(words))
     return f"| [{name}]({table.name}.md) | {run} | {len(table.cells)} | {others} |"
