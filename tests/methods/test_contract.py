@@ -23,7 +23,6 @@ from kdbench.training.snapshot import TrainState, restore, start_randomness, tak
 from kdbench.training.step import train_step
 from kdbench.types import Batch, Output
 from support.commands import ROOT, compose_method
-from support.method_headers import quick_recipes
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 RECIPES = recipes()
