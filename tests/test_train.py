@@ -107,7 +107,14 @@ def test_ce_is_the_same_run_beside_any_teacher(command, teacher):
     assert "is done" in command("train", *CE, *named).out
 
 
-@pytest.mark.parametrize("step", [2, 3, 7], ids=["inside", "end of epoch", "last epoch"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(2, id="inside"),
+        pytest.param(3, id="end of epoch", marks=pytest.mark.long),
+        pytest.param(7, id="last epoch"),
+    ],
+)
 @pytest.mark.parametrize(
     "arguments", [pytest.param(CE, id="ce", marks=pytest.mark.long), pytest.param(KD, id="kd")]
 )

@@ -39,7 +39,7 @@ from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs, same
 SWEEP = ["-m", *SMALL, "hydra/launcher=cohort", "student=resnet8"]
 LABELS = "method=ce,label_smoothing"
 OF_SOMEONE_ELSE = "raise SystemExit('it was imported from the folder of the command')\n"
-LONG = ["schedule.epochs=12", "schedule.milestones=[]"]  # long enough to be stopped on the way
+LONG = ["schedule.epochs=8", "schedule.milestones=[]"]  # long enough to be stopped on the way
 
 
 @pytest.fixture
@@ -196,7 +196,9 @@ def test_every_failed_run_is_named_at_the_end_whatever_kept_it(command, monkeypa
     assert "-ce-s0" in said[-1]
 
 
-@pytest.mark.parametrize(("size", "tried"), [(1, "one"), (3, "all three")])
+@pytest.mark.parametrize(
+    ("size", "tried"), [(1, "one"), pytest.param(3, "all three", marks=pytest.mark.long)]
+)
 def test_fail_fast_stops_at_the_first_failure(command, size, tried):
     """Also while the others of its cohort train on; they leave checkpoints."""
     settings = ["hydra.launcher.fail_fast=true", f"hydra.launcher.size={size}"]
@@ -557,8 +559,8 @@ def test_tasks_of_ray(tmp_path):
     assert record["companions"] == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", [pytest.param("submitit", marks=pytest.mark.long), "ray"])
+@pytest.mark.long
+@pytest.mark.parametrize("executor", CLUSTERS)
 def test_a_stopped_sweep_on_a_cluster_leaves_checkpoints(tmp_path, executor):
     with sweep_on(executor, tmp_path, "method=ce", "schedule.epochs=3000") as process:
         while not list(tmp_path.glob("runs/*/checkpoint-*")):

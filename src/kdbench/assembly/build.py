@@ -100,6 +100,11 @@ def fit(
         labels=training.labels,
     )
     check_taps(method, {"the student": probe.student, **probes})
+    return settle(method, student, probe, seed)
+
+
+def settle(method: Method, student: nn.Module, probe: Probe, seed: int) -> nn.Module:
+    """Let a method build what it needs from what is known of the networks; as `fit`."""
     torch.manual_seed(derive(seed, "setup"))
     method.setup(probe)
     return method.adapt(student, probe)

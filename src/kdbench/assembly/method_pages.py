@@ -8,19 +8,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from kdbench.assembly.build import build_method, set_up
+from kdbench.assembly.build import build_method, settle
+from kdbench.assembly.probes import TrainingSet, probe_network
 from kdbench.config import conf_nodes
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.method_files import Page, read_page
-from kdbench.data.base import Dataset
-from kdbench.data.memory.synthetic import synthetic
 from kdbench.methods.base import Method
 from kdbench.networks.resnet import resnet8x4, resnet32x4
 from kdbench.schema.check import check_node, locate
+from kdbench.types import Probe
 
 COSTS = Path("results/benchmarks/methods.json")
+SMALL = torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 INTRODUCTION = """# Methods
 
@@ -57,33 +59,25 @@ def recipes() -> list[str]:
 
 
 @cache
-def networks() -> tuple[Dataset, nn.Module, nn.Module]:
-    """Make a data set of 100 classes, a teacher and a student, once."""
-    dataset = synthetic(
-        num_classes=100,
-        num_train=200,
-        num_test=1,
-        image_size=32,
-        seed=0,
-        mean=[0.5] * 3,
-        std=[0.25] * 3,
-        pad=0,
-        flip=False,
-        val_split=0,
-    )
-    return dataset, resnet32x4(100).eval(), resnet8x4(100)
+def known() -> tuple[nn.Module, Probe]:
+    """Make a student, and the probe of it and three teachers for 100 classes, once."""
+    labels, student = torch.arange(200) % 100, resnet8x4(100)
+    # What methods measure on training images fills no line of the page: small ones are enough.
+    training = TrainingSet(torch.Size([3, 32, 32]), 100, labels, lambda rows: SMALL[rows])
+    teacher = probe_network(resnet32x4(100).eval(), training)
+    own = probe_network(student, training)
+    return student, Probe(own, (teacher,) * 3, training.num_classes, labels)
 
 
 def built(name: str) -> tuple[type, Method, int]:
     """Return the class, the method set up for resnet32x4 -> resnet8x4, and its parameters."""
-    dataset, teacher, fresh = networks()
+    fresh, probe = known()
     node = check_node("method", conf_nodes.without_inferred(conf_nodes.compose("method", name)))
     method = build_method(node, seed=0)
     count = 3 if method.num_teachers is None else method.num_teachers
-    teachers = {f"teacher{i}": teacher for i in range(count)}
     student = copy.deepcopy(fresh)
     before = _trained(student)
-    adapted = set_up(method, student, teachers, dataset, seed=0)
+    adapted = settle(method, student, probe._replace(teachers=probe.teachers[:count]), seed=0)
     cls = locate("method", node.target)
     assert inspect.isclass(cls)
     return cls, method, _trained(method) + _trained(adapted) - before
