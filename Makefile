@@ -78,10 +78,11 @@ campaign: setup  ## The most valuable runs of the CIFAR-100 table that fit into 
 table: setup  ## Make results/tables and results/index.html anew; RUNS=DIR: take in that folder's finished runs first
 	$(BIN)/python -m kdbench.report $(if $(RUNS),--take "$$RUNS")
 
-# One process per core, eight at most, each with one thread; more would compete for the cores.
+# One process per core, eight at most, each with one thread; more would compete for the cores. Files
+# in their order: by the number of tests, as by default, the longest tests would come last.
 test: setup  ## Lint, and every test; uses ../shared/data or KDBENCH_DATA where there is one
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile; tests=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$lint || { echo "lint failed: see above, or make lint"; exit 1; }; exit $$tests
 
 test-long: setup  ## The tests that take a minute, or hold what others hold more coarsely: every method under exact, Slurm, 119,000 bad inputs
@@ -109,7 +110,7 @@ lint: setup  ## Ruff: style and format; mypy: types
 bench: setup $(if $(TORCHDISTILL),bench-torchdistill)  ## Measure kdbench against the plain loop (QUICK=1, TORCHDISTILL=1)
 	@$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(TORCHDISTILL),--torchdistill)
 
-# The quick part is among the tests. A run of it that was stopped goes on, as long as the code is the same.
+# The quick part is among the long tests. A run of it that was stopped goes on, as long as the code is the same.
 chaos: setup  ## Kill runs at random moments, resume, compare every bit, write docs/reliability.md (COUNT=200, SEED=0, KINDS=fused,...)
 	$(BIN)/python -m chaos.run --count "$${COUNT:-200}" --seed "$${SEED:-0}" --kinds "$$KINDS" --page docs/reliability.md
 

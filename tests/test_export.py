@@ -150,8 +150,8 @@ def test_weights_under_the_zoos_own_keys(command, trained):
     assert json.loads(result.out.splitlines()[-1])["n"] == 60
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("style", ["timm", pytest.param("torchvision", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("style", ["timm", "torchvision"])
 def test_a_folder_for_the_hub_under_the_keys_of_other_libraries(command, style):
     assert command("train", *SHORT, "student=ResNet18", "schedule.milestones=[]").code == 0
     name = "synthetic-none-ResNet18-ce-s0"

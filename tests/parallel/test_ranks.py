@@ -161,7 +161,8 @@ def wait_for_a_checkpoint(folder: Path, known: Collection[Path] = ()) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("then", ["the end", pytest.param("SIGTERM", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("then", ["the end", "SIGTERM"])
 def test_a_lost_rank_ends_the_others_and_all_go_on_from_the_checkpoint(then):
     """SIGKILL of one, SIGTERM of one, then to the end: the bits of one undisturbed process."""
     command = ["-m", "kdbench.train", *TRAIN, "runs_dir=runs"]

@@ -335,8 +335,14 @@ def the_only(pattern: str) -> Path:
     return folder
 
 
+def taught_by(teacher: Path) -> list[str]:
+    sized = [a.replace("student.", "teacher.fasterrcnn_ResNet18.network.") for a in RUN[6:9]]
+    named = ["teacher=fasterrcnn_ResNet18", f"teacher.fasterrcnn_ResNet18.checkpoint={teacher}"]
+    return [*named, *sized, "method=er_kd"]
+
+
 @pytest.mark.slow
-def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root):
+def test_teacher_to_student(command, root):
     here = [*RUN, *SHORT, f"dataset.root={root}", "logger=wandb"]
     assert command("train", *here, "seed=1000").code == 0
     teacher = the_only("coco-none-fasterrcnn_ResNet18-ce-s1000-*")
@@ -348,12 +354,21 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
     assert history(record_of(record), None)[-1]["test/ap"] == round(record["ap_last"], 4)
     assert "is done: AP" in command("train", *here, "seed=1000").out
     assert "teacher" not in command("train", *here, "seed=1000").err
-    named = ["teacher=fasterrcnn_ResNet18", f"teacher.fasterrcnn_ResNet18.checkpoint={teacher}"]
-    sized = [a.replace("student.", "teacher.fasterrcnn_ResNet18.network.") for a in RUN[6:9]]
-    student = [*here[:-1], *named, *sized, "method=er_kd", "runtime.checkpoint_steps=1"]
+    assert command("train", *here[:-1], *taught_by(teacher)).code == 0
+    assert the_only("coco-fasterrcnn_ResNet18-fasterrcnn_ResNet18-er_kd-s0-*")
+    shown = command("table", "runs").out
+    assert "| method | AP last" in shown or "| AP50" in shown
+    assert "er_kd" in shown
+    assert len(find_records([Path("runs")])) == 2
+
+
+@pytest.mark.long
+def test_a_taught_student_that_is_stopped_goes_on_to_the_same_bits(command, monkeypatch, root):
+    here = [*RUN, *SHORT, f"dataset.root={root}", "runtime.checkpoint_steps=1"]
+    assert command("train", *here, "seed=1000").code == 0
+    student = [*here, *taught_by(the_only("coco-none-*"))]
     assert command("train", *student).code == 0
-    done = the_only("coco-fasterrcnn_ResNet18-fasterrcnn_ResNet18-er_kd-s0-*")
-    whole = load_file(done / "student.safetensors")
+    whole = load_file(the_only("coco-f*") / "student.safetensors")
     original, stops = Member.step, []
 
     def stopped(member, *given):
@@ -363,15 +378,10 @@ def test_teacher_to_student_with_a_stop_in_the_middle(command, monkeypatch, root
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Member, "step", stopped)
-    assert command("train", *student, "runs_dir=other", f"{named[1]}").code == 130
-    result = command("train", *student, "runs_dir=other")
-    assert "going on after step 3" in result.out
+    assert command("train", *student, "runs_dir=other").code == 130
+    assert "going on after step 3" in command("train", *student, "runs_dir=other").out
     again = load_file(next(Path("other").glob("coco-f*")) / "student.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
-    shown = command("table", "runs").out
-    assert "| method | AP last" in shown or "| AP50" in shown
-    assert "er_kd" in shown
-    assert len(find_records([Path("runs")])) == 2
 
 
 @pytest.mark.long

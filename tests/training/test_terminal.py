@@ -77,7 +77,7 @@ def test_a_run_that_is_stopped_leaves_a_clean_terminal(terminal, number):
     assert not end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dumb_terminal_without_unicode_gets_a_log(terminal):
     narrow = {"TERM": "dumb", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     code, screen = terminal("schedule.epochs=2", **narrow)
