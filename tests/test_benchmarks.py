@@ -30,7 +30,7 @@ def output() -> list[str]:
     return result.stdout.strip().splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_last_line_is_json_with_the_promised_keys(output):
     found = json.loads(output[-1])
     assert all(found[key] > 0 for key in PROMISED)
@@ -45,14 +45,14 @@ def test_the_last_line_is_json_with_the_promised_keys(output):
         assert spread["n"] >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_thing_is_timed_on_both_sides(output):
     losses = json.loads(output[-1])["steps"]["first_losses"]
     assert losses["lone_live"] == pytest.approx(losses["plain"], rel=1e-3)
     assert losses["lone_table"] == pytest.approx(losses["plain"], rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_people_can_read_it_too(output):
     text = "\n".join(output[:-1])
     for word in ("input pipeline", "cohort of 8 methods", "filled table", "no GPU", "quartiles"):

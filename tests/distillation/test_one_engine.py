@@ -10,14 +10,19 @@ import kdbench
 import kdbench.training.member
 from kdbench.assembly.build import build_student
 from kdbench.assembly.make import make
+from kdbench.assembly.method_pages import recipes
 from kdbench.assembly.probes import training_set
 from kdbench.networks.resnet import resnet14
 from kdbench.records.weights import load_weights
 from kdbench.training.together import train_together
-from support.method_headers import quick_recipes
 from support.runs import config
 
 SEED, LR, DECAY = 3, 0.01, 5e-4
+# Banks, draws, streams, views, students of their own, solvers, statistics, a wrapper.
+QUICK = {
+    *("ce", "kd", "crd", "dot", "mlkd", "dynamickd", "reviewkd", "simkd", "sdd", "semckd"),
+    *("vid", "srrl", "wkd_l", "tfkd_self", "ls_kd", "cat_kd", "ctkd", "dr_kd"),
+}
 TEACHER_FREE = ("bce", "ce", "label_smoothing", "tfkd_reg")
 RUN = [
     "dataset.num_train=40",
@@ -75,7 +80,9 @@ def is_here(item: pytest.Item) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", quick_recipes())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n not in QUICK)) for n in recipes()]
+)
 def test_a_bare_loop_ends_with_the_weights_of_the_engine(ran, name):
     found, batches, teacher, data = ran
     torch.set_num_threads(1)

@@ -140,7 +140,7 @@ def test_chunks_do_not_show():
     assert all(torch.equal(found.taps[name], tap) for name, tap in expected.taps.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_compiled_it_gives_the_same_rows_in_every_batch():
     needs_compiler()

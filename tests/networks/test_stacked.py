@@ -83,10 +83,8 @@ def test_networks_of_another_make_are_no_company():
     assert architecture(one) != architecture(seeded("resnet8", 0).float())
 
 
-@pytest.mark.parametrize(
-    ("precision", "close"),
-    [pytest.param("fp32", 1e-5, marks=pytest.mark.long), ("bf16", 2e-2)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 2e-2)])
 def test_compiled_it_computes_the_same(precision, close, monkeypatch):
     """Traced and differentiated whole, without the compiler behind, which takes a minute."""
     traced = partial(torch.compile, dynamic=False, backend="aot_eager")

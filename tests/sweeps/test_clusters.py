@@ -269,10 +269,8 @@ def lines(path: Path) -> int:
     return path.read_text().count("\n") if path.is_file() else 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "signals", [pytest.param(["SIGUSR2"], marks=pytest.mark.long), ["SIGTERM", "SIGUSR2"]]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("signals", [["SIGUSR2"], ["SIGTERM", "SIGUSR2"]])
 def test_a_preempted_job_writes_checkpoints_is_queued_again_and_ends_alike(slurm, signals):
     """SIGUSR2 alone is a time limit; Slurm sends SIGTERM first when it preempts."""
     train(config("method=ce", *LONG, "runs_dir=undisturbed"))

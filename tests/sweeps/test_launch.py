@@ -237,8 +237,9 @@ def test_what_is_missing_is_a_reason_for_each_run_that_needs_it(here):
     assert teacher.endswith("has no result")
 
 
-def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command):
+def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command, monkeypatch):
     """Two processes would otherwise train it at the same time, in one folder."""
+    train_here(monkeypatch)
     sweep = [
         *SWEEP,
         *TWO_EPOCHS,
@@ -247,7 +248,7 @@ def test_a_teacher_that_is_trained_on_the_way_comes_first_and_once(command):
         "teacher.self.allow_chance=true",
         "seed=0,1",
     ]
-    result = command("train", *sweep, "hydra.launcher.processes=2")
+    result = command("train", *sweep)
     assert result.code == 0, result.err
     assert "teachers first: 1 run: 1 to train, 1 named twice" in result.out
     assert "sweep: 2 done, 0 done before, 0 failed" in result.out

@@ -163,6 +163,7 @@ def test_recorded_steps_train_to_the_same_bits(teachers, stand_ins, monkeypatch)
     assert all(s.replayed == 2 * 5 + 5 - 2 * WARM_UP for s in members[: len(METHODS)])
 
 
+@pytest.mark.long
 def test_students_that_step_as_one_are_recorded_as_one(teachers, stand_ins, monkeypatch):
     methods, fused = ["ce", "kd", "crd", "dot"], "runtime.fused=on"
     before = len(stand_ins)

@@ -36,7 +36,11 @@ def tables(where: str = "runs") -> dict[str, dict]:
     return {str(path.parent): json.loads(path.read_text()) for path in paths}
 
 
-@pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize(
+    "channels_last",
+    [True, pytest.param(False, marks=pytest.mark.long)],
+    ids=["channels_last", "contiguous"],
+)
 @pytest.mark.parametrize("network", ["resnet14", "wrn_16_2"])
 def test_a_table_has_the_live_teachers_bits(tmp_path, network, channels_last):
     node = {

@@ -144,7 +144,9 @@ def run_with_one_mad(run) -> Path | Exception:
     return failed
 
 
-@pytest.mark.parametrize(("before", "after"), [("on", "off"), ("off", "on")])
+@pytest.mark.parametrize(
+    ("before", "after"), [pytest.param("on", "off", marks=pytest.mark.long), ("off", "on")]
+)
 def test_a_checkpoint_is_that_of_a_run_alone(run, monkeypatch, before, after):
     """Stopped fused and resumed alone, and the other way round; then in a cohort of two."""
     methods = ["kd", "crd", "dynamickd"]
