@@ -2,11 +2,10 @@
 
 import datetime
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from subprocess import PIPE, Popen
@@ -18,6 +17,7 @@ from chaos.arena import METHOD, Arena, Fault
 from chaos.compare import differences
 from chaos.ground import SMALL, Act, Ground, run_folder
 from chaos.killer import counter
+from chaos.mounts import NotAllowedError, grow, read_only, small_disk
 from chaos.processes import command_of, descendants, kill
 from chaos.sweeps import trains
 from kdbench.records.record import RECORD_FILE, read_record
@@ -28,56 +28,6 @@ from kdbench.training.optimizer import Optimizer
 STEP_KIB = 200  # by which a full disk grows
 DAY = 86400.0
 LONG = ["schedule.epochs=30", "schedule.milestones=[]"]  # W&B's service is killed on the way
-
-
-class NotAllowedError(Exception):
-    """Nothing can be mounted here."""
-
-
-def mount(*arguments: object) -> None:
-    """`mount`, as root.
-
-    Raises:
-        NotAllowedError: it is refused.
-    """
-    try:
-        words = ["mount", *map(str, arguments)]
-        subprocess.run(words, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise NotAllowedError(f"mount: {said.strip().splitlines()[0]}") from None
-
-
-@contextmanager
-def small_disk(folder: Path, kib: int) -> Iterator[None]:
-    """A disk of that size at the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount("-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder)
-    try:
-        yield
-    finally:
-        unmount(folder)
-
-
-def grow(folder: Path, kib: int) -> None:
-    """Another size for a small disk."""
-    mount("-o", f"remount,size={kib}k", folder)
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """The folder cannot be written; what is open for writing stays so."""
-    mount("--bind", folder, folder)
-    try:
-        mount("-o", "remount,bind,ro", folder)
-        yield
-    finally:
-        unmount(folder)
-
-
-def unmount(folder: Path) -> None:
-    """End a mount, once nobody uses it any more."""
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def full_disk(ground: Ground) -> Fault:

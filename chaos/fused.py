@@ -7,10 +7,9 @@ from random import Random
 from chaos.compare import distance, far
 from chaos.ground import Ground, compose
 from chaos.trials import Trial, cohort, life, lives, records
-from kdbench.methods.base import Method
 from kdbench.records.record import RECORD_FILE, read_record
 from kdbench.records.settings import TrainSettings
-from kdbench.training.fused import adapts
+from kdbench.training.fused import has_plain_step
 
 AS_ONE = ["runtime=cpu", "runtime.threads=1", "runtime.fused=on"]  # in place of runtime=exact
 
@@ -22,7 +21,7 @@ def fused(ground: Ground, number: int, most: int) -> Trial:
     """
     draw = Random(f"{ground.seed} fused {number}")
     tables = draw.random() < 0.5
-    methods = cohort(ground, draw, draw.choice([3, 4, 6]), tables, stackable)
+    methods = cohort(ground, draw, draw.choice([3, 4, 6]), tables, has_plain_step)
     found = Trial(number, "fused", methods, "auto" if tables else "live")
     expected = undisturbed_as_one(ground, methods)
     for folder in expected:
@@ -54,8 +53,3 @@ def undisturbed_as_one(ground: Ground, methods: list[str]) -> list[Path]:
         if life(ground, as_one(ground, methods, "live", where), None, None) != 0:
             raise RuntimeError(f"a cohort fails by itself, see {ground.folder / 'log'}")
     return [path.parent for path in sorted(records(where))]
-
-
-def stackable(method: Method) -> bool:
-    """Return whether a student that a method teaches can train as one network with others."""
-    return method.views == 1 and not method.streams and not adapts(method)

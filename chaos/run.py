@@ -20,7 +20,7 @@ from chaos import slurm_cluster
 from chaos.agents import agents
 from chaos.arena import Fault
 from chaos.faults import FAULTS, fault
-from chaos.fused import fused, stackable
+from chaos.fused import fused
 from chaos.ground import Ground
 from chaos.report import kills, report
 from chaos.slurm import slurm
@@ -32,6 +32,7 @@ from kdbench.config.conf_files import conf_dir
 from kdbench.config.hydra_cli import compose_group
 from kdbench.methods.base import Method
 from kdbench.schema.check import check_node
+from kdbench.training.fused import has_plain_step
 
 KINDS = {"runs": trial, "sweeps": sweep, "fused": fused, "slurm": slurm, "agents": agents}
 OFTEN = ("runs", "sweeps", "runs", "runs")  # before each of the others; runs are cohorts too
@@ -75,7 +76,7 @@ def left_out(ground: Ground, kinds: Sequence[str]) -> dict[str, str]:
         why = "no submitit: pip install 'kdbench[slurm]'"
     if "slurm" in kinds and why is not None:
         found["slurm"] = why
-    if "fused" in kinds and sum(map(stackable, map(method_of, ground.chosen))) < 2:
+    if "fused" in kinds and sum(map(has_plain_step, map(method_of, ground.chosen))) < 2:
         found["fused"] = "fewer than two of the methods can train as one network"
     return found
 

@@ -20,7 +20,7 @@ atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
-    """Keep Python's collector from walking all that was imported, a tenth of the tests' time."""
+    """Keep Python's collector from walking all that was imported, again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 
 from chaos import slurm_cluster
 from chaos.compare import CLOSE, far
-from chaos.fused import stackable
 from chaos.ground import Ground
 from chaos.report import report
 from chaos.run import left_out, method_of, write_page
 from chaos.trials import Trial, records, repeated
+from kdbench.training.fused import has_plain_step
 
 WEIGHTS = torch.linspace(-1, 1, 100)
 
@@ -54,7 +54,7 @@ def test_a_run_that_was_done_is_not_made_again(tmp_path):
 )
 def test_which_students_can_be_stacked(method, fits):
     """Not those with two views, two backward passes, or a student that a wrapper changes."""
-    assert stackable(method_of(method)) == fits
+    assert has_plain_step(method_of(method)) == fits
 
 
 def test_what_cannot_be_tried_here_is_left_out_with_the_reason(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.assembly.build import build_method, set_up
 from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.method_pages import recipes
 from kdbench.methods.base import Method
 from kdbench.methods.ce import CE
 from kdbench.networks.forward import output_of, teacher_outputs
@@ -25,7 +26,6 @@ from kdbench.training.step import train_step
 from kdbench.types import Output
 from support.batches import batch_of, dataset
 from support.commands import compose_method
-from support.method_headers import quick_recipes
 
 BATCH = 32
 IMAGES = 640
@@ -136,7 +136,15 @@ def shortfall(name: str, epochs: int) -> str:
     return "" if top1 > BEATS_CHANCE else f"its top-1 is {top1:.1f}%, {BEATS_CHANCE}% is asked for"
 
 
-@pytest.mark.parametrize("name", quick_recipes())
+def composite(name: str) -> bool:
+    """Around another recipe than KD, which is there by itself."""
+    inner = compose_method(name).get("inner")
+    return inner is not None and inner["name"] != "kd"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * composite(n)) for n in recipes()]
+)
 def test_a_student_learns(name):
     found = ""
     for epochs in EPOCHS[2:] if name in SLOW else EPOCHS:

@@ -36,14 +36,20 @@ def rows(seed: int, scale: float = 3.0) -> torch.Tensor:
     return scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)
 
 
-def test_ttm_the_target_is_the_teacher_s_distribution_to_a_power():
+def power_case(method: TTM | WTTM) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A method's terms at power 0.3, the rows' sums of powers, and divergences from the target."""
     student, teacher = rows(0), rows(1)
     powers = teacher.softmax(1) ** 0.3
     target = powers / powers.sum(1, keepdim=True)
-    expected = (target * (target.log() - student.softmax(1).log())).sum(1)
+    divergence = (target * (target.log() - student.softmax(1).log())).sum(1)
     batch = Batch(torch.empty(0), torch.zeros(4).long(), torch.arange(4), torch.tensor(1.0))
-    terms = TTM(power=0.3, ttm_weight=45.0)(batch, Output(student, {}), (Output(teacher, {}),))
-    torch.testing.assert_close(terms["ttm"], 45 * expected, rtol=1e-12, atol=0)
+    terms = method(batch, Output(student, {}), (Output(teacher, {}),))
+    return terms, powers.sum(1), divergence
+
+
+def test_ttm_the_target_is_the_teacher_s_distribution_to_a_power():
+    terms, _, divergence = power_case(TTM(power=0.3, ttm_weight=45.0))
+    torch.testing.assert_close(terms["ttm"], 45 * divergence, rtol=1e-12, atol=0)
 
 
 def test_ttm_limits():
@@ -68,13 +74,8 @@ def test_ttm_refuses_settings_without_meaning():
 
 
 def test_wttm_each_sample_weighs_its_power_sum():
-    student, teacher = rows(0), rows(1)
-    powers = teacher.softmax(1) ** 0.3
-    target = powers / powers.sum(1, keepdim=True)
-    divergence = (target * (target.log() - student.softmax(1).log())).sum(1)
-    batch = Batch(torch.empty(0), torch.zeros(4).long(), torch.arange(4), torch.tensor(1.0))
-    terms = WTTM(power=0.3, wttm_weight=4.0)(batch, Output(student, {}), (Output(teacher, {}),))
-    torch.testing.assert_close(terms["wttm"], 4 * powers.sum(1) * divergence, rtol=1e-12, atol=0)
+    terms, sums, divergence = power_case(WTTM(power=0.3, wttm_weight=4.0))
+    torch.testing.assert_close(terms["wttm"], 4 * sums * divergence, rtol=1e-12, atol=0)
 
 
 def test_wttm_the_power_sum_grows_with_the_teacher_s_doubt():

@@ -1,11 +1,6 @@
-"""Methods' files: their first lines, and which of them a test takes that is slow for each."""
+"""The first lines of methods' files."""
 
 import re
-
-import pytest
-
-from kdbench.assembly.method_pages import recipes
-from support.commands import compose_method
 
 
 def check_header(text: str) -> None:
@@ -19,13 +14,3 @@ def check_header(text: str) -> None:
 
 KINDS = "label|logit|feature|relation|contrastive|multi-teacher|self|wrapper|trainer"
 STATUS = "as published|as released code|reconstructed"
-
-
-def quick_recipes() -> list:
-    """All recipes; those around another one than KD, which is there by itself, are long ones."""
-    return [pytest.param(name, marks=[pytest.mark.long] * _composite(name)) for name in recipes()]
-
-
-def _composite(method: str) -> bool:
-    inner = compose_method(method).get("inner")
-    return inner is not None and inner["name"] != "kd"

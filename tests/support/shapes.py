@@ -1,6 +1,6 @@
 """A tiny data set in COCO's layout: coloured rectangles, ellipses and triangles on noise.
 
-    python tests/shapes.py DIR [TRAIN] [VAL]
+    python tests/support/shapes.py DIR [TRAIN] [VAL]
 
 The same numbers give the same pictures everywhere.
 """

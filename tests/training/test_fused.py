@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from chaos.compare import CLOSE, distance
 from kdbench.errors import ConfigError, DivergedError, Interrupted
 from kdbench.networks.resnet import ResNet
 from kdbench.system.runtime import Runtime
@@ -19,8 +20,6 @@ from support.runs import config, runs, same, taught, weights
 TEN = ["ce", "kd", "dkd", "dynamickd", "crd", "at", "reviewkd", "er_kd", "ls_kd", "vid"]
 BESIDE = ["dot", "simkd", "mlkd"]  # two backward passes, a student of its own, two views
 FUSED = "runtime.fused=on"
-# Of the norm: rounding, which ReLUs magnify. A run that loses its momentum is off by 6e-3.
-CLOSE = 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +38,6 @@ def run(teacher, tmp_path, monkeypatch):
         return train_together([taught(method, [teacher], *named) for method in methods])
 
     return together
-
-
-def distance(first: Path, second: Path) -> float:
-    """How far the weights and statistics of two runs are apart, relative to their norm."""
-    one, other = weights(first), weights(second)
-    assert one.keys() == other.keys()
-    apart = torch.cat([(one[key] - other[key]).double().flatten() for key in one])
-    return (apart.norm() / torch.cat([t.double().flatten() for t in one.values()]).norm()).item()
 
 
 def fused_in(folder: Path) -> int | None:

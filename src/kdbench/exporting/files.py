@@ -119,8 +119,12 @@ def on_all(student: Student, run: Run) -> Comparison:
         for rows in torch.arange(len(labels)).split(IMAGES)
     ]
     n = len(labels)
-    means = (sum(part.n * part[place] for part in parts) / n for place in (2, 3))
-    return Comparison(n, max(part.max_difference for part in parts), *means)
+    return Comparison(
+        n,
+        max(part.max_difference for part in parts),
+        sum(part.n * part.top1 for part in parts) / n,
+        sum(part.n * part.top1_exported for part in parts) / n,
+    )
 
 
 def _file(stem: Path, ending: str, content: bytes) -> Path:

@@ -225,11 +225,14 @@ def fusable(member: Member) -> bool:
         and member.runtime.ranks.count == 1
         and member.schedule.micro_batches == 1
         and optimizer.scaler is None
-        and method.views == 1
-        and not method.streams
-        and not adapts(method)
+        and has_plain_step(method)
         and any(parameter.requires_grad for parameter in member.network.parameters())
     )
+
+
+def has_plain_step(method: Method) -> bool:
+    """Return whether a recipe's step is one forward and backward pass of an unchanged student."""
+    return method.views == 1 and not method.streams and not adapts(method)
 
 
 def adapts(method: Method) -> bool:
