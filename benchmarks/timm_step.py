@@ -4,8 +4,8 @@
 
 Both start from the same uint8 images of 224 pixels on the device and end with the moving average of
 the weights: normalisation, mixup and CutMix, forward and backward pass, AdamW, ModelEmaV3. timm's
-is the inner loop of its train.py, with the normalisation of its loader; decoding is in neither.
-The last line is one JSON object: the ratio within a round of alternating turns.
+is the inner loop of its train.py, with the normalisation of its loader; decoding and flips are in
+neither. The last line is one JSON object: the ratio within a round of alternating turns.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CLASSES, DECAY, RATE = 1000, 0.05, 1e-5
 
 def dataset(count: int, side: int) -> Dataset:
     """Synthetic images of ImageNet's size and classes."""
-    settings = {"mean": list(MEAN), "std": list(STD), "pad": 0, "flip": True, "val_split": 0}
+    settings = {"mean": list(MEAN), "std": list(STD), "pad": 0, "flip": False, "val_split": 0}
     return synthetic(CLASSES, count, 2, image_size=side, seed=0, **settings)
 
 

@@ -59,16 +59,17 @@ def optimizer(kind: str, weight: nn.Parameter) -> Optimizer:
         method.streams = (Stream("label", ("ce",), -0.05), Stream("distillation", (), 0.05))
     network = nn.Module()
     network.weight = weight
-    made = Optimizer(Schedule(1, 1, 0.1, []), network, method)
+    name = "adamw" if kind == "adamw" else "sgd"
+    made = Optimizer(Schedule(1, 1, 0.1, [], optimizer=name), network, method)
     if kind == "fused":  # what a GPU has
-        made.inner.param_groups[0]["fused"] = made.inner.defaults["fused"] = True
+        made.inner.param_groups[0]["fused"] = made.fused = True
         made.inner.found_inf = made.guard.tripped
     return made
 
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 @pytest.mark.parametrize("first", [1, 3])
-@pytest.mark.parametrize("kind", ["plain", "fused", "dot"])
+@pytest.mark.parametrize("kind", ["plain", "fused", "adamw", "dot"])
 def test_a_step_that_is_not_finite_moves_nothing_and_is_remembered(kind, first, bad):
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     training = optimizer(kind, weight)
