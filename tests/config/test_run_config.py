@@ -168,6 +168,11 @@ def test_equal_settings_are_equal_however_written():
             ["task=detection", "+schedule.epochs=2"],
             "unknown key 'schedule.epochs': did you mean 'steps'?",
         ),
+        (
+            ["+experiments=smoke_vit_digits", "student.settings={drop_rate: 0.1}"],
+            "Could not override 'student.settings'. To append to your config use "
+            "+student.settings={drop_rate: 0.1}",
+        ),
         (["hydra=null"], "hydra is not allowed: of Hydra's settings, only"),
         (["hydra.sweeper=null"], "hydra.sweeper is not allowed"),
         (["hydra.launcher=null"], "hydra.launcher must be a mapping, not None"),

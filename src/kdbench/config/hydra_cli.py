@@ -266,7 +266,9 @@ def misspelt(error: Exception, config_name: str, overrides: list[str]) -> str | 
         node = OmegaConf.select(compose_head(config_name, others), path)
     except Exception:  # of another word; the error at hand is told first
         return None
-    hint = nearest(key, map(str, node)) if isinstance(node, DictConfig) else ""
+    if not isinstance(node, DictConfig) or key in node:  # a mapping there, given a key it has not
+        return None
+    hint = nearest(key, map(str, node))
     return f"unknown key '{path}.{key}': {hint}" if hint.startswith("did") else None
 
 
