@@ -31,7 +31,8 @@ from kdbench.teachers.output_cache import (
 )
 from kdbench.types import Batch, Output
 
-FILL_BATCH = 256  # from 16 images up an image's outputs do not depend on the size of its batch
+FILL_BATCH = 256
+LEAST = 16  # from so many up, an image's outputs do not depend on the size of its batch (on a CPU)
 CACHED_TAPS = ("pooled",)  # the taps that a cache can hold beside logits
 OTHER_PLACE = "name another runtime.table_dir, or set runtime.teacher=live"  # a full disk
 AUTO_BYTES = 20e9  # runtime.teacher=auto keeps no cache that may grow larger
@@ -123,12 +124,12 @@ class CachedTeachers:
             self.epoch.append(torch.from_numpy(outputs).to(self.images.device))
 
     def compute(self, teacher: CachedTeacher, index: Tensor, view: Tensor) -> Tensor:
-        """Compute outputs [n, K + D], in one batch of `FILL_BATCH` images padded with repeats."""
-        count = len(index)
-        padded = torch.arange(FILL_BATCH) % count
-        images = self.images.batch(
-            index[padded].to(self.images.device), view[padded].to(self.images.device)
-        )
+        """Compute outputs [n, K + D] in one batch, padded with repeats where it is short."""
+        count, device = len(index), self.images.device
+        # A GPU's kernels are chosen by the size of the batch, so all have the same.
+        size = max(count, LEAST if device.type == "cpu" else FILL_BATCH)
+        padded = torch.arange(size) % count
+        images = self.images.batch(index[padded].to(device), view[padded].to(device))
         with torch.no_grad():
             output: Output = teacher.network(images.to(memory_format=self.memory_format))
         parts = [output.logits, *(output.taps[name] for name in teacher.taps)]
