@@ -39,7 +39,9 @@ def find_checkpoint(name: str, runs_dir: Path) -> Path:
         names = ", ".join(run.name for run in found)
         raise KdbenchError(f"several runs are called {name}: name one of {names}")
     hint = nearest(name, [run.name for run in runs])
-    raise KdbenchError(f"no checkpoint {name}: no such file, and no such run in {runs_dir}; {hint}")
+    raise KdbenchError(
+        f"no checkpoint {name}: no such file, and no such run in {runs_dir} ({hint})"
+    )
 
 
 def load_weights(
