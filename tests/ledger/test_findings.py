@@ -8,6 +8,8 @@ from kdbench.ledger.published import COLUMNS
 from support.ledgers import KD, published, runs
 from support.records import fail, make_record, write
 
+UNCLAIMED = "Gains that no source claims for the pair and the protocol"
+
 
 def sections(text: str) -> dict[str, list[str]]:
     found = {}
@@ -38,7 +40,7 @@ def test_failures_come_first_and_every_line_follows_from_a_cell(tmp_path):
     found = sections(text)
     assert list(found) == [
         *("Not reproduced", "Runs that failed", "Teachers that score otherwise than published"),
-        *("Ties: not told from KD", "Reproduced", "No verdict yet", "What it cost"),
+        *("Ties: not told from KD", "Reproduced", UNCLAIMED, "No verdict yet", "What it cost"),
     ]
     assert "Of 5 cells with a published number, 4 have a verdict." in text
     (at,) = found["Not reproduced"]
@@ -59,6 +61,18 @@ def test_failures_come_first_and_every_line_follows_from_a_cell(tmp_path):
         "- not run: 1 cell of 1 table",
     ]
     assert found["What it cost"] == ["- AMD EPYC, 2 threads: 14 runs, 21.0 CPU-h"]
+
+
+def test_gains_without_a_claim_are_told_ties_first(tmp_path):
+    pkt = [score + gain for score, gain in zip(KD, (2.0, 2.1, 1.9), strict=True)]
+    rkd = [score + gain for score, gain in zip(KD, (0.1, -0.2, 0.15), strict=True)]
+    found = sections(text_of(tmp_path, *runs("kd", KD), *runs("pkt", pkt), *runs("rkd", rkd)))
+    place = "resnet32x4 -> resnet8x4, cifar100-240ep-b64-last"
+    tie, gain = found[UNCLAIMED]
+    assert tie.startswith(f"- **rkd** on {place}: tie, +0.02 (")
+    assert gain.startswith(f"- **pkt** on {place}: +2.00 (+1.75 to +2.25), p ")
+    assert tie.endswith(" over kd")
+    assert "pkt" not in "".join(found["No verdict yet"])
 
 
 def test_what_is_empty_says_so(tmp_path):
