@@ -210,7 +210,7 @@ def test_a_timm_network_starts_from_a_local_file(command):
     [
         (
             ["student.checkpoint=nowhere.pth"],
-            "there is none to choose from. Set student.",
+            "there is none to choose from). Set student.",
         ),
         (["student.checkpoint_key=ema"], "student.checkpoint_key is of a file: set student.che"),
         (["student.checkpoint=3"], "student.checkpoint must be text, not 3"),
