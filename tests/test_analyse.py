@@ -111,6 +111,13 @@ def test_names_that_are_nobodys(command, trained):
     assert "no checkpoint nowhere.pth: name a file" in bad(command, "runs=resnet8:nowhere.pth")
 
 
+def test_a_place_that_cannot_be_written(command, trained):
+    Path("file").write_text("kept")
+    asked = ["runs=synthetic-none-resnet8-ce-s0", "what=agreement", "out=file/in"]
+    assert bad(command, *asked) == "cannot write to file/in (Not a directory): set out=DIR"
+    assert Path("file").read_text() == "kept"
+
+
 def test_runs_of_different_data(command, trained):
     other = ["dataset.num_test=40", "dataset.seed=5", "runs_dir=others"]
     assert command("train", *DATA, *other, "student=resnet8").code == 0

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax as scipy_log_softmax
@@ -11,9 +13,17 @@ from kdbench.analysis.entropy import (
     divergence,
     entropy,
     log_softmax,
+    over_epochs,
     scores,
 )
+from kdbench.assembly.finished import Source
+from kdbench.errors import KdbenchError
+from kdbench.records.passport import Passport
+from kdbench.records.reading import record_of
+from kdbench.schema.node import Node
+from kdbench.system.files import LARGEST
 from support.batches import pair
+from support.records import make_record
 
 
 def test_entropy_and_divergence_are_scipys():
@@ -70,3 +80,14 @@ def test_answers_worked_by_hand():
 def test_a_teacher_that_is_never_wrong_has_no_such_row():
     _, teacher, _ = pair()
     assert list(by_answer(Outputs(teacher, teacher, teacher.argmax(1)))) == ["right"]
+
+
+def test_metrics_too_large_for_a_run_are_not_read(tmp_path: Path):
+    metrics = tmp_path / "metrics.jsonl"
+    with metrics.open("wb") as file:
+        file.truncate(LARGEST + 1)  # a hole, which takes no place on the disk
+    network, record = Node("kdbench.networks.resnet.resnet8", {}), record_of(make_record())
+    source = Source("run", tmp_path / "student.pt", network, None, Passport(), None, record)
+    with pytest.raises(KdbenchError) as told:
+        over_epochs(source)
+    assert str(told.value) == f"{metrics} cannot be read (more than {LARGEST} bytes): restore it"

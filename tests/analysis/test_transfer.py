@@ -1,10 +1,21 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
-from kdbench.analysis.transfer import at_size, probe_top1, table_of
+from kdbench.analysis.subjects import Subject
+from kdbench.analysis.transfer import at_size, measure, probe_top1, table_of
+from kdbench.assembly.finished import Source
+from kdbench.config.hydra_cli import compose_group
 from kdbench.data.base import Split
+from kdbench.errors import ConfigError
+from kdbench.records.passport import Passport
+from kdbench.schema.node import Node
+from support.batches import dataset
 
 
 def features(n: int, seed: int) -> Split:
@@ -50,3 +61,18 @@ def test_the_table_is_over_seeds():
         for name, top1 in (("kd", 70.0), ("ce", 60.0), ("kd", 72.0))
     ]
     assert table_of(records).rows == [["ce", "60.00", "", "1"], ["kd", "71.00", "1.41", "2"]]
+
+
+def test_a_network_of_grey_images_is_not_probed_on_colour():
+    """kdbench's own data have three channels each, a plugin's may have one."""
+    data = dataset()
+    grey = replace(data, test=Split(data.test.images[:, :1], data.test.labels))
+    source = Source("net:file", Path("file"), Node("mylab.net", {}), None, Passport())
+    cpu = torch.device("cpu")
+    subject = Subject("file", source, grey, nn.Identity(), {}, cpu, np.zeros((1, 10)), None)
+    colour = Node.read(compose_group("dataset", "synthetic"))
+    with pytest.raises(ConfigError) as told:
+        measure([subject], colour)
+    assert str(told.value) == (
+        "synthetic has 3 channels, the networks take 1: choose another data set to transfer to"
+    )

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.assembly.evaluation import evaluate
+from kdbench.assembly.evaluation import evaluate, evaluate_together
 from kdbench.data.base import Dataset
 from kdbench.data.memory.synthetic import synthetic
+from kdbench.parallel.ranks import Ranks
+from kdbench.parallel.torchrun import Place
 from kdbench.records.contents import Costs, RunFacts
 from kdbench.records.protocol import protocol_of
 from kdbench.schema.node import Node
@@ -122,3 +124,31 @@ def test_a_protocol_names_what_must_be_equal():
     schedule = schedule.having(lr=0.01, precision="bf16", table_precision="fp16")
     found = protocol_of(dataset.having(val_split=5000), schedule)
     assert found == "cifar100-240ep-b64-bf16-tablefp16-val5000-last"
+
+
+class OutOfMemory(nn.Module):
+    """A network whose batch is too large for the device."""
+
+    def forward(self, images: Tensor) -> Output:
+        raise torch.OutOfMemoryError("no memory left")
+
+
+def test_the_error_of_a_forward_pass_ends_its_own_scores_alone():
+    data = dataset(20)
+    right = 1000 * nn.functional.one_hot(data.test.labels, 10).float()
+    networks = [OutOfMemory(), FixedLogits(right)]
+    given = data.test, data, CPU, torch.contiguous_format
+    failed, scores = evaluate_together(networks, *given, Ranks(), "fp32")
+    assert isinstance(failed, torch.OutOfMemoryError)
+    assert scores.top1 == 100
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        evaluate(networks[0], data.test, data, CPU)
+    assert networks[0].training, "its own mode is restored"
+
+
+def test_one_of_several_ranks_raises_at_once():
+    """The others know nothing of its error, so that none may go on to add up scores."""
+    data = dataset(20)
+    given = data.test, data, CPU, torch.contiguous_format
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate_together([OutOfMemory()], *given, Ranks(Place(count=2)), "fp32")

@@ -8,7 +8,7 @@ import pytest
 from kdbench.config import hydra_cli
 from kdbench.config.conf_files import conf_dir
 from kdbench.config.conf_nodes import compose, names, read, without_inferred
-from kdbench.config.recipes import recipe_of, reconstructed
+from kdbench.config.recipes import equal, recipe_of, reconstructed
 from kdbench.records.contents import RecordedSettings
 from support.commands import ROOT, compose_method
 from support.records import make_record
@@ -69,6 +69,15 @@ def test_a_schedule_departs_in_what_the_protocol_does_not_say(schedule, expected
     changed = config()
     changed["schedule"] |= schedule
     assert sorted(one.key for one in recipe(changed).departures) == expected
+
+
+def test_a_number_departs_from_a_word_and_not_from_a_number_as_text():
+    """YAML reads 1e-3 as text."""
+    changed = config()
+    changed["schedule"] = {"name": "a2", "decay": 0.5}
+    (departure,) = recipe(changed).departures
+    assert str(departure) == "schedule.decay 0.5 where conf/schedule/a2.yaml has cosine"
+    assert equal(0.001, "1e-3")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
@@ -195,13 +194,14 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path, monkeypatch, name):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "stl10"])
 def test_a_download_that_fails(tmp_path, monkeypatch, name):
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route\nto host")
 
-    for module in (torchvision.datasets.cifar, torchvision.datasets.mnist):
-        monkeypatch.setattr(module, "download_and_extract_archive", refuse)
+    for module in ("cifar", "mnist", "stl10"):
+        place = f"torchvision.datasets.{module}.download_and_extract_archive"
+        monkeypatch.setattr(place, refuse)
     line = error_line(
         KdbenchError,
         getattr(torchvision_sets, name),

@@ -5,6 +5,7 @@ import signal
 import socket
 import warnings
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -336,6 +337,17 @@ def test_an_index_that_asks_for_memory_is_made_anew(shard_folder, monkeypatch, h
     again = load("imagenet", shard_folder)
     assert made == ["train-0.tar"]
     assert again.fingerprint == data.fingerprint
+
+
+def test_an_array_in_another_version_of_the_format_is_refused(tmp_path):
+    """In a sound archive: its header has another length, so it is not read as the first one's."""
+    path = tmp_path / "index.npz"
+    with ZipFile(path, "w") as archive, archive.open("sizes.npy", "w") as member:
+        np.lib.format.write_array(member, np.arange(3), (2, 0))
+    with np.load(path) as file:
+        assert file["sizes"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="an array of another version"):
+        read_arrays(path, ["sizes"])
 
 
 def test_a_cache_of_pixels_that_promises_more_than_it_holds_is_named(folder):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -86,6 +87,21 @@ def test_unreadable_images_are_refused_or_replaced(folder):
     data = load(folder, on_corrupt="replace")
     images_of(data, CPU).crop(torch.arange(22), torch.arange(22))
     assert len(data.replaced) == 1
+
+
+def test_sizes_that_only_add_up_are_noticed_at_the_image(folder):
+    """The file is as long as its sizes say together, but one of them is negative."""
+    load(folder)
+    part = min((folder.parent / "cache").rglob("part-*"))
+    content = bytearray(part.read_bytes())
+    sizes = np.frombuffer(content, np.int64, 16).reshape(8, 2)
+    first, second = sizes[:2].prod(axis=1)
+    sizes[0, 0] *= -1
+    sizes[1] = 1, second + 2 * first
+    part.write_bytes(content)
+    images = images_of(load(folder), CPU)
+    with pytest.raises(KdbenchError, match=r"its copy in dataset\.cache_dir is damaged"):
+        images.crop(torch.arange(1), torch.arange(1))
 
 
 def test_it_is_a_protocol_of_its_own(folder):

@@ -13,7 +13,7 @@ from torch import nn
 
 import kdbench
 from kdbench.distillation.tap_plan import plan_taps
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.methods.kd import KD
 from kdbench.networks.resnet import resnet8, resnet14
 from support.commands import ROOT
@@ -230,6 +230,17 @@ def test_the_optimizer_of_streams_follows_a_forward_pass():
     assert not torch.equal(found.student.fc.weight, before["fc.weight"])
     with pytest.raises(ConfigError, match="crd keeps a row"):
         distiller("crd", train_labels=LABELS)(IMAGES, LABELS)
+
+
+def test_the_optimizer_of_streams_moves_nothing_by_a_loss_that_is_not_finite():
+    found = distiller("dot", student=Small(), teacher=Small())
+    optimizer = found.optimizer(lr=0.1)
+    before = copy.deepcopy(dict(found.student.named_parameters()))
+    found(IMAGES * float("nan"), LABELS)
+    with pytest.raises(KdbenchError, match="a loss or a gradient is not finite: lower the learn"):
+        optimizer.step()
+    for name, parameter in found.student.named_parameters():
+        assert torch.equal(parameter, before[name]), name
 
 
 def test_under_autocast_losses_are_float32():

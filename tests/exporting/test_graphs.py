@@ -1,10 +1,13 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from kdbench.errors import KdbenchError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.exporting.classifier import Classifier, PixelClassifier
-from kdbench.exporting.graphs import write_onnx, write_program
+from kdbench.exporting.graphs import load_onnx, write_onnx, write_program
 from kdbench.exporting.int8 import quantised
 from kdbench.networks.layers import THREE_STAGES
 from kdbench.networks.resnet import resnet8
@@ -55,3 +58,32 @@ def test_pixels_are_normalised_as_in_training():
         expected = network(normalise(pixels, mean, std)).logits.softmax(1)
         found = PixelClassifier(network, mean, std)(pixels)
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def write_some_onnx() -> None:
+    write_onnx(Classifier(Odd()), torch.zeros(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("library", "act"),
+    [
+        ("onnx", write_some_onnx),
+        ("onnxscript", write_some_onnx),
+        ("onnxruntime", lambda: load_onnx(Path("file.onnx"))),
+    ],
+)
+def test_a_library_of_onnx_that_is_not_installed_is_one_line(monkeypatch, library, act):
+    monkeypatch.setitem(sys.modules, library, None)  # an import of it fails
+    with pytest.raises(ConfigError) as told:
+        act()
+    assert str(told.value) == f"format=onnx needs {library}: pip install 'kdbench[onnx]'"
+
+
+def test_a_pytorch_without_quantisation_is_one_line(monkeypatch):
+    """PyTorch has announced that it will remove its own."""
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization", None)
+    with pytest.raises(ConfigError) as told:
+        quantised(Classifier(Odd()), torch.zeros(2, 3, 4, 4))
+    line = str(told.value)
+    assert line.startswith("format=int8 needs PyTorch's own quantisation (")
+    assert line.endswith(f"torch {torch.__version__} has none, choose format=torch_export")

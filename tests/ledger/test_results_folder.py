@@ -122,6 +122,28 @@ def test_runs_are_taken_into_the_results(command, results, tmp_path):
     assert f"kdbench: warning: {torn} is not a record" in found.err
 
 
+def test_another_run_of_the_same_name_is_not_taken(command, results, tmp_path):
+    """Its data are others, which a name does not tell."""
+    known = runs("kd", KD)[0]
+    other = {**known, "data": {**known["data"], "sha256": "f" * 64}}
+    (sent,) = write(tmp_path / "work", other).iterdir()
+    found = command("report", "--take", str(tmp_path / "work"))
+    assert "0 records copied" in found.out
+    kept = Path("results/runs") / sent.name
+    assert f"kdbench: warning: {sent} is left, {kept} is another run of the same name" in found.err
+    assert record_at(kept)["data"]["sha256"] == "0" * 64
+
+
+def test_a_damaged_record_is_replaced_by_that_of_its_run(command, results, tmp_path):
+    known = runs("kd", KD)[0]
+    write(tmp_path / "work", known)
+    torn = results / "runs" / f"{known['run_id']}.json"
+    torn.write_text("{")
+    found = command("report", "--take", str(tmp_path / "work"))
+    assert (found.code, "1 records copied" in found.out) == (0, True)
+    assert record_at(torn)["top1_last"] == KD[0]
+
+
 def test_a_folder_that_is_not_there_is_one_line(command, results):
     assert "nowhere does not exist" in command("report", "--take", "nowhere").error_line
 

@@ -383,6 +383,16 @@ def test_weights_that_are_not_there_are_named(monkeypatch):
         timm_model("test_resnet", num_classes=10, pretrained=True)
 
 
+def test_a_setting_that_timm_cannot_build_with_is_no_matter_of_weights():
+    changes = "student.model=test_resnet", "student.settings={stem_width: -1}"
+    node = compose_group("student", "timm", *changes)
+    with pytest.raises(ConfigError) as told:
+        make(node, num_classes=10)
+    line = "cannot be built with these settings: RuntimeError Trying to create tensor with negative"
+    assert line in str(told.value)
+    assert "pretrained" not in str(told.value)
+
+
 @pytest.mark.parametrize("build", [timm_model, torchvision_model])
 def test_mistakes_are_one_line_with_the_nearest_name(build):
     with pytest.raises(ConfigError, match=r"has no model 'resnet_18': did you mean 'resnet18'\?$"):

@@ -124,12 +124,22 @@ def test_calls_on_streams_are_forked_shared_out_and_joined(monkeypatch):
     assert kept == ["current"] * 3
 
 
-CHANGES = {
-    "float32": lambda case: setattr(case, "x", case.x.float()),
-    "dilated": lambda case: setattr(case, "settings", case.settings._replace(dilation=(2, 2))),
-    "grouped": lambda case: setattr(case, "settings", case.settings._replace(groups=2)),
-    "odd size": lambda case: setattr(case, "x", case.x[:, :3, :, :3, :4]),
-    "layout": lambda case: setattr(case, "x", case.x.contiguous()),
+NOT_TAKEN = "the Triton kernels do not take this convolution"
+CHANGES = {  # of a case that is taken, and what is said
+    "float32": (lambda case: setattr(case, "x", case.x.float()), NOT_TAKEN),
+    "dilated": (
+        lambda case: setattr(case, "settings", case.settings._replace(dilation=(2, 2))),
+        NOT_TAKEN,
+    ),
+    "grouped": (
+        lambda case: setattr(case, "settings", case.settings._replace(groups=2)),
+        NOT_TAKEN,
+    ),
+    "odd size": (lambda case: setattr(case, "x", case.x[:, :3, :, :3]), "16 does not divide 72"),
+    "layout": (
+        lambda case: setattr(case, "x", case.x.contiguous()),
+        "the Triton kernels take channels_last alone",
+    ),
 }
 
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -141,30 +151,41 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         case = Case(*shapes, dtype=torch.float16)
         assert_close(case.found(kernels(Tile(16, 16, 16, 4, 2))), case.expected(), 5e-4)
 
-    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-    def test_triton_refuses_what_it_would_get_wrong(change):
-        case = Case(3, 1, 1, 0, torch.float16)
-        change(case)
-        with pytest.raises(ValueError, match=r"do not take|does not divide|channels_last alone"):
-            kernels(Tile(16, 16, 16, 4, 2)).forward(case.x, case.w, case.settings)
-
-
 else:
 
     @pytest.mark.long
     @pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with PyTorch for GPUs")
     def test_triton_in_its_interpreter():
-        """Run the two tests above in a process that imports Triton for nothing else."""
+        """Run the test above in a process that imports Triton for nothing else."""
         command = [sys.executable, "-m", "pytest", "-p", "no:xdist", __file__]
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
         found = subprocess.run(
-            [*command, "-k", "triton and (gives or refuses)"],
+            [*command, "-k", "triton_gives_the_numbers"],
             env=environment,
             capture_output=True,
             text=True,
         )
         assert found.returncode == 0, found.stdout
-        assert found.stdout.split()[0] == "." * (len(DENSE) + len(CHANGES)), found.stdout
+        assert found.stdout.split()[0] == "." * len(DENSE), found.stdout
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_triton_refuses_what_it_would_get_wrong(change):
+    """Before a kernel is compiled, so no GPU is needed."""
+    triton = pytest.importorskip("kdbench.networks.triton_convolution", exc_type=ImportError)
+    act, line = CHANGES[change]
+    case = Case(3, 1, 1, 0, torch.float16)
+    act(case)
+    with pytest.raises(ValueError, match=line):
+        triton.kernels(triton.Tile(16, 16, 16, 4, 2)).forward(case.x, case.w, case.settings)
+
+
+def test_triton_gives_images_that_all_networks_share_no_gradient():
+    triton = pytest.importorskip("kdbench.networks.triton_convolution", exc_type=ImportError)
+    case = Case(3, 1, 1, 1, torch.float16)
+    inside = triton.kernels(triton.Tile(16, 16, 16, 4, 2))
+    with pytest.raises(ValueError, match="images that all networks share have no gradient here"):
+        inside.by_images(case.g, case.x, case.w, case.settings)
 
 
 @pytest.mark.parametrize("shapes", [(3, 1, 1, 0), (1, 2, 1, 1)], ids=str)
@@ -236,3 +257,10 @@ def test_a_damaged_file_of_choices_is_measured_anew(measured, tmp_path, content)
     case = Case(3, 1, 1, 0)
     convolution_choices.compute("forward", (case.x, case.w), case.settings)
     assert len(measured) == 2
+
+
+def test_a_gpu_without_triton_has_the_other_ways(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kdbench.networks.triton_convolution", None)
+    ways = convolution_choices.ways.__wrapped__  # the cache is for the other tests
+    assert ways("cuda") == {**INSIDES, **convolution_streams.STREAM_INSIDES}
+    assert ways("cpu") == INSIDES

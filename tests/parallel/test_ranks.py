@@ -29,11 +29,13 @@ from kdbench.parallel.ranks import Ranks
 from kdbench.parallel.torchrun import Place
 from kdbench.records.reproducibility import check_exact
 from kdbench.records.settings import TrainSettings
+from kdbench.system.console import Console
 from kdbench.system.runtime import Runtime
 from kdbench.tasks.classification.losses import losses_and_sums
 from kdbench.teachers.outputs import wants_cache
 from kdbench.training.accumulation import Accumulation
 from kdbench.training.cohort import Cohort
+from kdbench.training.finish import close_job
 from kdbench.training.member import Member
 from kdbench.training.optimizer import Optimizer
 from kdbench.training.schedule import Schedule
@@ -416,6 +418,12 @@ def test_what_fails_on_one_rank_fails_on_all(monkeypatch, capsys):
     assert capsys.readouterr().err == "kdbench: error: rank 1: what one has\n"
 
 
+def test_an_error_that_names_its_rank_is_not_named_again():
+    ranks = Together(Place(1, 2))
+    with pytest.raises(RankError, match=r"^rank 0 has lost the others$"), ranks.own_errors():
+        raise RankError("rank 0 has lost the others")
+
+
 class First(Ranks):
     """Rank 0 of 2, whose other one has nothing to say."""
 
@@ -474,6 +482,21 @@ def test_what_the_others_cannot_know_ends_all_members(error):
     with pytest.raises(type(error)):
         Cohort.each(cohort, act)
     assert member.error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "count"), [(RankError("lost"), 1), (ValueError("of this rank alone"), 2)]
+)
+def test_what_the_others_cannot_know_is_no_failure_of_a_run_that_closes(monkeypatch, error, count):
+    def record_end(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kdbench.training.finish.record_end", record_end)
+    job = SimpleNamespace(error=None, member=SimpleNamespace(error=None))
+    task = SimpleNamespace(runtime=SimpleNamespace(ranks=Ranks(Place(0, count))))
+    with pytest.raises(type(error), match=str(error)):
+        close_job(job, task, {}, Console())
+    assert (job.error, job.member.error) == (None, None)
 
 
 @pytest.mark.parametrize("place", ["open_job", "open_member"])

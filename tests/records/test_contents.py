@@ -48,3 +48,15 @@ def test_numbers_stay_as_they_were_written():
 def test_a_field_of_another_type_is_one_line(changes, line):
     with pytest.raises(ConfigError, match=line):
         record_of(make_record(**changes))
+
+
+@pytest.mark.parametrize("key", ["status", "config.schedule.batch_size", "config.schedule.epochs"])
+def test_a_field_that_is_not_there_is_one_line(key):
+    content = make_record()
+    *path, last = key.split(".")
+    node = content
+    for part in path:
+        node = node[part]
+    del node[last]
+    with pytest.raises(ConfigError, match=f"^{key} is missing$"):
+        record_of(content)

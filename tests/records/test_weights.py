@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import tarfile
 import warnings
 import zipfile
 from argparse import Namespace
@@ -266,6 +267,20 @@ def zipped(**members: bytes) -> bytes:
     return sink.getvalue()
 
 
+def tarred(name: str, content: bytes) -> bytes:
+    """A tar archive, as the oldest versions of PyTorch wrote them."""
+    with tarfile.open(fileobj=(sink := io.BytesIO()), mode="w") as archive:
+        archive.addfile(member := tarfile.TarInfo(name), io.BytesIO(content))
+        member.size = len(content)
+    return sink.getvalue()
+
+
+def scrambled(archive: bytes, at: int, content: bytes) -> bytes:
+    """A zip archive with other bytes in the list of its members."""
+    start = archive.index(b"PK\1\2") + at
+    return archive[:start] + content + archive[start + len(content) :]
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 OTHERS = {
     "is a web page: fetch it again": b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
@@ -273,6 +288,13 @@ OTHERS = {
     "is compressed (gzip): unpack it first": gzip.compress(b"x" * 100),
     "is a zip archive: unpack it first": zipped(a_txt=b"1"),
     "is a NumPy archive: save a PyTorch state_dict()": zipped(a_npy=b"1"),
+    "is a tar archive: unpack it first": tarred("tensors", b"1"),
+    "cannot be read (Bad magic number for central directory): is it truncated?": scrambled(
+        zipped(data_pkl=b"1"), 0, b"PK\0\0"
+    ),
+    "cannot be read (zip file version 9.9): is it truncated?": scrambled(
+        zipped(data_pkl=b"1"), 6, b"\x63"
+    ),
     "is a text file and no checkpoint: fetch it again": b'{"message": "Not Found"}',
     "is empty: was it truncated? fetch it again": b"",
 }
@@ -283,6 +305,11 @@ OTHERS = {
 def test_what_is_no_checkpoint_is_named_as_what_it_is(tmp_path, line, name):
     (tmp_path / name).write_bytes(OTHERS[line])
     assert refuses(tmp_path / name) == line
+
+
+def test_a_folder_is_no_weight_file(tmp_path):
+    assert refuses(tmp_path) == "cannot be read (not a regular file)"
+    assert refuses(tmp_path / "gone.pth").startswith("cannot be read (")
 
 
 class Mine(nn.Linear):

@@ -26,6 +26,14 @@ def test_no_setting_takes_a_variable_that_is_called_as_a_secret_is(command, monk
     assert not Path("runs").exists()
 
 
+def test_a_variable_that_is_not_set_is_one_line(command, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
+    result = command("train", *SMALL, "runs_dir=${oc.env:NO_SUCH_PLACE}")
+    assert result.code == 2
+    line = "${oc.env:NO_SUCH_PLACE}: the environment variable NO_SUCH_PLACE is not set"
+    assert line in result.error_line
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_secrets(name):
     assert looks_secret(name)

@@ -13,6 +13,9 @@ from kdbench.ledger.ledger import open_ledger
 from kdbench.records.identity import digest
 from kdbench.records.reading import record_of
 from kdbench.records.record import checksum
+from kdbench.submissions.teachers import known_teachers
+from support.records import fail, make_record
+from support.records import write as write_records
 from support.runs import runs
 
 Files = dict[str, bytes]
@@ -158,14 +161,52 @@ def another_method(files, record):
     record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
 
 
+def put_in(files: Files, name: str, **changes: object) -> None:
+    files[name] = json.dumps(json.loads(files[name]) | changes).encode()
+
+
 def a_passport_of_another_score(files, record):
-    passport = json.loads(files["student.passport.json"]) | {"top1": 95.0}
-    files["student.passport.json"] = json.dumps(passport).encode()
+    put_in(files, "student.passport.json", top1=95.0)
+
+
+def a_passport_of_another_network(files, record):
+    put_in(files, "student.passport.json", network="resnet14")
+
+
+def a_passport_without_a_score(files, record):
+    put_in(files, "student.passport.json", top1=None)
 
 
 def nobodys_name(files, record):
-    said = json.loads(files["submission.json"]) | {"by": "a\nb"}
-    files["submission.json"] = json.dumps(said).encode()
+    put_in(files, "submission.json", by="a\nb")
+
+
+def another_format(files, record):
+    put_in(files, "submission.json", format=2)
+
+
+def a_failed_run(files, record):
+    failed = fail(record)
+    record.clear()
+    record |= failed
+
+
+def a_data_set_of_one_s_own(files, record):
+    """All names follow from it, so that only its pixels are missing here."""
+    for key in ("cell", "protocol"):
+        record[key] = record[key].replace("synthetic", "mine", 1)
+    record["data"]["name"] = record["config"]["dataset"]["name"] = "mine"
+    own = record_of({**record, "run_id": f"{record['cell']}-s0-{record['hash']}", "checksum": ""})
+    record["hash"] = digest(own.config, own.data.sha256, {})
+    record["run_id"] = f"{record['cell']}-s0-{record['hash']}"
+
+
+def epochs_without_a_score(files, record):
+    """One that the curve does not hold."""
+    rows = rows_of(files)
+    for row in rows:
+        del row["test/top5"]
+    put_rows(files, record, rows)
 
 
 def something_else_beside_it(files, record):
@@ -187,7 +228,13 @@ REFUSED = {
     another_protocol: "its protocol is synthetic-240ep-b64-last, its configuration gives",
     another_method: "os.system",
     a_passport_of_another_score: "its passport says 95.00",
+    a_passport_of_another_network: "its passport is of a resnet14 with top-1 ",
+    a_passport_without_a_score: "its passport is of a resnet8 with top-1 None, its record of",
     nobodys_name: "submission.json is not what kdbench-submit writes",
+    another_format: "(format=2 is not 1: use the version that wrote it)",
+    a_failed_run: "is no finished run of a classifier",
+    a_data_set_of_one_s_own: "is of the data set mine: ",
+    epochs_without_a_score: "metrics.jsonl has no 'test/top5'",
     something_else_beside_it: "'../evil.py' should not be there",
 }
 
@@ -282,6 +329,10 @@ def test_accepted_records_enter_the_ledger_with_who_computed_them(command, bundl
     [
         (["nowhere", "--by", "A Lab"], "no run nowhere"),
         (["runs", "--by", "A Lab"], "runs is 6 runs: name one of"),
+        (
+            ["resnet8:x.pth", "--by", "A Lab"],
+            "resnet8:x.pth is a checkpoint without a record: name",
+        ),
         ([CE, "--by", " "], "by must be a name of 1 to 100 printable letters"),
         ([CE], "the following arguments are required: --by"),
         ([CE, "--by", "A Lab", "--out", "nowhere/x.zip"], "cannot write nowhere/x.zip"),
@@ -300,3 +351,20 @@ def test_a_run_without_its_metrics_is_not_sent(command, trained):
 def test_a_ledger_that_is_not_there(command, trained):
     result = command("verify", "x.zip", "--take", "--results", "nowhere")
     assert "nowhere does not exist: name the ledger with --results" in result.error_line
+
+
+def test_a_damaged_passport_of_a_known_teacher_is_one_line(command):
+    """Before any bundle is opened: without the teachers none can be judged."""
+    Path("weights").mkdir()
+    Path("weights/mine.passport.json").write_text("{")
+    line = command("verify", "x.zip", "y.zip").error_line
+    assert line.startswith("weights/mine.passport.json ")
+
+
+def test_a_damaged_record_in_the_ledger_hides_no_teacher(tmp_path):
+    whole = make_record(teachers=[{"name": "resnet32x4", "sha256": "a" * 64, "top1": 79.0}])
+    folder = write_records(tmp_path / "runs", make_record("at"), whole)
+    next(folder.glob("*-at-s0-*")).write_text("{")
+    known = known_teachers(tmp_path)
+    assert (known["a" * 64], known[whole["student_sha256"]]) == (79.0, None)
+    assert "1" * 64 not in known, "the teacher of the damaged one"

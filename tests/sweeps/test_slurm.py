@@ -14,6 +14,7 @@ from chaos.compare import differences
 from chaos.processes import PATIENCE, free_ports, wait_until
 from chaos.slurm_cluster import SlurmCluster
 from kdbench.records.checkpoint import checkpoint_paths
+from kdbench.sweeps import slurm_queue
 from kdbench.training.together import train
 from support.commands import ROOT
 from support.runs import SMALL, TWO_EPOCHS, assert_same_runs, config, runs
@@ -348,3 +349,27 @@ def test_srun_starts_an_agent_of_torchrun_on_each_node(cluster):
     expected = train(config("method=ce", "schedule.micro_batches=2", "runs_dir=alone"))
     (folder,) = runs().values()
     assert set(differences(expected, folder)) <= {"record: hardware"}
+
+
+@pytest.mark.parametrize(
+    ("squeue", "line"),
+    [
+        (None, "No such file or directory: 'squeue'"),
+        ("#!/bin/sh\nexec sleep 60\n", "timed out after 0.2 seconds"),
+    ],
+    ids=["missing", "silent"],
+)
+def test_a_queue_that_cannot_be_asked_is_a_complaint_and_no_end(
+    tmp_path, monkeypatch, squeue, line
+):
+    monkeypatch.setattr(slurm_queue, "PATIENCE", 0.2)
+    if squeue is not None:
+        (tmp_path / "squeue").write_text(squeue)
+        (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) if squeue is None else f"{tmp_path}:/usr/bin:/bin")
+    queue = slurm_queue.Queue()
+    queue.look(every=0)
+    queue._asking.join()
+    assert line in queue.complaint
+    assert "\n" not in queue.complaint
+    assert queue.end("1_0", since=0) is None, "a job that nobody has asked for may go on"

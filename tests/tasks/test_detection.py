@@ -6,15 +6,19 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import kdbench.tasks.detection.task
 import kdbench.training.member
 from kdbench.assembly.build import build_method
 from kdbench.errors import ConfigError, KdbenchError
+from kdbench.parallel.ranks import Ranks
+from kdbench.parallel.torchrun import Place
 from kdbench.records.identity import identify
 from kdbench.records.passport import Passport
 from kdbench.records.reading import record_of
@@ -25,10 +29,14 @@ from kdbench.tasks.detection.annotations import read_annotations, targets
 from kdbench.tasks.detection.batches import Plan, prepared, train_batches
 from kdbench.tasks.detection.coco import coco, read_picture
 from kdbench.tasks.detection.losses import losses_and_sums
-from kdbench.tasks.detection.networks import fasterrcnn_mobilenet_v2, fasterrcnn_resnet
+from kdbench.tasks.detection.networks import (
+    Detector,
+    fasterrcnn_mobilenet_v2,
+    fasterrcnn_resnet,
+)
 from kdbench.tasks.detection.scores import Scores
 from kdbench.tasks.detection.task import Detection, LiveDetectors
-from kdbench.tasks.detection.teachers import compare
+from kdbench.tasks.detection.teachers import compare, load_teacher
 from kdbench.teachers.loading import TeacherFile
 from kdbench.tracking.sending import history
 from kdbench.training.member import Member
@@ -166,6 +174,20 @@ def test_an_image_to_score_on_that_cannot_be_read_is_found_at_the_start(tmp_path
         KdbenchError, match=rf"{picture.name} is (no readable image|a pipe, a sock)"
     ):
         data_of(tmp_path)
+
+
+def test_a_jpeg_to_score_on_of_another_size_is_found_at_the_start(root, tmp_path):
+    """A whole JPEG is not decoded then, but its header is read."""
+
+    def act(content):
+        first = content["images"][0]
+        first["width"] -= 1
+        path = tmp_path / "val2017" / first["file_name"]
+        first["file_name"] = f"{path.stem}.jpg"
+        Image.open(path).convert("RGB").save(path.with_suffix(".jpg"))
+
+    with pytest.raises(KdbenchError, match=r"\.jpg has 96 x 96 pixels, its annotations say 95 x"):
+        data_of(change(root, tmp_path, act, "val2017"))
 
 
 def test_nothing_to_score_on_is_one_line(root, tmp_path):
@@ -435,6 +457,41 @@ def test_a_teacher_with_another_ap_than_its_passport_is_refused():
         compare(file, Scores(39.8, *[None] * 5))
 
 
+def test_a_teacher_of_weights_that_are_not_finite_is_refused(root, tmp_path):
+    weights = small(0).state_dict()
+    weights["roi_heads.box_predictor.cls_score.bias"][1] = math.inf
+    path = tmp_path / "big.safetensors"
+    save_file(weights, path)
+    target = "kdbench.tasks.detection.networks.fasterrcnn_resnet"
+    file = TeacherFile("big", Node(target, {"depth": 18, **SMALL}), path, Passport())
+    line = rf"teacher big \({path}\) has weights that are not finite \(roi_heads.*cls_score.bias\)"
+    with pytest.raises(KdbenchError, match=line):
+        load_teacher(file, data_of(root), Runtime("cpu"), tmp_path, print)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_student_that_cannot_be_scored_is_its_own_failure_where_there_is_one_rank(
+    monkeypatch, ranks
+):
+    """On several, the others wait for this one, and cannot know."""
+    students = [Detector.__new__(Detector) for _ in range(2)]  # nothing looks into them
+    error = ValueError("no box")
+
+    def evaluate(network, *given):
+        if network is students[0]:
+            raise error
+        return Scores(1.0, *[None] * 5)
+
+    monkeypatch.setattr(kdbench.tasks.detection.task, "evaluate", evaluate)
+    runtime = SimpleNamespace(ranks=Ranks(Place(0, ranks)))
+    task = SimpleNamespace(runtime=runtime, data=None, precision="fp32")
+    if ranks == 1:
+        assert Detection.score(task, students) == [error, {"test/ap": 1.0}]
+    else:
+        with pytest.raises(ValueError, match="no box"):
+            Detection.score(task, students)
+
+
 def heads(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "student.safetensors")
 
@@ -495,6 +552,7 @@ def test_a_student_learns(command, tmp_path, monkeypatch):
         (["student.backbone=nowhere"], "no file nowhere: set student.backbone=FILE"),
         (["dataset.root=nowhere"], "no annotations nowhere/"),
         (["schedule.warmup_factor=0"], "schedule.warmup_factor must be above 0, not 0.0"),
+        (["schedule.precision=fp16"], "schedule.precision=fp16 is of classifiers: set it to bf16"),
     ],
 )
 def test_a_mistake_is_one_line(command, root, arguments, line):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import wandb
 
+from kdbench.errors import KdbenchError
+from kdbench.tracking.run_logger import rows_of
 from kdbench.tracking.sending import sync
 from kdbench.tracking.wandb_mirror import Mirror, Target
 from support import wandb_files
@@ -92,3 +94,23 @@ def test_no_logger_starts_no_wandb(command, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: sys.exit("wandb was started"))
     assert command("train", *RUN[:-1]).code == 0
     assert not list(Path("runs").glob("*/wandb"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"epoch": 1}\n{"epoch"',  # torn
+        b"\xff\xfe",
+        b"[1.0]",
+        b"3",
+        b'{"epoch": "1"}',
+        b'{"epoch": null}',
+        b"[" * 100_000,
+    ],
+    ids=["torn", "no text", "a list", "a number", "words", "null", "deep"],
+)
+def test_a_line_that_is_no_row_of_numbers_is_no_metrics(content):
+    good = b'{"epoch": 1, "test/top1": 50.0}\n'
+    assert rows_of(good) == [{"epoch": 1, "test/top1": 50.0}]
+    with pytest.raises(KdbenchError, match=r"^metrics\.jsonl is not a file of metrics$"):
+        rows_of(good + content)

@@ -11,7 +11,7 @@ import wandb
 
 from kdbench import sync as entry
 from kdbench.records.passport import Passport, beside, sha256_of, write_passport
-from kdbench.tracking.sending import sync
+from kdbench.tracking.sending import STUCK, sync
 from kdbench.tracking.wandb_mirror import Mirror, Target, UnreachableError, WandbLogger
 from kdbench.tracking.wandb_names import safe
 from support import records, wandb_files
@@ -221,6 +221,16 @@ def test_without_a_way_to_wandb_the_call_ends_with_one_line(monkeypatch, capsys)
     assert "No API key configured. Use `wandb login`." in line
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, capsys):
+    records.write(Path("results"), records.make_record())
+    Path("sync").write_text("a file")
+    code, said = command(monkeypatch, capsys, "results", "--dir", "sync")
+    assert code == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith("kdbench: error: ")
+    assert "File exists: 'sync'" in line
+
+
 @pytest.mark.parametrize("name", ["fruits:v2", "Früchte", "a b#c", "x/y", "ü" * 60, "%41?;,'"])
 def test_names_that_wandb_does_not_take_are_made_safe(name):
     """Readable, another for another name, and the same every time."""
@@ -264,6 +274,41 @@ def test_one_run_that_wandb_refuses_keeps_no_other_back(monkeypatch, capsys):
     (line,) = said.err.splitlines()
     assert f"{first['run_id']}.json was not sent: " in line
     assert "run was deleted" in line
+
+
+def test_refused_for_one_reason_again_and_again_sending_stops(monkeypatch, capsys):
+    asked = []
+
+    def refuse(**facts):
+        asked.append(facts["id"])
+        raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    records.write(Path("results"), *(records.make_record(seed=seed) for seed in range(STUCK + 3)))
+    code, said = command(monkeypatch, capsys, "results", "--dir", "sync")
+    assert (code, len(asked)) == (1, STUCK)
+    (line,) = said.err.splitlines()
+    assert "no route to host" in line
+
+
+def test_a_table_that_wandb_refuses_is_one_line_and_the_runs_are_sent(online, monkeypatch, capsys):
+    records.write(Path("results"), records.make_record())
+    init = wandb.init  # the fixture's
+
+    def refuse(**facts):
+        if facts["id"] == "ledger":
+            raise wandb.errors.CommError("quota exceeded")
+        return init(**facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", refuse)
+        code, said = command(monkeypatch, capsys, "results", "--dir", "sync")
+    assert (code, "1 runs written, 0 written before" in said.out) == (1, True)
+    (line,) = said.err.splitlines()
+    assert line.startswith("kdbench: error: the table of cells was not sent: ")
+    assert "quota exceeded" in line
+    assert command(monkeypatch, capsys, "results", "--dir", "sync")[0] == 0
+    assert "ledger" in online, "the same command tries again"
 
 
 def test_runs_of_two_protocols_are_no_failure(monkeypatch, capsys):

@@ -99,6 +99,16 @@ def test_without_wandb_workspaces_the_command_says_what_to_install(monkeypatch, 
     assert "pip install 'kdbench[dashboards]'" in line
 
 
+def test_without_an_entity_nothing_is_made(monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    monkeypatch.setattr(sys, "argv", ["kdbench-dashboards", "results"])
+    with pytest.raises(SystemExit) as stop:
+        dashboards.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("dashboards are somebody's: give --entity NAME, a user or a team")
+
+
 class Unsaved:
     """A view that W&B does not take."""
 

@@ -11,6 +11,7 @@ from torch import nn
 from chaos.compare import CLOSE, distance
 from kdbench.errors import ConfigError, DivergedError, Interrupted
 from kdbench.networks.resnet import ResNet
+from kdbench.networks.stacked import Stacked
 from kdbench.system.runtime import Runtime
 from kdbench.training.fused import Fused
 from kdbench.training.together import train, train_together
@@ -198,6 +199,50 @@ def test_students_that_draw_random_numbers_train_one_by_one(run, monkeypatch, ca
     found = run(["kd", "ce"], "runs", FUSED)
     assert not any(isinstance(one, Exception) for one in found)
     assert "2 students train one by one: vmap: called random operation" in capsys.readouterr().out
+
+
+LABELS_ALONE = ["method=ce", "method=label_smoothing"]
+
+
+@pytest.fixture
+def run_two(tmp_path, monkeypatch):
+    """Train two runs without a teacher, for an epoch."""
+    monkeypatch.chdir(tmp_path)
+    short = FUSED, "schedule.epochs=1"
+    return lambda: train_together([config(method, *short) for method in LABELS_ALONE])
+
+
+def test_a_stack_of_other_logits_than_its_students_is_not_trained(run_two, monkeypatch, capsys):
+    original = Stacked.forward
+
+    def off(stack, buffers, images):
+        logits, taps = original(stack, buffers, images)
+        return torch.stack([logits[0], 2 * logits[1]]), taps
+
+    monkeypatch.setattr(Stacked, "forward", off)
+    folders = run_two()
+    said = capsys.readouterr().out
+    assert "2 students train one by one: the logits of synthetic-none-resnet8-label_smoo" in said
+    assert " are off by 1.0e+00" in said
+    assert [fused_in(folder) for folder in folders] == [None, None]
+
+
+def test_a_stack_that_does_not_compile_trains_uncompiled(run_two, monkeypatch, capsys):
+    """As on a GPU, where the compiler runs at the first batch."""
+
+    def compiled(*_: object, **__: object):
+        def fails(*_: object):
+            raise RuntimeError("no ptxas\nhere")
+
+        return fails
+
+    monkeypatch.setattr("kdbench.training.fused.compiles", lambda *_: True)
+    monkeypatch.setattr("kdbench.networks.stacked.compiled", compiled)
+    folders = run_two()
+    said = capsys.readouterr().out
+    assert "2 students as one are not compiled: no ptxas" in said
+    assert "one by one" not in said
+    assert [fused_in(folder) for folder in folders] == [2, 2]
 
 
 def test_a_lone_run_trains_as_it_does(run):

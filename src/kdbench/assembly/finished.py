@@ -122,7 +122,7 @@ def find_runs(name: str, runs_dir: Path) -> list[Path]:
         runs = [folder for folder in folders if re.sub(cut, "", folder.name) == name]
         if len({folder.name.rpartition("-")[2] for folder in runs}) > 1:
             choices = ", ".join(folder.name for folder in runs)
-            raise KdbenchError(f"several configurations are called {name}: name of {choices}")
+            raise KdbenchError(f"several configurations are called {name}: name one of {choices}")
         if runs:
             return runs
     known = {re.sub(r"-[0-9a-f]{8}$", "", folder.name) for folder in folders}

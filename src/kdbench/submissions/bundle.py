@@ -70,14 +70,14 @@ def write_bundle(name: str, by: str, runs_dir: Path, out: Path | None) -> Path:
         ConfigError: the name is several runs', or `by` is no name.
         KdbenchError: there is no such run, it is not done, or one of its files is damaged.
     """
+    if ":" in name and not Path(name).exists():
+        raise ConfigError(f"{name} is a checkpoint without a record: name a run")
     sources = find_sources([name], runs_dir, None, None)
     if len(sources) > 1:
         raise ConfigError(
             f"{name} is {len(sources)} runs: name one of {', '.join(s.name for s in sources)}"
         )
     (source,) = sources
-    if source.record is None:
-        raise ConfigError(f"{name} is a checkpoint without a record: name a run")
     environment = {**versions(), "platform": platform.platform()}
     said = Submission(FORMAT, by, environment)
     folder, path = source.folder, out or Path(f"{source.name}.zip")
