@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-quickstart: setup  ## Train a teacher and nine students on digits, print the table (one to two minutes on two idle cores)
+quickstart: setup  ## Train a teacher and nine students on digits, print the table (about two minutes on two idle cores)
 	@$(BIN)/python -m kdbench.train method=ce student=resnet20 logger=wandb runs_dir=runs/quickstart
 	@$(BIN)/python -m kdbench.train +experiments=quickstart
 	@echo

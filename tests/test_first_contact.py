@@ -32,10 +32,10 @@ def test_help_lists_every_target_that_is_described():
 
 
 def test_the_quickstart_takes_one_time_everywhere():
-    said = " one to two minutes on two idle CPU cores"
+    said = " about two minutes on two idle CPU cores"
     assert said in README
     assert said in (ROOT / "experiments" / "quickstart.yaml").read_text()
-    assert "(one to two minutes on two idle cores)" in (ROOT / "Makefile").read_text()
+    assert "(about two minutes on two idle cores)" in (ROOT / "Makefile").read_text()
 
 
 def test_the_cost_of_the_first_table_follows_from_the_records():
