@@ -8,6 +8,7 @@ from kdbench.ledger.published import COLUMNS
 from support.ledgers import KD, published, runs
 from support.records import fail, make_record, write
 
+TIES = "Ties: claimed gains that are not told from KD"
 UNCLAIMED = "Gains that no source claims for the pair and the protocol"
 
 
@@ -40,7 +41,7 @@ def test_failures_come_first_and_every_line_follows_from_a_cell(tmp_path):
     found = sections(text)
     assert list(found) == [
         *("Not reproduced", "Runs that failed", "Teachers that score otherwise than published"),
-        *("Ties: not told from KD", "Reproduced", UNCLAIMED, "No verdict yet", "What it cost"),
+        *(TIES, "Reproduced", UNCLAIMED, "No verdict yet", "What it cost"),
     ]
     assert "Of 5 cells with a published number, 4 have a verdict." in text
     (at,) = found["Not reproduced"]
@@ -52,7 +53,7 @@ def test_failures_come_first_and_every_line_follows_from_a_cell(tmp_path):
     assert found["Teachers that score otherwise than published"] == [
         "- resnet32x4 (11111111): 79.42 here, 79.90 published (A): -0.48 points"
     ]
-    assert found["Ties: not told from KD"][0].startswith("- **dist** on ")
+    assert found[TIES][0].startswith("- **dist** on ")
     kd, dkd = found["Reproduced"]
     assert kd.endswith("73.40 ± 0.20 (3) here, 73.40 (A) published")
     assert dkd.startswith("- **dkd** on ")

@@ -92,8 +92,8 @@ def find_sources(
         raise ConfigError("no run is named: set runs=[RUN,...], a run's folder or name each")
     found: dict[Path, Source] = {}
     for name in names:
-        network, colon, file = name.partition(":")
-        if colon and not Path(name).exists():
+        if is_checkpoint(name):
+            network, _, file = name.partition(":")
             source = _checkpoint(name, network, named_path(file))
             found[source.path] = source
             continue
@@ -102,6 +102,11 @@ def find_sources(
     sources = list(found.values())
     default = dataset or next((one.dataset for one in sources if one.dataset is not None), None)
     return [one._replace(dataset=_moved(one.dataset or default, root)) for one in sources]
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a user names a checkpoint, as NETWORK:FILE, and not a run."""
+    return ":" in name and not Path(name).exists()
 
 
 def find_runs(name: str, runs_dir: Path) -> list[Path]:

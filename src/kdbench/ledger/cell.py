@@ -9,6 +9,7 @@ from kdbench.ledger.cells import BASELINES, Key
 from kdbench.ledger.claims import common
 from kdbench.ledger.published import Published, choose, claim
 from kdbench.ledger.significance import (
+    LEVEL,
     Difference,
     Estimate,
     Verdict,
@@ -56,6 +57,11 @@ class Cell:
     def row(self) -> str:
         """The name of its row."""
         return f"{self.method} ({self.settings})" if self.settings else self.method
+
+    @property
+    def tie(self) -> bool | None:
+        """Whether its gain is not told from noise; None where seeds are too few to tell."""
+        return None if self.gain_p is None else self.gain_p >= LEVEL
 
     @property
     def comparable(self) -> Estimate | None:

@@ -2,7 +2,6 @@
 
 from kdbench.ledger.cell import Cell
 from kdbench.ledger.cells import cost, machines, teachers_of
-from kdbench.ledger.significance import LEVEL
 
 
 def numbers(cell: Cell) -> dict[str, object]:
@@ -34,7 +33,7 @@ def numbers(cell: Cell) -> dict[str, object]:
         "gain_high": gain and gain.high,
         "gain_n": gain and gain.n,
         "gain_p_holm": cell.gain_p,
-        "tie": None if cell.gain_p is None else cell.gain_p >= LEVEL,
+        "tie": cell.tie,
         "claimed_gain": cell.claimed_gain,
         "claim_source": cell.claim_source,
         "published": published and published.score,

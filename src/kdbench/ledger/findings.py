@@ -9,7 +9,7 @@ from kdbench.ledger.formats import gain_text, score_text, signed
 from kdbench.ledger.ledger import Table
 from kdbench.ledger.precisions import precision
 from kdbench.ledger.prices import count, hours
-from kdbench.ledger.significance import LEVEL, Verdict
+from kdbench.ledger.significance import Verdict
 from kdbench.records.contents import Costs, Record
 from kdbench.records.passport import TOLERANCE
 from kdbench.system.escapes import as_markdown as _m
@@ -30,7 +30,7 @@ def findings(made: Sequence[Table]) -> str:
         ("Not reproduced", _verdicts(judged, Verdict.NOT_REPRODUCED)),
         ("Runs that failed", _failed(judged)),
         ("Teachers that score otherwise than published", _teachers(made)),
-        ("Ties: not told from KD", _verdicts(judged, Verdict.TIE)),
+        ("Ties: claimed gains that are not told from KD", _verdicts(judged, Verdict.TIE)),
         ("Reproduced", _verdicts(judged, Verdict.REPRODUCED)),
         ("Gains that no source claims for the pair and the protocol", _unclaimed(judged)),
         ("No verdict yet", _open(made, judged)),
@@ -82,7 +82,7 @@ def _verdicts(cells: Iterable[tuple[str, Cell]], verdict: Verdict) -> list[str]:
 def _unclaimed(cells: Iterable[tuple[str, Cell]]) -> list[str]:
     """Return a line for each gain over several seeds that there is no claim to hold against."""
     found = [(place, cell) for place, cell in cells if _told_without_claim(cell)]
-    ties_first = sorted(found, key=lambda one: (one[1].gain_p or 0) < LEVEL)
+    ties_first = sorted(found, key=lambda one: not one[1].tie)
     return [
         f"**{_m(cell.row)}** on {place}: {gain_text(cell)} over {_m(str(cell.baseline))}"
         for place, cell in ties_first
@@ -90,7 +90,7 @@ def _unclaimed(cells: Iterable[tuple[str, Cell]]) -> list[str]:
 
 
 def _told_without_claim(cell: Cell) -> bool:
-    return cell.verdict is Verdict.NO_CLAIM and cell.gain_p is not None
+    return cell.verdict is Verdict.NO_CLAIM and cell.tie is not None
 
 
 def _failed(cells: Iterable[tuple[str, Cell]]) -> list[str]:

@@ -150,7 +150,7 @@ def gain_text(cell: Cell) -> str:
     shared = "" if cell.score and gain.n == cell.score.n else f", {gain.n} shared"
     if cell.gain_p is None:
         return signed(gain.mean) + shared
-    tie = "tie, " if cell.gain_p >= LEVEL else ""
+    tie = "tie, " if cell.tie else ""
     p = "p < 0.001" if cell.gain_p < 0.001 else f"p {cell.gain_p:.2g}"
     return f"{tie}{signed(gain.mean)} ({interval_text(gain, '+')}), {p}{shared}"
 

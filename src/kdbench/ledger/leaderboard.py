@@ -10,7 +10,7 @@ from kdbench.ledger.formats import signed as plain
 from kdbench.ledger.ledger import Table
 from kdbench.ledger.precisions import beside, precision
 from kdbench.ledger.prices import count
-from kdbench.ledger.significance import LEVEL, Difference, Estimate, Verdict
+from kdbench.ledger.significance import Difference, Estimate, Verdict
 from kdbench.system.escapes import as_html as _e
 
 NOTHING = ""
@@ -198,13 +198,14 @@ def _interval(of: Estimate | Difference | None, number: Callable[[float], str]) 
 
 
 def _gain(row: Row) -> str:
-    gain, p = row.cell.gain, row.cell.gain_p
+    gain = row.cell.gain
     if gain is None:
         return NOTHING
     interval = _interval(gain, signed)
     words = [signed(gain.mean), f'<span class="soft">{interval}</span>' if interval else ""]
-    if p is not None and p >= LEVEL:
-        words.append(f'<abbr class="tie" title="Holm-adjusted p = {p:.2f}">≈ tie</abbr>')
+    if row.cell.tie:
+        p = f"{row.cell.gain_p:.2f}"
+        words.append(f'<abbr class="tie" title="Holm-adjusted p = {p}">≈ tie</abbr>')
     return " ".join(filter(None, words))
 
 

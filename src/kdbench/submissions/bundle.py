@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
-from kdbench.assembly.finished import find_sources
+from kdbench.assembly.finished import find_sources, is_checkpoint
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.records.passport import beside
 from kdbench.records.record import RECORD_FILE
@@ -67,10 +67,10 @@ def write_bundle(name: str, by: str, runs_dir: Path, out: Path | None) -> Path:
         out: the file to write; None: RUN.zip in the current folder.
 
     Raises:
-        ConfigError: the name is several runs', or `by` is no name.
+        ConfigError: the name is several runs' or a checkpoint's, or `by` is no name.
         KdbenchError: there is no such run, it is not done, or one of its files is damaged.
     """
-    if ":" in name and not Path(name).exists():
+    if is_checkpoint(name):
         raise ConfigError(f"{name} is a checkpoint without a record: name a run")
     sources = find_sources([name], runs_dir, None, None)
     if len(sources) > 1:

@@ -53,8 +53,8 @@ def check_timm_optimizer(name: str, settings: Mapping[str, Any]) -> None:
 def make_optimizer(schedule: Schedule, groups: list[Group]) -> torch.optim.Optimizer:
     """Make the optimizer that a schedule names over groups of parameters.
 
-    Adam and AdamW are one fused kernel, which can be recorded on a GPU, and takes a third of the
-    plain loop's time on a CPU; the others are made as timm makes them.
+    Adam and AdamW are one fused kernel, on a GPU one that can be recorded; the others are made as
+    timm makes them.
 
     Raises:
         ConfigError: it cannot be made, as those of libraries that are not installed.
